@@ -1,0 +1,59 @@
+"""Registers the models with timm: at once if timm is imported, else as soon as it is.
+
+So `import timm_effnet_ext` alone stays free of timm and torch: the converter, which needs neither, starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_REGISTRY = "timm_effnet_ext.hucorz_efficientnet"
+
+
+def when_timm_is_there() -> None:
+    """Register now if timm is imported, else right after its import."""
+    if "timm" in sys.modules:
+        importlib.import_module(_REGISTRY)
+    else:
+        sys.meta_path.insert(0, _AfterTimm())
+
+
+class _AfterTimm(MetaPathFinder):
+    """Finds timm as everyone else would, and registers after its code has run."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "timm" or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            sys.meta_path.insert(0, self)
+            return None
+        spec.loader = _ThenRegister(spec.loader, self)
+        return spec
+
+
+class _ThenRegister(Loader):
+    def __init__(self, loader: Loader, finder: _AfterTimm) -> None:
+        self._loader = loader
+        self._finder = finder
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec = module.__spec__
+        if spec is not None:
+            spec.loader = self._loader  # what others see is timm's own loader
+        try:
+            self._loader.exec_module(module)
+        except BaseException:
+            sys.meta_path.insert(0, self._finder)  # a failed import of timm may be tried again
+            raise
+        importlib.import_module(_REGISTRY)

@@ -1,0 +1,1 @@
+def identify_state(shapes): return []

@@ -1,0 +1,253 @@
+"""Refuses weights that are not this model's: another architecture, other numerics, damaged values or files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
+from timm_effnet_ext.identify import identify_state
+
+_logger = logging.getLogger(__name__)
+
+# Arguments that change the result without changing any shape, with the value that a `tf_*` or our row implies.
+_NUMERICS = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": None}
+_HEAD = ("conv_head.", "bn2.", "classifier.")
+
+
+def check_pretrained(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return `state_dict` if it is this model's; timm calls this before it adapts classifier and input channels.
+
+    Raises:
+        CheckpointFormatError: Names or shapes are another architecture's, or the source's own config names a model
+            that computes something else. The message names the architecture that fits.
+    """
+    cfg = model.pretrained_cfg
+    where = _source(cfg)
+    _check_config(_source_config(cfg), model, where)
+    classes, file_classes = getattr(model, "num_classes", None), cfg.get("num_classes")
+    other_head = classes is not None and classes != file_classes
+    expected = _shapes(model.state_dict())
+    found = _shapes(state_dict)
+    if classes is None:  # a feature extractor has no head
+        found = {k: v for k, v in found.items() if not k.startswith(_HEAD)}
+    if other_head:
+        found, expected = ({k: v for k, v in d.items() if not k.startswith("classifier.")} for d in (found, expected))
+    offset = cfg.get("label_offset") or 0
+    for key in ("classifier.weight", "classifier.bias"):
+        if offset and key in expected:
+            expected[key] = (expected[key][0] + offset, *expected[key][1:])
+    source_chans = (cfg.get("input_size") or (3,))[0]
+    stem = expected["conv_stem.weight"]
+    expected["conv_stem.weight"] = (stem[0], source_chans, *stem[2:])
+    _check_shapes(found, expected, where, full=_shapes(state_dict))
+    if other_head:
+        _logger.warning(
+            "%s: classifier not loaded: the file has %s classes, %s were asked for", where, file_classes, classes
+        )
+    return state_dict
+
+
+def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -> None:
+    """Check what is about to be copied into `model`.
+
+    Raises:
+        CheckpointFormatError: A shape differs, a name is missing or unknown (only with `strict`), a value is not
+            finite, or a variance is negative.
+    """
+    path = _argument_of_caller("load_checkpoint", "checkpoint_path")
+    where = str(path or "state_dict")
+    if path:
+        _check_config(_config_beside(Path(path)), model, where)
+    expected, found = _shapes(model.state_dict()), _shapes(state_dict)
+    if not strict:
+        shared = expected.keys() & found.keys()
+        expected, found = ({k: d[k] for k in shared} for d in (expected, found))
+    _check_shapes(found, expected, where, full=_shapes(state_dict))
+    for key in expected:
+        _check_values(key, state_dict[key], where)
+
+
+def check_readable_checkpoint() -> None:
+    """Open the file of `create_model(checkpoint_path=…)`, if that is what is calling, before timm reads it."""
+    path = _argument_of_caller("create_model", "checkpoint_path")
+    if path is None or not Path(path).is_file():
+        return
+    with explained(str(path)):
+        if str(path).endswith(".safetensors"):
+            with safe_open(path, framework="pt"):
+                pass
+        else:
+            load_state_dict(str(path))
+
+
+@contextmanager
+def explained(model_name: str) -> Iterator[None]:
+    """Turn the errors of safetensors, torch and the Hub client into one line that says what to do."""
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as err:
+        raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({err})") from err
+    except RepositoryNotFoundError as err:
+        repo = getattr(err, "repo_id", None) or "the repository"
+        raise EffNetExtError(
+            f"{model_name}: {_first_line(err)} Check the name {repo!r}; a private repository needs a token (hf auth login)."
+        ) from err
+    except LocalEntryNotFoundError as err:
+        raise EffNetExtError(
+            f"{model_name}: its weights are not in the cache and the Hub cannot be reached. "
+            "Connect once to fetch them, or name a folder: timm.create_model('local-dir:FOLDER', pretrained=True)."
+        ) from err
+    except HfHubHTTPError as err:
+        raise EffNetExtError(f"{model_name}: the Hub refused the download: {_first_line(err)}") from err
+    except RuntimeError as err:
+        text = str(err)
+        if "PytorchStreamReader" in text or "Invalid magic number" in text:
+            raise CheckpointFormatError(f"{model_name}: the weight file is cut or damaged ({_first_line(err)})") from err
+        if "weights_only" in text:
+            raise CheckpointFormatError(
+                f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds other Python "
+                "objects, which are never loaded. Convert it: python -m timm_effnet_ext convert FILE -o FOLDER."
+            ) from err
+        raise
+
+
+def _check_shapes(
+    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], where: str, full: dict[str, tuple[int, ...]]
+) -> None:
+    missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
+    # Files written before PyTorch 0.4.1 have no counters; a counter carries no weight.
+    missing = {k for k in missing if not k.endswith("num_batches_tracked")}
+    differ = sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k])
+    if not (missing or unknown or differ):
+        return
+    fits = "; ".join(str(m) for m in identify_state(full))
+    if differ == [k for k in ("classifier.bias", "classifier.weight") if k in differ] and not missing and not unknown:
+        have, want = found[differ[0]][0], expected[differ[0]][0]
+        raise CheckpointFormatError(f"{where}: the classifier has {have} classes, the model {want}. Pass num_classes={have}.")
+    if fits:
+        hint = f"It fits {fits}."
+    elif missing and not differ and not unknown:
+        hint = "The file is incomplete."
+    else:
+        hint = "It fits none of the 26 architectures; if it is a TensorFlow, Keras or foreign file, convert it first."
+    parts = []
+    if differ:
+        k = differ[0]
+        parts.append(f"{len(differ)} shapes differ (first {k}: {found[k]}, expected {expected[k]})")
+    if missing:
+        parts.append(f"{len(missing)} names missing ({first_few(missing, 2)})")
+    if unknown:
+        parts.append(f"{len(unknown)} names unknown ({first_few(unknown, 2)})")
+    raise CheckpointFormatError(f"{where}: the weights are another model's. {hint} {'; '.join(parts)}")
+
+
+def _check_values(key: str, value: Tensor, where: str) -> None:
+    if not value.is_floating_point() or value.is_meta:
+        return
+    if not torch.isfinite(value).all():
+        count = int((~torch.isfinite(value)).sum())
+        raise CheckpointFormatError(f"{where}: {key} has {count} values that are not finite (of {value.numel()})")
+    if key.endswith("running_var") and bool((value < 0).any()):
+        raise CheckpointFormatError(f"{where}: {key} has a negative variance ({value.min().item():.4g})")
+
+
+def _check_config(config: dict[str, Any] | None, model: nn.Module, where: str) -> None:
+    """Compare what the source says of itself with what the model computes."""
+    if not config or not isinstance(config.get("architecture"), str):
+        return
+    ours = model.pretrained_cfg["architecture"].removeprefix(PREFIX)
+    theirs = config["architecture"]
+    if theirs not in (PREFIX + ours, f"tf_{ours}"):
+        raise CheckpointFormatError(
+            f"{where}: its config.json names {theirs!r}, whose weights may have these shapes but not this padding, "
+            f"BN eps or activation. {PREFIX}{ours} takes weights of {PREFIX}{ours} and tf_{ours}."
+        )
+    saved = config.get("model_args") or {}
+    actual = model.numerics
+    for name, default in _NUMERICS.items():
+        have, want = saved.get(name, default), actual[name]
+        if have == want:
+            continue
+        if want == default:
+            raise CheckpointFormatError(
+                f"{where}: its config.json says {name}={have!r}, the model has {want!r}: other numbers from the same "
+                f"weights. Create it with {name}={have!r}, or as local-dir:/hf-hub: so that the config is followed."
+            )
+        _logger.warning("%s: %s=%r was asked for, the weights were trained with %r", where, name, want, have)
+
+
+def _source(cfg: Mapping[str, Any]) -> str:
+    if cfg.get("state_dict"):
+        return "state_dict"
+    return str(cfg.get("file") or cfg.get("hf_hub_id") or cfg.get("url") or "weights")
+
+
+def _source_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the config.json that lies beside the weights, or None."""
+    if cfg.get("state_dict"):
+        return None
+    if cfg.get("file"):
+        return _config_beside(Path(cfg["file"]))
+    if cfg.get("hf_hub_id"):
+        repo, _, revision = cfg["hf_hub_id"].partition("@")
+        try:
+            return _read_config(Path(hf_hub_download(repo, "config.json", revision=revision or None)))
+        except (HfHubHTTPError, LocalEntryNotFoundError):
+            return None  # the weights were had: a repository without config.json
+    return None
+
+
+def _config_beside(weights: Path) -> dict[str, Any] | None:
+    path = (weights if weights.is_dir() else weights.parent) / "config.json"
+    return _read_config(path) if path.is_file() else None
+
+
+def _argument_of_caller(function: str, name: str) -> Any:
+    """Return the local `name` of timm's `function` that is calling us, or None.
+
+    timm reads `checkpoint_path=` itself and hands us a bare state_dict: this is the only way to know which file it
+    came from, hence to name the file in errors and to see the config beside it.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == function and frame.f_globals.get("__name__", "").startswith("timm."):
+            return frame.f_locals.get(name)
+        frame = frame.f_back
+    return None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
+    if not isinstance(config, dict):
+        raise CheckpointFormatError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    wrong = [k for k, v in state_dict.items() if not isinstance(v, Tensor)]
+    if wrong:
+        raise CheckpointFormatError(f"not a state_dict: {len(wrong)} entries are no tensors ({first_few(wrong, 3)})")
+    return {k: tuple(v.shape) for k, v in state_dict.items()}
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).strip().splitlines()[0]

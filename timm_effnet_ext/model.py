@@ -1,0 +1,326 @@
+"""EfficientNet built from one row, with everything that timm expects of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import create_classifier, get_device_dtype
+from timm.models import FeatureHooks, FeatureInfo, checkpoint, checkpoint_seq
+from torch import Tensor, nn
+
+from timm_effnet_ext.arch import Arch, Block, drop_path_rates
+from timm_effnet_ext.layers import BN_EPS_TF, LayerFactory, init_weights, make_block
+from timm_effnet_ext.loading import check_state
+
+
+class _Trunk(nn.Module):
+    """Stem and blocks: what the classifier and the feature extractor share."""
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        in_chans: int = 3,
+        width_mult: float = 1.0,
+        depth_mult: float = 1.0,
+        output_stride: int = 32,
+        pad_type: str = "same",
+        bn_eps: float = BN_EPS_TF,
+        bn_momentum: float = 0.1,
+        act_layer: Any = None,
+        norm_layer: Any = None,
+        se_layer: Any = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        feature_location: str = "bottleneck",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("width_mult", width_mult), ("depth_mult", depth_mult)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if feature_location not in ("bottleneck", "expansion"):
+            raise ValueError(f"feature_location must be 'bottleneck' or 'expansion', got {feature_location!r}")
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        make = LayerFactory(
+            act_layer=act_layer or arch.act,
+            norm_layer=norm_layer,
+            se_layer=se_layer,
+            pad_type=pad_type,
+            bn_eps=bn_eps,
+            bn_momentum=bn_momentum,
+            dd={"device": device, "dtype": dtype},
+        )
+        self._make = make
+        self.numerics = {
+            "pad_type": pad_type,
+            "bn_eps": bn_eps,
+            "act_layer": None if act_layer in (None, arch.act) else act_layer,
+        }
+        stem_chs = arch.stem_width(width_mult)
+        self.conv_stem = make.conv(in_chans, stem_chs, 3, stride=2)
+        self.bn1 = make.norm_act(stem_chs)
+        stages = arch.blocks(width_mult, depth_mult)
+        self.blocks, self._features = _build_blocks(stages, make, output_stride, drop_path_rate, feature_location)
+        self._stage_chs = [stem_chs, *(stage[-1].out_chs for stage in stages)]
+
+    @torch.jit.ignore
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy weights as `nn.Module.load_state_dict` does, refusing another model's and damaged ones.
+
+        Raises:
+            CheckpointFormatError: A shape differs, a value is not finite, a variance is negative, or (with `strict`)
+                a name is missing or unknown.
+        """
+        check_state(self, state_dict, strict)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block's activations in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the regular expressions by which timm groups parameters, e.g. for layer decay."""
+        blocks = r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)"
+        return {"stem": r"^conv_stem|bn1", "blocks": [(blocks, None), (r"conv_head|bn2", (99999,))]}
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Return parameters exempt from weight decay by name: none; timm exempts norms and biases by shape."""
+        return set()
+
+
+class EfficientNet(_Trunk):
+    """EfficientNet v1, v2, Lite or EdgeTPU classifier.
+
+    Parameter names and shapes are those of timm's `tf_*` model of the same architecture.
+
+    Args:
+        arch: Row of `timm_effnet_ext.arch.ARCHS`.
+        num_classes: Outputs of the classifier; 0 leaves it out.
+        in_chans: Channels of the image.
+        global_pool: timm pooling name: "avg", "max", "avgmax", "catavgmax", or "" for none.
+        width_mult: Scales the channels (multiples of 8, never down by more than 10 %).
+        depth_mult: Scales the blocks per stage, rounded up.
+        output_stride: 32, 16, 8, … : later strides become dilations.
+        pad_type: "same" (TensorFlow) or "" (symmetric).
+        bn_eps: BatchNorm epsilon.
+        bn_momentum: BatchNorm momentum in PyTorch's sense (share of the new batch).
+        act_layer: Replaces the architecture's activation.
+        norm_layer: Replaces BatchNorm.
+        se_layer: Replaces squeeze-and-excitation.
+        drop_rate: Dropout rate before the classifier.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+
+    Shapes: images (B, in_chans, H, W) -> logits (B, num_classes); features (B, num_features, H/32, W/32).
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        width_mult: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, width_mult=width_mult, **kwargs)
+        make = self._make
+        self.num_classes = num_classes
+        self.feature_info = self._features
+        self.stage_ends = [f["stage"] for f in self.feature_info]
+        self.num_features = arch.head_width(width_mult)
+        self.conv_head = make.conv(self.feature_info[-1]["num_chs"], self.num_features)
+        self.bn2 = make.norm_act(self.num_features)
+        self.global_pool, self.classifier = create_classifier(
+            self.num_features, num_classes, pool_type=global_pool, **make.dd
+        )
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        init_weights(self)
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier: `nn.Linear`, or identity with `num_classes=0`."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one for `num_classes`; None keeps the pooling."""
+        self.num_classes = num_classes
+        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
+        self.global_pool, self.classifier = create_classifier(
+            self.num_features, num_classes, pool_type=pool_type, **get_device_dtype(self)
+        )
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        init_weights(self.classifier)
+        self.global_pool.train(self.training)
+        self.classifier.train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        extra_blocks: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return (features, intermediates), or the intermediates alone.
+
+        Args:
+            x: Images (B, C, H, W).
+            indices: The last n taps if an int, all if None, else these.
+            norm: Accepted for timm's interface; no intermediate has a norm of its own.
+            stop_early: Stop after the last wanted tap.
+            output_fmt: "NCHW", the only layout.
+            intermediates_only: Return the list alone.
+            extra_blocks: Tap the stem and every stage instead of each resolution's last stage.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        take, last = self._taps(indices, extra_blocks)
+        intermediates = []
+        x = self.bn1(self.conv_stem(x))
+        if 0 in take:
+            intermediates.append(x)
+        index = 0
+        for index, stage in enumerate(self.blocks[:last] if stop_early else self.blocks, start=1):
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
+            if index in take:
+                intermediates.append(x)
+        if intermediates_only:
+            return intermediates
+        if index == self.stage_ends[-1]:
+            x = self.bn2(self.conv_head(x))
+        return x, intermediates
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+        extra_blocks: bool = False,
+    ) -> list[int]:
+        """Remove what the given taps do not need; return the taps as indices."""
+        taps = range(len(self.blocks) + 1) if extra_blocks else self.stage_ends
+        take, last = self._taps(indices, extra_blocks)
+        cut = prune_norm or prune_head or last < len(self.blocks)
+        num_chs = self._stage_chs[last]
+        self.blocks = self.blocks[:last]
+        if cut:
+            self.conv_head = nn.Identity()
+            self.bn2 = nn.Identity()
+            self.num_features = self.head_hidden_size = num_chs
+            self.reset_classifier(0, "")
+        return [list(taps).index(t) for t in take]
+
+    def _taps(self, indices: int | list[int] | None, extra_blocks: bool) -> tuple[list[int], int]:
+        """Return the wanted taps as stage numbers (0: stem) and the largest of them."""
+        taps = list(range(len(self.blocks) + 1)) if extra_blocks else self.stage_ends
+        n = len(taps)
+        if indices is None:
+            indices = n
+        if isinstance(indices, int):
+            if not 0 < indices <= n:
+                raise ValueError(f"last-n ({indices}) is out of range (1 to {n})")
+            wanted = list(range(n - indices, n))
+        else:
+            for i in indices:
+                if not -n <= i < n:
+                    raise ValueError(f"feature index {i} is out of range (0 to {n - 1})")
+            wanted = [i % n for i in indices]
+        take = [taps[i] for i in wanted]
+        return take, max(take)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return features (B, num_features, H/32, W/32)."""
+        x = self.bn1(self.conv_stem(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.blocks, x, flatten=True)
+        else:
+            x = self.blocks(x)
+        return self.bn2(self.conv_head(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits (B, num_classes), or the pooled features with `pre_logits`."""
+        x = self.global_pool(x)
+        if self.drop_rate > 0.0:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class EfficientNetFeatures(_Trunk):
+    """Backbone that returns the feature maps of `out_indices`, from stride 2 to stride 32.
+
+    `feature_location="expansion"` taps the expanded features before the last projection of each resolution.
+    """
+
+    def __init__(self, arch: Arch, *, out_indices: Sequence[int] = (0, 1, 2, 3, 4), **kwargs: Any) -> None:
+        super().__init__(arch, **kwargs)
+        self.feature_info = FeatureInfo(self._features, out_indices)
+        self._stages = [f["stage"] for f in self.feature_info.get_dicts()]
+        self.feature_hooks = None
+        if kwargs.get("feature_location", "bottleneck") == "expansion":
+            hooks = self.feature_info.get_dicts(keys=("module", "hook_type"))
+            self.feature_hooks = FeatureHooks(hooks, self.named_modules())
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.bn1(self.conv_stem(x))
+        features = []
+        for i, stage in enumerate(self.blocks, start=1):
+            x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
+            if i in self._stages:
+                features.append(x)
+        if self.feature_hooks is not None:
+            return list(self.feature_hooks.get_output(x.device).values())
+        return features
+
+
+def _build_blocks(
+    stages: tuple[tuple[Block, ...], ...],
+    make: LayerFactory,
+    output_stride: int,
+    drop_path_rate: float,
+    feature_location: str,
+) -> tuple[nn.Sequential, list[dict[str, Any]]]:
+    """Return the stages as modules and timm's feature_info: one tap per resolution, at its last stage."""
+    rates = iter(drop_path_rates(sum(map(len, stages)), drop_path_rate))
+    reduction, dilation = 2, 1
+    modules, features = [], []
+    for s, stage in enumerate(stages):
+        blocks = []
+        for block in stage:
+            stride, block_dilation = block.stride, dilation
+            if stride > 1 and reduction * stride > output_stride:
+                dilation *= stride
+                stride = 1
+            reduction *= stride
+            blocks.append(make_block(block, make, stride=stride, dilation=block_dilation, drop_path=next(rates)))
+        modules.append(nn.Sequential(*blocks))
+        if s + 1 == len(stages) or stages[s + 1][0].stride > 1:
+            tap = {"stage": s + 1, "reduction": reduction, "module": f"blocks.{s}", "num_chs": stage[-1].out_chs}
+            if feature_location == "expansion":
+                tap |= _expansion_tap(stage[-1])
+            features.append(tap)
+    return nn.Sequential(*modules), features
+
+
+def _expansion_tap(block: Block) -> dict[str, Any]:
+    """Return where the expanded features of `block` can be hooked, and how many channels they have."""
+    path = f"blocks.{block.stage}.{block.index}"
+    if block.kind == ("fused", False):  # no projection: its output is what it expanded to
+        return {"module": f"{path}.bn1", "hook_type": "forward", "num_chs": block.out_chs}
+    projection = "conv_pwl" if block.expand != 1 else "conv_pw"
+    return {"module": f"{path}.{projection}", "hook_type": "forward_pre", "num_chs": block.mid_chs}
