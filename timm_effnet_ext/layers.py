@@ -52,9 +52,11 @@ class StridedSameConv2d(nn.Conv2d):
         return F.pad(x, [-even_w, 0, -even_h, 0]) if even_h + even_w > 0 else x
 
     def _forward_any_size(self, x: Tensor) -> Tensor:
-        # One graph for odd and even sizes: the padding before is linear in `size % 2`.
+        # One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the
+        # exporter sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
         p_h, p_w = self.padding[0], self.padding[1]
-        x = F.pad(x, [p_w - 1 + x.shape[3] % 2, p_w, p_h - 1 + x.shape[2] % 2, p_h])
+        out_h, out_w = (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
+        x = F.pad(x, [2 * out_w - x.shape[3] + p_w - 1, p_w, 2 * out_h - x.shape[2] + p_h - 1, p_h])
         return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
 
