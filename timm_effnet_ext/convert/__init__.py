@@ -1,0 +1,1 @@
+"""TensorFlow, Keras and foreign PyTorch checkpoints to safetensors, without TensorFlow."""

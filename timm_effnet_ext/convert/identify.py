@@ -1,0 +1,108 @@
+"""Dialect, architecture and class count of a checkpoint, found from its variables' names and shapes alone."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from timm_effnet_ext.arch import ARCHS, Arch
+from timm_effnet_ext.convert.dialects import DIALECTS
+from timm_effnet_ext.convert.names import Dialect, Entry, plan
+from timm_effnet_ext.identify import Match, depth_fits, depths, identify_state, stage_parts
+from timm_effnet_ext.layout import COUNTER_LEAF, Layer, Shape, block_layers, layers
+
+_MAX_DEPTH_MULT = 64.0
+
+
+class Candidate(NamedTuple):
+    """One reading of a checkpoint that accounts for every name below `prefix`, with its shape."""
+
+    match: Match
+    dialect: Dialect
+    prefix: str  # what stands before the dialect's own names, e.g. "efficientnet-b0/"
+    reason: str
+
+    def plan(self) -> tuple[Entry, ...]:
+        """Return the entries that read the checkpoint so."""
+        options = {key: value for key, value in self.match._asdict().items() if key != "arch_name"}
+        return plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
+
+
+def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:
+    """Return every dialect and architecture that the names and shapes fit, exact rows first.
+
+    `shapes` are the model's variables without EMA twins and optimizer slots. More than one candidate of one
+    dialect compute the same, scaled from different rows.
+    """
+    given = {name: tuple(shape) for name, shape in shapes.items()}
+    found: list[Candidate] = []
+    claimed: set[tuple[Match, str, frozenset[str]]] = set()
+    for dialect in dialects:
+        for prefix in _prefixes(dialect, given):
+            below = {name: shape for name, shape in given.items() if name.startswith(prefix)}
+            mine = {n: s for n, s in below.items() if not dialect.is_source_only(n[len(prefix) :])}
+            for match in _matches(dialect, prefix, mine):
+                # Dialects that differ in the classifier's name alone are one for a file without a classifier.
+                key = match, prefix, frozenset(mine)
+                if key not in claimed:
+                    claimed.add(key)
+                    found.append(Candidate(match, dialect, prefix, _reason(match, dialect, prefix, len(mine))))
+    return sorted(found, key=lambda candidate: not candidate.match.is_exact)
+
+
+def _prefixes(dialect: Dialect, names: Iterable[str]) -> list[str]:
+    """Return what stands before the stem's kernel, wherever one is."""
+    (leaf, *_) = dialect.leaves["conv"]
+    stem = f"{dialect.end('conv_stem')}{dialect.sep}{leaf.source}"
+    heads = [name[: -len(stem)] for name in names if name.endswith(stem)]
+    return [head for head in heads if not head or head.endswith(dialect.sep)]
+
+
+def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[Match]:
+    """Return the matches of all distinct networks that have exactly the given names."""
+    tried: set[tuple[object, ...]] = set()
+    found: list[Match] = []
+    for arch in ARCHS.values():
+        leaf = dialect.leaves["linear"][0].source
+        has_classifier = f"{prefix}{dialect.end('classifier', len(arch.stages))}{dialect.sep}{leaf}" in given
+        for depth_mult in _depth_mults(arch, len(given), has_classifier):
+            network = (stage_parts(arch), depths(arch, depth_mult))
+            if network in tried:
+                continue
+            tried.add(network)
+            entries = plan(arch, dialect, prefix=prefix, num_classes=int(has_classifier), depth_mult=depth_mult)
+            if {entry.source for entry in entries} == given.keys():
+                state = {entry.torch: entry.layout.shape(given[entry.source]) or () for entry in entries}
+                found += [match for match in identify_state(state) if match not in found]
+    return found
+
+
+def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[float]:
+    """Yield 1 or another depth multiplier, if one gives the network that many tensors."""
+    ends = [layer for layer in layers(arch, num_classes=int(has_classifier)) if not layer.name.startswith("blocks.")]
+    per_block = [_count(block_layers(stage[0])) for stage in arch.blocks()]
+
+    def count(depth_mult: float) -> int:
+        return _count(ends) + sum(map(operator.mul, per_block, depths(arch, depth_mult)))
+
+    if count(1.0) == tensors:
+        yield 1.0
+        return
+    lo, hi = 0.0, _MAX_DEPTH_MULT  # the number grows with the depth, so bisect
+    while hi - lo > 1e-4:
+        middle = (lo + hi) / 2
+        lo, hi = (lo, middle) if count(middle) >= tensors else (middle, hi)
+    depth_mult = depth_fits(arch, depths(arch, hi)) if count(hi) == tensors else None
+    if depth_mult is not None:
+        yield depth_mult
+
+
+def _count(layer_list: Iterable[Layer]) -> int:
+    """Return the number of tensors that a source has for these layers."""
+    return sum(leaf != COUNTER_LEAF for layer in layer_list for leaf in layer.shapes())
+
+
+def _reason(match: Match, dialect: Dialect, prefix: str, tensors: int) -> str:
+    under = f" under {prefix!r}" if prefix else ""
+    return f"all {tensors} names of dialect {dialect.name!r}{under} and their shapes fit {match}"

@@ -1,0 +1,30 @@
+"""One named tensor of a checkpoint, described at once and read on demand: what every reader yields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from timm_effnet_ext.layout import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """A tensor that is still in its file; `dtype` is TensorFlow's name, e.g. "float32" or "bfloat16"."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    load: Callable[[], np.ndarray] = field(repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def read(self) -> np.ndarray:
+        """Return the values, checked; a read-only view of the file where its bytes can be used as they are."""
+        return self.load()

@@ -1,0 +1,121 @@
+"""What each tensor of a bundle is: a model's variable, its EMA twin, an optimizer slot or a counter."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from timm_effnet_ext.convert.bundle import Bundle
+from timm_effnet_ext.convert.tensors import TensorEntry
+from timm_effnet_ext.convert.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
+from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
+
+Style = Literal["name_based", "object_graph", "saved_model"]
+
+EMA_SUFFIX = "/ExponentialMovingAverage"
+# Name-based: an optimizer's slot is the variable's name and the optimizer's, numbered from the second on.
+SLOT = re.compile(
+    r"(?P<variable>.+)/(RMSProp|Momentum|Adam|AdamW|AdamWeightDecay|Adagrad|Adadelta|Ftrl|LARS|LAMB|LARSOptimizer"
+    r"|adam_m|adam_v|SGD)(Optimizer)?(_\d+)?"
+)
+COUNTERS = re.compile(
+    r"(.+/)?(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|growth_tracker)(_\d+)?"
+)
+# Object-based: what a path's parts say. Keras keeps its metrics under `keras_api/metrics`.
+SLOT_PATH = re.compile(r"(.*/)?(\.OPTIMIZER_SLOT|_?optimizer|.*_optimizer)(/.*)?")
+COUNTER_PATH = re.compile(r"(.*/)?(keras_api/)?metrics/.*|(.*/)?(save_counter|global_step|step|epoch)")
+_NOT_VALUES = re.compile(r".*/\.ATTRIBUTES/(OBJECT_CONFIG_JSON|[A-Z_]*_STATE)|_CHECKPOINTABLE_OBJECT_GRAPH")
+
+
+@dataclass(frozen=True)
+class Variables:
+    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables."""
+
+    style: Style
+    model: dict[str, TensorEntry] = field(default_factory=dict)
+    ema: dict[str, TensorEntry] = field(default_factory=dict)  # by the name of the variable that they average
+    slots: dict[str, TensorEntry] = field(default_factory=dict)
+    counters: dict[str, TensorEntry] = field(default_factory=dict)
+    metadata: tuple[str, ...] = ()  # tensors that hold no values, such as the object graph
+
+    @property
+    def step(self) -> int | None:
+        """The training step, where the checkpoint has one."""
+        found = [entry for name, entry in self.counters.items() if name.rpartition("/")[2] in ("global_step", "step")]
+        return int(found[0].read()) if len(found) == 1 and not found[0].shape else None
+
+    def weights(self, kind: Literal["ema", "raw"]) -> dict[str, TensorEntry]:
+        """Return the variables to convert, by the model's names.
+
+        Raises:
+            NameMappingError: "ema" where there is none, or where some variables have a twin and some have not.
+        """
+        if kind == "raw":
+            return dict(self.model)
+        alone = self.model.keys() - self.ema.keys()
+        if alone:
+            raise NameMappingError(
+                f"{len(alone)} of {len(self.model)} variables have no EMA twin: {first_few(alone)}. Use the raw weights"
+            )
+        return {name: self.ema[name] for name in self.model}
+
+
+def variables(bundle: Bundle) -> Variables:
+    """Return the tensors of a bundle sorted by what they are, under canonical names.
+
+    A name-based checkpoint says them itself; an object graph and a SavedModel have them in the graph. Where that does
+    not name all of the model's variables apart, they keep the attribute paths.
+    """
+    return _object_based(bundle) if GRAPH_KEY in bundle else _name_based(bundle)
+
+
+def _name_based(bundle: Bundle) -> Variables:
+    """Sort by the declared patterns; twins and slots need the variable that they belong to."""
+    out = Variables("name_based")
+    for name in bundle:
+        slot = SLOT.fullmatch(name)
+        if name.endswith(EMA_SUFFIX):
+            out.ema[name[: -len(EMA_SUFFIX)]] = bundle[name]
+        elif slot and slot["variable"] in bundle:
+            out.slots[name] = bundle[name]
+        elif COUNTERS.fullmatch(name):
+            out.counters[name] = bundle[name]
+        else:
+            out.model[name] = bundle[name]
+    orphans = out.ema.keys() - out.model.keys()
+    # A checkpoint of EMA weights alone has no variables beside them.
+    if orphans and out.model:
+        raise NameMappingError(f"{len(orphans)} EMA twins of variables that are not there: {first_few(orphans)}")
+    return out if out.model or not out.ema else Variables("name_based", dict(out.ema), out.ema, {}, out.counters)
+
+
+def _object_based(bundle: Bundle) -> Variables:
+    """Sort by attribute paths, then take the names from the graph."""
+    entry = bundle[GRAPH_KEY]
+    what = f"{bundle.index_file}: object graph"
+    if entry.dtype != "string" or entry.shape:
+        raise CheckpointFormatError(f"{what}: is {entry.dtype} of shape {entry.shape}, expected one string")
+    names = full_names(bytes(entry.read()[()]), what)
+    slots, counters, metadata, paths = {}, {}, [], []
+    for key in bundle:
+        path = key.removesuffix(VALUE_SUFFIX)
+        if _NOT_VALUES.fullmatch(key):
+            metadata.append(key)
+        elif SLOT_PATH.fullmatch(path):
+            slots[path] = bundle[key]
+        elif COUNTER_PATH.fullmatch(path):
+            counters[path] = bundle[key]
+        else:
+            paths.append(key)
+    named = _are_distinct(names.get(key, "") for key in paths)
+    model = {names[key] if named else key.removesuffix(VALUE_SUFFIX): bundle[key] for key in paths}
+    style: Style = "saved_model" if bundle.prefix.parts[-2:] == ("variables", "variables") else "object_graph"
+    return Variables(style, model, {}, slots, counters, tuple(metadata))
+
+
+def _are_distinct(names: Iterable[str]) -> bool:
+    counts = Counter(names)
+    return "" not in counts and all(n == 1 for n in counts.values())
