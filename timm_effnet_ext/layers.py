@@ -1,6 +1,5 @@
 """The four block kinds of the EfficientNet papers and the layers that they are made of."""
-
-from __future__ import annotations
+# No postponed annotations here: TorchScript of an fx graph needs the types themselves.
 
 import inspect
 from collections.abc import Callable
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from timm.layers import (
     DropPath,
@@ -149,9 +147,7 @@ class MBConv(nn.Module):
         self.has_skip = b.shortcut
         self.conv_pw = make.conv(b.in_chs, b.mid_chs)
         self.bn1 = make.norm_act(b.mid_chs)
-        self.conv_dw = make.conv(
-            b.mid_chs, b.mid_chs, b.kernel, stride=stride, dilation=dilation, groups=b.mid_chs
-        )
+        self.conv_dw = make.conv(b.mid_chs, b.mid_chs, b.kernel, stride=stride, dilation=dilation, groups=b.mid_chs)
         self.bn2 = make.norm_act(b.mid_chs)
         self.se = make.se(b.mid_chs, b.se_chs)
         self.conv_pwl = make.conv(b.mid_chs, b.out_chs)

@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     def shapes(self) -> dict[str, Shape]:
         """Return the layer's leaves, e.g. {"weight": (O, I, kH, kW)}."""
         if self.kind == "norm":
-            return {leaf: (self.out_chs,) for leaf in NORM_LEAVES} | {COUNTER_LEAF: ()}
+            return dict.fromkeys(NORM_LEAVES, (self.out_chs,)) | {COUNTER_LEAF: ()}
         weight: Shape = (self.out_chs, 1 if self.kind == "depthwise" else self.in_chs)
         if self.kind != "linear":
             weight += (self.kernel, self.kernel)

@@ -106,7 +106,8 @@ def explained(model_name: str) -> Iterator[None]:
     except RepositoryNotFoundError as err:
         repo = getattr(err, "repo_id", None) or "the repository"
         raise EffNetExtError(
-            f"{model_name}: {_first_line(err)} Check the name {repo!r}; a private repository needs a token (hf auth login)."
+            f"{model_name}: {_first_line(err)} Is the name {repo!r} right? "
+            "A private repository needs a token (hf auth login)."
         ) from err
     except LocalEntryNotFoundError as err:
         raise EffNetExtError(
@@ -118,7 +119,9 @@ def explained(model_name: str) -> Iterator[None]:
     except RuntimeError as err:
         text = str(err)
         if "PytorchStreamReader" in text or "Invalid magic number" in text:
-            raise CheckpointFormatError(f"{model_name}: the weight file is cut or damaged ({_first_line(err)})") from err
+            raise CheckpointFormatError(
+                f"{model_name}: the weight file is cut or damaged ({_first_line(err)})"
+            ) from err
         if "weights_only" in text:
             raise CheckpointFormatError(
                 f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds other Python "
@@ -128,7 +131,10 @@ def explained(model_name: str) -> Iterator[None]:
 
 
 def _check_shapes(
-    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], where: str, full: dict[str, tuple[int, ...]]
+    found: dict[str, tuple[int, ...]],
+    expected: dict[str, tuple[int, ...]],
+    where: str,
+    full: dict[str, tuple[int, ...]],
 ) -> None:
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     # Files written before PyTorch 0.4.1 have no counters; a counter carries no weight.
@@ -139,7 +145,9 @@ def _check_shapes(
     fits = "; ".join(str(m) for m in identify_state(full))
     if differ == [k for k in ("classifier.bias", "classifier.weight") if k in differ] and not missing and not unknown:
         have, want = found[differ[0]][0], expected[differ[0]][0]
-        raise CheckpointFormatError(f"{where}: the classifier has {have} classes, the model {want}. Pass num_classes={have}.")
+        raise CheckpointFormatError(
+            f"{where}: the classifier has {have} classes, the model {want}. Pass num_classes={have}."
+        )
     if fits:
         hint = f"It fits {fits}."
     elif missing and not differ and not unknown:

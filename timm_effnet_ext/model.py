@@ -1,6 +1,5 @@
 """EfficientNet built from one row, with everything that timm expects of a model."""
-
-from __future__ import annotations
+# No postponed annotations here: TorchScript of an fx graph needs the types themselves.
 
 from collections.abc import Mapping, Sequence
 from typing import Any
