@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -37,7 +38,8 @@ class Stage(NamedTuple):
     nominal_in_chs: int = 0  # EdgeTPU: expansion is computed from this, not from the real input, and has no shortcut
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block:
     """One block after scaling: what a block class is built from."""
 
     stage: int
@@ -250,37 +252,38 @@ class _Archs(Mapping[str, Arch]):
         return len(self._rows)
 
 
-_LITE = dict(act="relu6", fixed_ends=True, scale_head=False)
-_BASE = dict(round_limit=0.0)  # automl effnetv2_model.py `round_filters` has no 10 % rule
+_Lite = partial(Arch, act="relu6", fixed_ends=True, scale_head=False)
+_Base = partial(Arch, round_limit=0.0)  # automl effnetv2_model.py `round_filters` has no 10 % rule
+_Edge = partial(Arch, act="relu")
 
 # Sizes and dropout: tensorflow/tpu efficientnet_builder.py `efficientnet_params`, efficientnet_lite_builder.py,
 # efficientnet_edgetpu_builder.py; google/automl effnetv2_configs.py `efficientnetv2_params`.
 ARCHS = _Archs([
-    #    name                 stages   width depth train eval drop
-    Arch("efficientnet_b0",    V1,      1.0,  1.0,  224,  224, 0.2),
-    Arch("efficientnet_b1",    V1,      1.0,  1.1,  240,  240, 0.2),
-    Arch("efficientnet_b2",    V1,      1.1,  1.2,  260,  260, 0.3),
-    Arch("efficientnet_b3",    V1,      1.2,  1.4,  300,  300, 0.3),
-    Arch("efficientnet_b4",    V1,      1.4,  1.8,  380,  380, 0.4),
-    Arch("efficientnet_b5",    V1,      1.6,  2.2,  456,  456, 0.4),
-    Arch("efficientnet_b6",    V1,      1.8,  2.6,  528,  528, 0.5),
-    Arch("efficientnet_b7",    V1,      2.0,  3.1,  600,  600, 0.5),
-    Arch("efficientnet_b8",    V1,      2.2,  3.6,  672,  672, 0.5),
-    Arch("efficientnet_l2",    V1,      4.3,  5.3,  800,  800, 0.5),
-    Arch("efficientnetv2_b0",  V2_BASE, 1.0,  1.0,  192,  224, 0.2, **_BASE),
-    Arch("efficientnetv2_b1",  V2_BASE, 1.0,  1.1,  192,  240, 0.2, **_BASE),
-    Arch("efficientnetv2_b2",  V2_BASE, 1.1,  1.2,  208,  260, 0.3, **_BASE),
-    Arch("efficientnetv2_b3",  V2_BASE, 1.2,  1.4,  240,  300, 0.3, **_BASE),
-    Arch("efficientnetv2_s",   V2_S,    1.0,  1.0,  300,  384, 0.2, stem_chs=24),
-    Arch("efficientnetv2_m",   V2_M,    1.0,  1.0,  384,  480, 0.3, stem_chs=24),
-    Arch("efficientnetv2_l",   V2_L,    1.0,  1.0,  384,  480, 0.4),
-    Arch("efficientnetv2_xl",  V2_XL,   1.0,  1.0,  384,  512, 0.4),
-    Arch("efficientnet_lite0", LITE,    1.0,  1.0,  224,  224, 0.2, **_LITE),
-    Arch("efficientnet_lite1", LITE,    1.0,  1.1,  240,  240, 0.2, **_LITE),
-    Arch("efficientnet_lite2", LITE,    1.1,  1.2,  260,  260, 0.3, **_LITE),
-    Arch("efficientnet_lite3", LITE,    1.2,  1.4,  280,  280, 0.3, **_LITE),
-    Arch("efficientnet_lite4", LITE,    1.4,  1.8,  300,  300, 0.3, **_LITE),
-    Arch("efficientnet_es",    EDGE,    1.0,  1.0,  224,  224, 0.2, act="relu"),
-    Arch("efficientnet_em",    EDGE,    1.0,  1.1,  240,  240, 0.2, act="relu"),
-    Arch("efficientnet_el",    EDGE,    1.2,  1.4,  300,  300, 0.3, act="relu"),
+    #      name                 stages   width depth train eval drop
+    Arch(  "efficientnet_b0",    V1,      1.0,  1.0,  224,  224, 0.2),
+    Arch(  "efficientnet_b1",    V1,      1.0,  1.1,  240,  240, 0.2),
+    Arch(  "efficientnet_b2",    V1,      1.1,  1.2,  260,  260, 0.3),
+    Arch(  "efficientnet_b3",    V1,      1.2,  1.4,  300,  300, 0.3),
+    Arch(  "efficientnet_b4",    V1,      1.4,  1.8,  380,  380, 0.4),
+    Arch(  "efficientnet_b5",    V1,      1.6,  2.2,  456,  456, 0.4),
+    Arch(  "efficientnet_b6",    V1,      1.8,  2.6,  528,  528, 0.5),
+    Arch(  "efficientnet_b7",    V1,      2.0,  3.1,  600,  600, 0.5),
+    Arch(  "efficientnet_b8",    V1,      2.2,  3.6,  672,  672, 0.5),
+    Arch(  "efficientnet_l2",    V1,      4.3,  5.3,  800,  800, 0.5),
+    _Base( "efficientnetv2_b0",  V2_BASE, 1.0,  1.0,  192,  224, 0.2),
+    _Base( "efficientnetv2_b1",  V2_BASE, 1.0,  1.1,  192,  240, 0.2),
+    _Base( "efficientnetv2_b2",  V2_BASE, 1.1,  1.2,  208,  260, 0.3),
+    _Base( "efficientnetv2_b3",  V2_BASE, 1.2,  1.4,  240,  300, 0.3),
+    Arch(  "efficientnetv2_s",   V2_S,    1.0,  1.0,  300,  384, 0.2, stem_chs=24),
+    Arch(  "efficientnetv2_m",   V2_M,    1.0,  1.0,  384,  480, 0.3, stem_chs=24),
+    Arch(  "efficientnetv2_l",   V2_L,    1.0,  1.0,  384,  480, 0.4),
+    Arch(  "efficientnetv2_xl",  V2_XL,   1.0,  1.0,  384,  512, 0.4),
+    _Lite( "efficientnet_lite0", LITE,    1.0,  1.0,  224,  224, 0.2),
+    _Lite( "efficientnet_lite1", LITE,    1.0,  1.1,  240,  240, 0.2),
+    _Lite( "efficientnet_lite2", LITE,    1.1,  1.2,  260,  260, 0.3),
+    _Lite( "efficientnet_lite3", LITE,    1.2,  1.4,  280,  280, 0.3),
+    _Lite( "efficientnet_lite4", LITE,    1.4,  1.8,  300,  300, 0.3),
+    _Edge( "efficientnet_es",    EDGE,    1.0,  1.0,  224,  224, 0.2),
+    _Edge( "efficientnet_em",    EDGE,    1.0,  1.1,  240,  240, 0.2),
+    _Edge( "efficientnet_el",    EDGE,    1.2,  1.4,  300,  300, 0.3),
 ])  # fmt: skip

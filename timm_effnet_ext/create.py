@@ -10,7 +10,7 @@ from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.loading import check_pretrained, check_readable_checkpoint, explained
 from timm_effnet_ext.model import EfficientNet, EfficientNetFeatures
 
-_FEATURES_DROP = ("num_classes", "global_pool")  # of the classifier only
+_FEATURES_DROP: Any = ("num_classes", "global_pool")  # of the classifier only
 
 
 def create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
@@ -26,13 +26,14 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
         CheckpointFormatError: The weights are unreadable, damaged or another model's.
     """
     model_cls: type = EfficientNet
+    dropped: Any
     strict, dropped = kwargs.pop("pretrained_strict", True), None
     if kwargs.get("features_only") and not kwargs.keys() & {"feature_cls", "feature_cfg"}:
         kwargs.pop("features_only")
         model_cls, strict, dropped = EfficientNetFeatures, False, _FEATURES_DROP
     check_readable_checkpoint()
     with explained(PREFIX + name):
-        model = build_model_with_cfg(
+        model: Any = build_model_with_cfg(
             model_cls,
             PREFIX + name,
             pretrained,

@@ -40,21 +40,22 @@ class StridedSameConv2d(nn.Conv2d):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size of a SAME convolution must be odd, got {kernel_size}")
         super().__init__(in_chs, out_chs, kernel_size, stride=2, padding=kernel_size // 2, **kwargs)
+        self.same = kernel_size // 2
 
     def forward(self, x: Tensor) -> Tensor:
         if is_exporting():
             return self._forward_any_size(x)
         even_h, even_w = 1 - x.shape[2] % 2, 1 - x.shape[3] % 2
-        padding = [self.padding[0] + even_h, self.padding[1] + even_w]
+        padding = [self.same + even_h, self.same + even_w]
         x = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
         return F.pad(x, [-even_w, 0, -even_h, 0]) if even_h + even_w > 0 else x
 
     def _forward_any_size(self, x: Tensor) -> Tensor:
         # One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the
         # exporter sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
-        p_h, p_w = self.padding[0], self.padding[1]
+        p = self.same
         out_h, out_w = (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
-        x = F.pad(x, [2 * out_w - x.shape[3] + p_w - 1, p_w, 2 * out_h - x.shape[2] + p_h - 1, p_h])
+        x = F.pad(x, [2 * out_w - x.shape[3] + p - 1, p, 2 * out_h - x.shape[2] + p - 1, p])
         return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
 

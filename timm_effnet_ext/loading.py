@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ _NUMERICS = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": None}
 _HEAD = ("conv_head.", "bn2.", "classifier.")
 
 
-def check_pretrained(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """Return `state_dict` if it is this model's; timm calls this before it adapts classifier and input channels.
 
     Raises:
@@ -175,7 +176,7 @@ def _check_values(key: str, value: Tensor, where: str) -> None:
         raise CheckpointFormatError(f"{where}: {key} has a negative variance ({value.min().item():.4g})")
 
 
-def _check_config(config: dict[str, Any] | None, model: nn.Module, where: str) -> None:
+def _check_config(config: dict[str, Any] | None, model: Any, where: str) -> None:
     """Compare what the source says of itself with what the model computes."""
     if not config or not isinstance(config.get("architecture"), str):
         return
@@ -232,7 +233,7 @@ def _argument_of_caller(function: str, name: str) -> Any:
     timm reads `checkpoint_path=` itself and hands us a bare state_dict: this is the only way to know which file it
     came from, hence to name the file in errors and to see the config beside it.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == function and frame.f_globals.get("__name__", "").startswith("timm."):
             return frame.f_locals.get(name)

@@ -267,11 +267,11 @@ class EfficientNetFeatures(_Trunk):
 
     def __init__(self, arch: Arch, *, out_indices: Sequence[int] = (0, 1, 2, 3, 4), **kwargs: Any) -> None:
         super().__init__(arch, **kwargs)
-        self.feature_info = FeatureInfo(self._features, out_indices)
+        self.feature_info = FeatureInfo(self._features, tuple(out_indices))
         self._stages = [f["stage"] for f in self.feature_info.get_dicts()]
         self.feature_hooks = None
         if kwargs.get("feature_location", "bottleneck") == "expansion":
-            hooks = self.feature_info.get_dicts(keys=("module", "hook_type"))
+            hooks = self.feature_info.get_dicts(keys=["module", "hook_type"])
             self.feature_hooks = FeatureHooks(hooks, self.named_modules())
         init_weights(self)
 
