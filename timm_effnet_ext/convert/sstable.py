@@ -99,9 +99,13 @@ def _block(buf: bytes, handle: _Handle, what: str) -> Iterator[tuple[bytes, byte
     take(body, end, 4 * restarts, f"{what}: restart offsets")
     at, key = 0, b""
     while at < end:
-        shared, at = varint(body, at, what)
-        unshared, at = varint(body, at, what)
-        size, at = varint(body, at, what)
+        shared, unshared, size = body[at : at + 3]  # nearly always one byte each; restarts follow, so there are three
+        if shared | unshared | size < 0x80:
+            at += 3
+        else:
+            shared, at = varint(body, at, what)
+            unshared, at = varint(body, at, what)
+            size, at = varint(body, at, what)
         if shared > len(key) or at + unshared + size > end:
             raise CheckpointFormatError(f"{what}: the entry before offset {at} leaves its block of {end} bytes")
         key = key[:shared] + body[at : at + unshared]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,18 +15,18 @@ from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, firs
 Style = Literal["name_based", "object_graph", "saved_model"]
 
 EMA_SUFFIX = "/ExponentialMovingAverage"
-# Name-based: an optimizer's slot is the variable's name and the optimizer's, numbered from the second on.
+# Name-based: an optimizer's slot stands below its variable, under the optimizer's name, numbered from the second on.
 SLOT = re.compile(
-    r"(?P<variable>.+)/(RMSProp|Momentum|Adam|AdamW|AdamWeightDecay|Adagrad|Adadelta|Ftrl|LARS|LAMB|LARSOptimizer"
-    r"|adam_m|adam_v|SGD)(Optimizer)?(_\d+)?"
+    r"(RMSProp|Momentum|Adam|AdamW|AdamWeightDecay|Adagrad|Adadelta|Ftrl|LARS|LAMB|SGD)(Optimizer)?(_\d+)?|adam_[mv]"
 )
-COUNTERS = re.compile(
-    r"(.+/)?(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|growth_tracker)(_\d+)?"
+COUNTER = re.compile(
+    r"(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|seed_generator_state)(_\d+)?"
 )
-# Object-based: what a path's parts say. Keras keeps its metrics under `keras_api/metrics`.
-SLOT_PATH = re.compile(r"(.*/)?(\.OPTIMIZER_SLOT|_?optimizer|.*_optimizer)(/.*)?")
-COUNTER_PATH = re.compile(r"(.*/)?(keras_api/)?metrics/.*|(.*/)?(save_counter|global_step|step|epoch)")
-_NOT_VALUES = re.compile(r".*/\.ATTRIBUTES/(OBJECT_CONFIG_JSON|[A-Z_]*_STATE)|_CHECKPOINTABLE_OBJECT_GRAPH")
+# Object-based: what one part of an attribute path says. Keras keeps its metrics under `keras_api/metrics`.
+SLOT_PART = re.compile(r"\.OPTIMIZER_SLOT|(\w+_|_)?optimizer")
+METRIC_PART = "metrics"
+COUNTER_LEAVES = ("save_counter", "global_step", "step", "epoch")
+_ATTRIBUTE = "/.ATTRIBUTES/"  # of other attributes than VARIABLE_VALUE, none is a number
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,12 @@ def _name_based(bundle: Bundle) -> Variables:
     """Sort by the declared patterns; twins and slots need the variable that they belong to."""
     out = Variables("name_based")
     for name in bundle:
-        slot = SLOT.fullmatch(name)
+        variable, _, leaf = name.rpartition("/")
         if name.endswith(EMA_SUFFIX):
-            out.ema[name[: -len(EMA_SUFFIX)]] = bundle[name]
-        elif slot and slot["variable"] in bundle:
+            out.ema[variable] = bundle[name]
+        elif variable in bundle and SLOT.fullmatch(leaf):
             out.slots[name] = bundle[name]
-        elif COUNTERS.fullmatch(name):
+        elif COUNTER.fullmatch(leaf):
             out.counters[name] = bundle[name]
         else:
             out.model[name] = bundle[name]
@@ -99,23 +98,35 @@ def _object_based(bundle: Bundle) -> Variables:
     if entry.dtype != "string" or entry.shape:
         raise CheckpointFormatError(f"{what}: is {entry.dtype} of shape {entry.shape}, expected one string")
     names = full_names(bytes(entry.read()[()]), what)
-    slots, counters, metadata, paths = {}, {}, [], []
+    slots, counters, metadata, keys = {}, {}, [], []
     for key in bundle:
         path = key.removesuffix(VALUE_SUFFIX)
-        if _NOT_VALUES.fullmatch(key):
+        parts = path.split("/")
+        if _ATTRIBUTE in path or key == GRAPH_KEY:
             metadata.append(key)
-        elif SLOT_PATH.fullmatch(path):
+        elif any(map(SLOT_PART.fullmatch, parts)):
             slots[path] = bundle[key]
-        elif COUNTER_PATH.fullmatch(path):
+        elif METRIC_PART in parts or parts[-1] in COUNTER_LEAVES:
             counters[path] = bundle[key]
+        elif COUNTER.fullmatch(names.get(key, "").rpartition("/")[2]):
+            counters[names[key]] = bundle[key]
         else:
-            paths.append(key)
-    named = _are_distinct(names.get(key, "") for key in paths)
-    model = {names[key] if named else key.removesuffix(VALUE_SUFFIX): bundle[key] for key in paths}
+            keys.append(key)
+    model, copies = _named(bundle, keys, names)
     style: Style = "saved_model" if bundle.prefix.parts[-2:] == ("variables", "variables") else "object_graph"
-    return Variables(style, model, {}, slots, counters, tuple(metadata))
+    return Variables(style, model, {}, slots, counters, (*metadata, *copies))
 
 
-def _are_distinct(names: Iterable[str]) -> bool:
-    counts = Counter(names)
-    return "" not in counts and all(n == 1 for n in counts.values())
+def _named(bundle: Bundle, keys: list[str], names: Mapping[str, str]) -> tuple[dict[str, TensorEntry], list[str]]:
+    """Return name -> entry, and the keys of second copies, which Keras 3 exports of each variable."""
+    model: dict[str, TensorEntry] = {}
+    copies = []
+    for key in keys:
+        name = names.get(key, "")
+        if name in model and bundle.is_copy(model[name].name, key):
+            copies.append(key)
+        elif not name or name in model:  # the names do not tell the variables apart
+            return {key.removesuffix(VALUE_SUFFIX): bundle[key] for key in keys}, []
+        else:
+            model[name] = bundle[key]
+    return model, copies
