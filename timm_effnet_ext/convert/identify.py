@@ -64,6 +64,8 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
     tried: set[tuple[object, ...]] = set()
     found: list[Match] = []
     for arch in ARCHS.values():
+        if not {stage[0].kind for stage in arch.blocks()} <= dialect.blocks.keys():
+            continue  # no file of this dialect holds such blocks
         leaf = dialect.leaves["linear"][0].source
         has_classifier = f"{prefix}{dialect.end('classifier', len(arch.stages))}{dialect.sep}{leaf}" in given
         for depth_mult in _depth_mults(arch, len(given), has_classifier):

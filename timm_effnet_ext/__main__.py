@@ -1,0 +1,57 @@
+"""The command line: finds the subcommand, runs it, and turns domain errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from timm_effnet_ext import __version__
+from timm_effnet_ext.cli import COMMANDS
+from timm_effnet_ext.errors import EffNetExtError
+
+PROG = "timm-effnet-ext"
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, with the arguments of the one subcommand that `argv` names."""
+    parser = argparse.ArgumentParser(prog=PROG, description="EfficientNet for timm: models, weights, training.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=f"{command.help.capitalize()}.")
+        sub.add_argument("-v", "--verbose", action="store_true", help="more messages, and the traceback of an error")
+        if command.name == asked:
+            module = importlib.import_module(command.module)
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand: 0 done, 1 a domain error as one line on stderr, 2 usage, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv).parse_args(argv)
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(message)s")
+    try:
+        return int(args.run(args) or DONE)
+    except (EffNetExtError, OSError) as err:
+        if isinstance(err, BrokenPipeError):  # the reader, `head` perhaps, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return DONE
+        if args.verbose:
+            raise
+        print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,20 @@
+"""The subcommands of `python -m timm_effnet_ext`: one module each, with `add_arguments(parser)` and `run(args)`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A subcommand: its module is imported only when it is asked for, so that none pays for another's imports."""
+
+    name: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        """The module below this package that holds it."""
+        return f"{__name__}.{self.name.replace('-', '_')}"
+
+
+COMMANDS: tuple[Command, ...] = ()
