@@ -18,7 +18,8 @@ Framework = Literal["tensorflow", "keras", "torch"]
 class Checkpoint:
     """What a source holds and says of itself.
 
-    `preprocessing` are entries of timm's pretrained_cfg (mean, std, input_size, …) that the file itself states.
+    `preprocessing` are entries of timm's pretrained_cfg (mean, std, input_size, …) that the file itself states,
+    `model_args` are arguments of the model (pad_type, bn_eps, …) that it states.
     `graph` evaluates the layer graph that the file carries, independently of any name table: images (B, H, W, 3) in
     float32, 0 … 255, as the framework's model takes them, to what comes before the last activation.
     """
@@ -29,4 +30,5 @@ class Checkpoint:
     files: tuple[Path, ...]  # every file that was read
     variables: Variables
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    model_args: Mapping[str, Any] = field(default_factory=dict)
     graph: Callable[[np.ndarray], np.ndarray] | None = None

@@ -20,7 +20,6 @@ from timm_effnet_ext.convert.names import Entry
 from timm_effnet_ext.convert.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options, Proof, Report
 from timm_effnet_ext.convert.selection import Selection, select
-from timm_effnet_ext.convert.torch_dialects import model_args
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.layout import COUNTER_LEAF, NORM_LEAVES
 from timm_effnet_ext.storage import Slot, new_folder, sha256, write_safetensors
@@ -42,10 +41,8 @@ def convert(source: str | Path, out: str | Path, options: Options = Options()) -
     with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(1) as background:
         hashes = background.submit(_hashes, checkpoint)
         chosen = select(checkpoint, options.weights, options.model)
-        match = chosen.candidate.match
-        classes = choose_classes(match.num_classes, checkpoint.framework, options)
-        numerics = model_args(chosen.candidate.dialect.name, match.arch_name)
-        config = model_config(checkpoint, match, numerics, classes.num_classes, options)
+        classes = choose_classes(chosen.candidate.match.num_classes, checkpoint.framework, options)
+        config = model_config(checkpoint, chosen.candidate, classes.num_classes, options)
         slots = tuple(_slots(chosen, classes))
         for slot in slots:
             _check_values(slot, checkpoint.path)
