@@ -138,8 +138,6 @@ def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int =
     differences = []
     for batch in [image[None] for image in resized] + [noise]:
         output = graph(batch)
-        if output.ndim == 4:  # the last feature map of a file without classifier and pooling
-            output = output.mean((1, 2))
         differences.append(_difference(converted.run(converted.normalise(batch)), output[:, cut:], "layer graph"))
     return _compared("graph", differences, f"{len(resized)} photos and noise")
 
