@@ -333,6 +333,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def file(self, name: str, revision: str, path: str) -> None:
         """Send a file, or the part that a Range header names."""
+        if self.failing and self.failing.lose_answer:
+            self.hang_up()
         repo = self.repo(name)
         if repo.gated and self.user != repo.owner:
             raise Refused(403 if self.user else 401, "Access to this model is restricted", "GatedRepo")
