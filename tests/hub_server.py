@@ -82,6 +82,7 @@ class Fault:
     cut_after: int | None = None  # bytes of the request's or the answer's body, then the connection is closed
     pause: float = 0.0  # seconds before each CHUNK of an answer's body
     body: bytes | None = None  # sent in place of a file, or stored in place of an upload
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the answer with `status`
     lose_answer: bool = False  # do it, then close the connection
     times: int = 1
 
@@ -228,7 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.user = self.caller()
             if self.failing and self.failing.status:
-                raise Refused(self.failing.status, f"as asked for: {self.failing.status}")
+                self.send({"error": "as asked for"}, self.failing.status, self.failing.headers)
+                return
             for pattern, method in ROUTES:
                 found = re.fullmatch(pattern, f"{self.command} {url.path}")
                 if found:
