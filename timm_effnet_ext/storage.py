@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -47,18 +47,19 @@ class Slot(NamedTuple):
         return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
 
-def write_safetensors(path: Path, slots: Iterable[Slot], metadata: Mapping[str, str] | None = None) -> str:
-    """Write a new file tensor by tensor, read it again, and return its sha256.
+def write_safetensors(
+    path: Path, slots: Sequence[Slot], *, each: Callable[[Sequence[Slot]], Iterable[Slot]] = iter
+) -> str:
+    """Write a new file tensor by tensor, read it again, and return its sha256; `each` may watch the loop.
 
     Raises:
         CheckpointFormatError: Values of another shape than was announced, or the file reads otherwise than written.
     """
-    slots = tuple(slots)
-    header = _header(slots, metadata or {})
+    header = _header(slots)
     sums = []
     with path.open("xb") as file:
         file.write(header)
-        for slot in slots:
+        for slot in each(slots):
             values = slot.load()
             if values.shape != slot.shape:
                 raise CheckpointFormatError(f"{slot.name}: shape {values.shape}, expected {slot.shape}")
@@ -69,8 +70,8 @@ def write_safetensors(path: Path, slots: Iterable[Slot], metadata: Mapping[str, 
     return _reread(path, header, slots, sums)
 
 
-def _header(slots: tuple[Slot, ...], metadata: Mapping[str, str]) -> bytes:
-    table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+def _header(slots: Sequence[Slot]) -> bytes:
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers and timm look for it
     at = 0
     for slot in slots:
         end = at + slot.nbytes
@@ -81,7 +82,7 @@ def _header(slots: tuple[Slot, ...], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _reread(path: Path, header: bytes, slots: tuple[Slot, ...], sums: list[int]) -> str:
+def _reread(path: Path, header: bytes, slots: Sequence[Slot], sums: list[int]) -> str:
     """Return the sha256 of a file after comparing it with what was meant to be in it."""
     sha = hashlib.sha256()
     with path.open("rb") as file:

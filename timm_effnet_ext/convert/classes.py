@@ -32,7 +32,7 @@ def choose_classes(found: int, framework: str, options: Options) -> Classes:
     """
     names = options.label_names
     is_named = names is not None and len(names) == found
-    cut = int(found == WITH_BACKGROUND and framework != "torch" and not options.keep_background and not is_named)
+    cut = int(found == WITH_BACKGROUND and framework == "tensorflow" and not options.keep_background and not is_named)
     num_classes = found - cut
     if names is not None and len(names) != num_classes:
         raise EffNetExtError(

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from timm_effnet_ext.arch import ARCHS, PREFIX, Arch
+from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
-from timm_effnet_ext.convert.preprocessing import google_cfg
+from timm_effnet_ext.convert.identify import Candidate
+from timm_effnet_ext.convert.preprocessing import preprocessing
 from timm_effnet_ext.convert.records import Options
+from timm_effnet_ext.convert.torch_dialects import model_args
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.identify import Match
 
 TIMM_NATIVE = "tf_"
 _REDUCTION = 32  # of the last feature map
 
 
-def model_config(
-    checkpoint: Checkpoint, match: Match, numerics: Mapping[str, Any], num_classes: int, options: Options
-) -> dict[str, Any]:
-    """Return config.json; `numerics` are model arguments that the source's dialect implies.
+def model_config(checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options) -> dict[str, Any]:
+    """Return config.json for what a checkpoint was identified as.
 
     Raises:
         EffNetExtError: `timm_native`, and timm's model of that name computes something else.
     """
+    match, dialect = candidate.match, candidate.dialect.name
     arch = ARCHS[match.arch_name]
-    args = {name: value for name in ("width_mult", "depth_mult") if (value := getattr(match, name)) != 1}
+    args: dict[str, Any] = {
+        name: value for name in ("width_mult", "depth_mult") if (value := getattr(match, name)) != 1
+    }
     args |= {"in_chans": match.in_chans} if match.in_chans != 3 else {}
-    args |= numerics
+    args |= {**model_args(dialect, arch.name), **checkpoint.model_args}
     if options.timm_native and args:
         told = ", ".join(f"{name}={value!r}" for name, value in args.items())
         raise EffNetExtError(
@@ -44,15 +45,14 @@ def model_config(
         config["label_names"] = list(options.label_names)
     if args:
         config["model_args"] = args
-    return {**config, "pretrained_cfg": _pretrained_cfg(checkpoint, arch, match.in_chans, num_classes, options)}
+    return {**config, "pretrained_cfg": _pretrained_cfg(checkpoint, candidate, num_classes, options)}
 
 
-def _pretrained_cfg(
-    checkpoint: Checkpoint, arch: Arch, in_chans: int, num_classes: int, options: Options
-) -> dict[str, Any]:
+def _pretrained_cfg(checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options) -> dict[str, Any]:
     """Return timm's pretrained_cfg: what the family does, then what the file says, then what the caller knows."""
+    in_chans = candidate.match.in_chans
     cfg: dict[str, Any] = {
-        **google_cfg(arch),
+        **preprocessing(candidate.dialect.name, ARCHS[candidate.match.arch_name]),
         **checkpoint.preprocessing,
         **options.pretrained_cfg,
         "fixed_input_size": False,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from timm_effnet_ext.convert import torch_files
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.sources import open_bundle, recognise
 from timm_effnet_ext.convert.variables import variables
@@ -30,6 +31,9 @@ def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
         with open_bundle(path) as bundle:
             found = variables(bundle)
             yield Checkpoint(path, "tensorflow", _STYLES[found.style], bundle.files(), found)
+    elif torch_files.recognise(path) is not None:
+        with torch_files.open_torch(path) as checkpoint:
+            yield checkpoint
     else:
         what = "not a checkpoint that is known" if path.exists() else "no such file, folder or checkpoint prefix"
         raise CheckpointFormatError(f"{path}: {what}")

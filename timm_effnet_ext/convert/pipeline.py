@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -13,47 +13,54 @@ from typing import Any
 
 import numpy as np
 
+from timm_effnet_ext.card import model_card
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes, choose_classes
 from timm_effnet_ext.convert.config import model_config
 from timm_effnet_ext.convert.names import Entry
 from timm_effnet_ext.convert.open import open_checkpoint
-from timm_effnet_ext.convert.records import Options, Proof, Report
+from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
 from timm_effnet_ext.convert.selection import Selection, select
-from timm_effnet_ext.convert.torch_dialects import model_args
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.layout import COUNTER_LEAF, NORM_LEAVES
-from timm_effnet_ext.storage import Slot, new_folder, sha256, write_safetensors
+from timm_effnet_ext.storage import Slot, check_target, new_folder, sha256, write_safetensors
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RECORD_FILE = "model.safetensors", "config.json", "README.md", "conversion.json"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RECORD_FILE)
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_NO_PHOTOS = "no photos to verify with: pass --images FOLDER, or install scikit-learn, which brings two"
 
 
-def convert(source: str | Path, out: str | Path, options: Options = Options()) -> Report:  # noqa: B008  immutable
+def convert(
+    source: str | Path,
+    out: str | Path,
+    options: Options = Options(),  # noqa: B008  immutable
+    progress: Progress = lambda step, done, total: None,
+) -> Report:
     """Write the folder `out` from `source`; it is whole and verified, or as it was before.
 
     Raises:
         CheckpointFormatError: The source is damaged, foreign, or holds values that no model can have.
         NameMappingError: Its variables are no architecture's, or several.
         VerificationError: The result does not compute what the source computed.
+        EffNetExtError: Something lies at `out` that must not be replaced, or the options do not fit the source.
     """
     out = Path(out)
-    with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(1) as background:
-        hashes = background.submit(_hashes, checkpoint)
+    check_target(out, FILES, overwrite=options.overwrite)
+    with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(1) as beside:
         chosen = select(checkpoint, options.weights, options.model)
-        match = chosen.candidate.match
-        classes = choose_classes(match.num_classes, checkpoint.framework, options)
-        numerics = model_args(chosen.candidate.dialect.name, match.arch_name)
-        config = model_config(checkpoint, match, numerics, classes.num_classes, options)
+        classes = choose_classes(chosen.candidate.match.num_classes, checkpoint.framework, options)
+        config = model_config(checkpoint, chosen.candidate, classes.num_classes, options)
+        hashes = beside.submit(_hashes, checkpoint)
         slots = tuple(_slots(chosen, classes))
-        for slot in slots:
+        for slot in _told("checking values", progress, slots):
             _check_values(slot, checkpoint.path)
         with new_folder(out, FILES, overwrite=options.overwrite) as folder:
-            write_safetensors(folder / WEIGHTS_FILE, slots, {"format": "pt"})
+            digest = write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
             _write_json(folder / CONFIG_FILE, config)
-            report = _report(checkpoint, chosen, classes, config, (), hashes.result(), options)
+            proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
+            report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest, options)
             _write_json(folder / RECORD_FILE, report.to_json())
+            (folder / CARD_FILE).write_text(model_card(report), encoding="utf-8")
     return report
 
 
@@ -84,6 +91,16 @@ def _slots(chosen: Selection, classes: Classes) -> Iterator[Slot]:
             yield Slot(f"{layer}.{COUNTER_LEAF}", "I64", (), partial(np.zeros, (), "<i8"))
 
 
+def _told(step: str, progress: Progress, slots: Sequence[Slot]) -> Iterator[Slot]:
+    """Yield the slots, telling the bytes of those that are done."""
+    done, total = 0, sum(slot.nbytes for slot in slots)
+    for slot in slots:
+        progress(step, done, total)
+        yield slot
+        done += slot.nbytes
+    progress(step, total, total)
+
+
 def _values(chosen: Selection, entry: Entry, cut: int) -> np.ndarray:
     return entry.layout.apply(chosen.source[entry.source].read())[cut:]
 
@@ -102,6 +119,18 @@ def _check_values(slot: Slot, path: Path) -> None:
         raise CheckpointFormatError(f"{path}: {slot.name} has a negative variance ({values.min():.4g})")
 
 
+def _verify(
+    folder: Path, checkpoint: Checkpoint, classes: Classes, options: Options, progress: Progress
+) -> tuple[Proof, ...]:
+    """Run what was written, in timm: here torch is imported."""
+    progress("verifying", 0, 1)
+    from timm_effnet_ext.verification import verify
+
+    proofs = verify(folder, graph=checkpoint.graph, reference=options.reference, images=options.images, cut=classes.cut)
+    progress("verifying", 1, 1)
+    return proofs
+
+
 def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
     return {file.name: sha256(file) for file in checkpoint.files}
 
@@ -117,10 +146,11 @@ def _report(
     config: dict[str, Any],
     proofs: tuple[Proof, ...],
     hashes: dict[str, str],
+    digest: str,
     options: Options,
 ) -> Report:
     return Report(
-        origin=options.origin or checkpoint.path.name,
+        origin=options.origin or checkpoint.path.resolve().name,
         sources=hashes,
         framework=checkpoint.framework,
         format=checkpoint.format,
@@ -140,10 +170,12 @@ def _report(
             for entry in chosen.entries
         ],
         proofs=proofs,
+        weights_sha256=digest,
+        activation=checkpoint.activation,
         versions={
             "python": platform.python_version(),
             **{name: version(name) for name in ("timm_effnet_ext", "timm", "torch", "numpy", "safetensors")},
         },
         license=options.license,
-        notes=chosen.notes,
+        notes=(*checkpoint.notes, *chosen.notes, *(() if proofs or not options.verify else (_NO_PHOTOS,))),
     )

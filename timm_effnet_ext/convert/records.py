@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 WeightsKind = Literal["ema", "raw"]
+ProofKind = Literal["reference", "graph", "plausibility"]
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes or steps of it are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ class Proof:
     """One way in which the result was verified, and what came out.
 
     `kind` is "reference" (outputs that the user saved), "graph" (the layer graph in the file), or "plausibility"
-    (statistics on photos: catches gross errors, proves nothing). `figures` are numbers by name, for people.
+    (statistics on photos: catches gross errors, not subtle ones). `figures` are numbers by name, for people.
     """
 
-    kind: Literal["reference", "graph", "plausibility"]
+    kind: ProofKind
     figures: Mapping[str, float]
     detail: str  # a sentence for the card
 
@@ -77,14 +81,16 @@ class Report:
     counts: Mapping[str, int]  # variables by what became of them: used, of them from EMA, slots, …
     mapping: Sequence[Mapping[str, Any]]  # every tensor: its name there and here, permutation, shape
     proofs: Sequence[Proof]
+    weights_sha256: str  # of model.safetensors
     versions: Mapping[str, str]
+    activation: str | None = None  # what the source puts on the logits
     license: str | None = None
     notes: Sequence[str] = ()  # what the user should know, e.g. that there were no EMA weights
 
     @property
     def verified(self) -> bool:
-        """Whether outputs were compared with those of the source; a plausibility figure alone is none."""
-        return any(proof.kind != "plausibility" for proof in self.proofs)
+        """Whether the result was run and passed; `proofs` say how much that is worth."""
+        return bool(self.proofs)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for json.dump."""

@@ -81,7 +81,7 @@ def _choose(
     """Return the one reading, and what else would compute the same."""
     candidates = identify(shapes, dialects_for(checkpoint))
     if not candidates:
-        raise NameMappingError(f"{checkpoint.path}: {_why_none(checkpoint, shapes)}")
+        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
     if model is not None:
         name = model.removeprefix(PREFIX).removeprefix(_TF_NATIVE)
         wanted = [candidate for candidate in candidates if candidate.match.arch_name == name]
@@ -103,7 +103,7 @@ def _names(candidates: Iterable[Candidate]) -> str:
     return " and ".join(str(candidate.match) for candidate in candidates)
 
 
-def _why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str:
+def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str:
     """Return what is missing to the nearest architecture, or what stands in the file instead."""
     found = nearest(shapes, dialects_for(checkpoint))
     if found is None:
