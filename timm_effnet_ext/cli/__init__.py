@@ -17,4 +17,7 @@ class Command(NamedTuple):
         return f"{__name__}.{self.name.replace('-', '_')}"
 
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS: tuple[Command, ...] = (
+    Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads"),
+    Command("inspect", "tell what a checkpoint is, without converting it"),
+)
