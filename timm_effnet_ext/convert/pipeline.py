@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +172,16 @@ def _report(
         proofs=proofs,
         weights_sha256=digest,
         activation=checkpoint.activation,
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("timm_effnet_ext", "timm", "torch", "numpy", "safetensors")},
-        },
+        versions=_versions(),
         license=options.license,
         origin_version=options.origin_version,
         notes=(*checkpoint.notes, *chosen.notes, *(() if proofs or not options.verify else (_NO_PHOTOS,))),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what had a part in it: torch and timm only where they ran the result."""
+    used = (
+        module for name in ("timm_effnet_ext", "numpy", "h5py", "torch", "timm") if (module := sys.modules.get(name))
+    )
+    return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in used}}
