@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import LocalHub, serving
+from tests.faulty_server import serving
+from tests.hub_server import LocalHub
 
 
 def _free_port() -> int:
@@ -46,5 +47,5 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for processes that a test starts
-    with serving(folder, HUB_PORT) as hub:
+    with serving(LocalHub(folder, HUB_PORT)) as hub:
         yield hub

@@ -11,20 +11,17 @@ import itertools
 import json
 import re
 import shutil
-import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from time import sleep  # by name: tests take `time.sleep` away from the client
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.faulty_server import Handler, Service
+
 USERS = {"hf_alice": "alice", "hf_bob": "bob"}  # token -> who writes below that name
 DATE = "2026-01-01T00:00:00.000Z"
-CHUNK = 1 << 16  # bytes
 
 
 class Blob(NamedTuple):
@@ -73,20 +70,6 @@ class Repo:
         return self.commits[sha]
 
 
-@dataclass
-class Fault:
-    """What happens to the next `times` requests whose "METHOD /path" has `pattern` in it."""
-
-    pattern: str
-    status: int | None = None  # the whole answer
-    cut_after: int | None = None  # bytes of the request's or the answer's body, then the connection is closed
-    pause: float = 0.0  # seconds before each CHUNK of an answer's body
-    body: bytes | None = None  # sent in place of a file, or stored in place of an upload
-    headers: Mapping[str, str] = field(default_factory=dict)  # of the answer with `status`
-    lose_answer: bool = False  # do it, then close the connection
-    times: int = 1
-
-
 class Refused(Exception):
     """An error answer."""
 
@@ -95,37 +78,13 @@ class Refused(Exception):
         self.status, self.code = status, code
 
 
-class LocalHub:
-    """The state of one Hub, and the server in front of it; `stop()` leaves connections refused."""
+class LocalHub(Service):
+    """The state of one Hub; `url` is the value for HF_ENDPOINT."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
+        super().__init__(port)
         self.folder = folder
         self.repos: dict[str, Repo] = {}
-        self.faults: list[Fault] = []
-        self.requests: list[str] = []
-        self.lock = threading.RLock()
-        self._port = port
-        self._server: _Server | None = None
-
-    @property
-    def url(self) -> str:
-        """The value for HF_ENDPOINT."""
-        return f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """Listen, on the same port as before if there was one."""
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = _Server(("127.0.0.1", self._port), handler)
-        self._port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def stop(self) -> None:
-        """Refuse connections from now on."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server.hang_up()
-            self._server = None
 
     def add(
         self, repo_id: str, files: Mapping[str, bytes | Path], *, private: bool = False, gated: bool = False
@@ -150,27 +109,6 @@ class LocalHub:
         """Return what a repository holds."""
         return self.content(self.repos[repo_id].at(revision).files[path].sha256).read_bytes()
 
-    def fault(self, request: str) -> Fault | None:
-        """Return what shall go wrong with a request, once."""
-        with self.lock:
-            self.requests.append(request)
-            for fault in self.faults:
-                if fault.times and re.search(fault.pattern, request):
-                    fault.times -= 1
-                    return fault
-        return None
-
-
-@contextmanager
-def serving(folder: Path, port: int = 0) -> Iterator[LocalHub]:
-    """A Hub that listens for as long as the context lasts."""
-    hub = LocalHub(folder, port)
-    hub.start()
-    try:
-        yield hub
-    finally:
-        hub.stop()
-
 
 def blob_of(raw: bytes, is_lfs: bool) -> Blob:
     """Return the hashes of one content."""
@@ -180,70 +118,28 @@ def blob_of(raw: bytes, is_lfs: bool) -> Blob:
     return Blob(sha256, len(raw), hashlib.sha1(b"blob %d\0%b" % (len(in_git), in_git)).hexdigest(), is_lfs)
 
 
-class _Server(ThreadingHTTPServer):
-    """A server that takes its kept-alive connections with it when it goes."""
-
-    daemon_threads = True
-
-    def __init__(self, *args: Any) -> None:
-        self.open: set[socket.socket] = set()
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember the connection."""
-        self.open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Forget the connection."""
-        self.open.discard(request)
-        super().shutdown_request(request)
-
-    def hang_up(self) -> None:
-        """Close what is still open."""
-        for connection in tuple(self.open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _HubHandler(Handler):
     """One connection; the methods below `ROUTES` names take its groups."""
 
-    protocol_version = "HTTP/1.1"
-    hub: LocalHub
+    service: LocalHub
     query: dict[str, str]
     user: str | None
-    failing: Fault | None
-    unread: int
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Stay silent."""
-
-    def answer(self) -> None:
+    def respond(self, path: str) -> None:
         """Find the route of a request and turn refusals into error answers."""
         url = urlsplit(self.path)
         self.query = dict(parse_qsl(url.query))
-        self.unread = int(self.headers.get("Content-Length") or 0)
-        request = f"{self.command} {unquote(url.path)}"
-        self.failing = self.hub.fault(request)
         try:
             self.user = self.caller()
-            if self.failing and self.failing.status:
-                self.send({"error": "as asked for"}, self.failing.status, self.failing.headers)
-                return
             for pattern, method in ROUTES:
                 found = re.fullmatch(pattern, f"{self.command} {url.path}")
                 if found:
                     method(self, **{name: unquote(text or "") for name, text in found.groupdict().items()})
                     return
-            raise Refused(404, f"no route: {request}")
+            raise Refused(404, f"no route: {self.command} {path}")
         except Refused as refusal:
             headers = {"X-Error-Message": str(refusal)} | ({"X-Error-Code": refusal.code} if refusal.code else {})
             self.send({"error": str(refusal)}, refusal.status, headers)
-        except ConnectionError:
-            self.close_connection = True
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
     def caller(self) -> str | None:
         """Return who the token says is calling."""
@@ -252,25 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(401, "Invalid credentials in Authorization header")
         return USERS.get(token)
 
-    def body(self) -> bytes:
-        """Read the request's body, or the part of it that a fault lets through."""
-        if self.failing and self.failing.cut_after is not None:
-            self.rfile.read(min(self.unread, self.failing.cut_after))
-            self.hang_up()
-        raw, self.unread = self.rfile.read(self.unread), 0
-        return raw
-
-    def hang_up(self) -> None:
-        """Close the connection without an answer, or in the middle of one."""
-        self.wfile.flush()
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
-        raise ConnectionAbortedError
-
     def send(self, answer: Any, status: int = 200, headers: Mapping[str, str] = {}) -> None:
         """Send JSON."""
-        if self.unread:
-            self.rfile.read(self.unread)
+        self.rfile.read(self.unread)
         if self.failing and self.failing.lose_answer:
             self.hang_up()
         raw = json.dumps(answer).encode()
@@ -278,16 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(raw)
 
-    def start_answer(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status and headers."""
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
     def repo(self, name: str, *, write: bool = False) -> Repo:
         """Return a repository that the caller may see or write."""
-        repo = self.hub.repos.get(name)
+        repo = self.service.repos.get(name)
         if repo is None or (repo.private and self.user != repo.owner):
             raise Refused(404 if self.user else 401, "Repository not found", "RepoNotFound")
         if write and self.user != repo.owner:
@@ -335,8 +208,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def file(self, name: str, revision: str, path: str) -> None:
         """Send a file, or the part that a Range header names."""
-        if self.failing and self.failing.lose_answer:
-            self.hang_up()
         repo = self.repo(name)
         if repo.gated and self.user != repo.owner:
             raise Refused(403 if self.user else 401, "Access to this model is restricted", "GatedRepo")
@@ -344,25 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
         blob = commit.files.get(path)
         if blob is None:
             raise Refused(404, "Entry not found", "EntryNotFound")
-        replaced = self.failing.body if self.failing else None
-        raw = self.hub.content(blob.sha256).read_bytes() if replaced is None else replaced
-        first = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or (0, 0))[1])
-        headers = {"X-Repo-Commit": commit.sha, "ETag": f'"{blob.etag}"', "Content-Length": str(len(raw) - first)}
-        if first:
-            headers["Content-Range"] = f"bytes {first}-{len(raw) - 1}/{len(raw)}"
-        self.start_answer(206 if first else 200, headers)
-        if self.command == "GET":
-            self.send_slowly(raw[first:])
-
-    def send_slowly(self, raw: bytes) -> None:
-        """Send a file's bytes, with the pauses and the cut that a fault asks for."""
-        fault = self.failing or Fault("")
-        end = len(raw) if fault.cut_after is None else fault.cut_after
-        for at in range(0, min(end, len(raw)), CHUNK):
-            sleep(fault.pause)
-            self.wfile.write(raw[at : min(at + CHUNK, end)])
-        if end < len(raw):
-            self.hang_up()
+        raw = self.service.content(blob.sha256).read_bytes()
+        self.send_file(raw, {"X-Repo-Commit": commit.sha, "ETag": f'"{blob.etag}"'})
 
     # writing
 
@@ -375,13 +229,13 @@ class _Handler(BaseHTTPRequestHandler):
         if owner != self.user:
             raise Refused(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
         name = f"{owner}/{asked['name']}"
-        url = f"{self.hub.url}/{name}"
-        with self.hub.lock:
-            if name in self.hub.repos:
+        url = f"{self.service.url}/{name}"
+        with self.service.lock:
+            if name in self.service.repos:
                 self.send({"error": "You already created this model repo", "url": url}, 409)
                 return
             private = asked.get("visibility") == "private" or bool(asked.get("private"))
-            repo = self.hub.repos[name] = Repo(self.user, private)
+            repo = self.service.repos[name] = Repo(self.user, private)
             repo.commit("main", "initial commit", {})
         self.send({"url": url, "name": name})
 
@@ -390,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body())
         name = f"{asked.get('organization') or self.user}/{asked['name']}"
         self.repo(name, write=True)
-        del self.hub.repos[name]
+        del self.service.repos[name]
         self.send({})
 
     def validate_card(self) -> None:
@@ -429,8 +283,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(401, "Unauthorized")
         objects = json.loads(self.body())["objects"]
         for item in objects:
-            if not self.hub.content(item["oid"]).exists():
-                item["actions"] = {"upload": {"href": f"{self.hub.url}/_lfs/{item['oid']}"}}
+            if not self.service.content(item["oid"]).exists():
+                item["actions"] = {"upload": {"href": f"{self.service.url}/_lfs/{item['oid']}"}}
         self.send({"transfer": "basic", "objects": objects})
 
     def lfs_upload(self, sha256: str) -> None:
@@ -438,9 +292,9 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.body()
         if hashlib.sha256(raw).hexdigest() != sha256:
             raise Refused(400, "sha256 mismatch")
-        part = self.hub.content(f"{sha256}.{threading.get_ident()}")
+        part = self.service.content(f"{sha256}.{threading.get_ident()}")
         part.write_bytes(raw)
-        shutil.move(part, self.hub.content(sha256))
+        shutil.move(part, self.service.content(sha256))
         self.send({})
 
     def commit(self, name: str, revision: str) -> None:
@@ -450,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.user is None:
             raise Refused(401, "Unauthorized")
         head, *operations = (json.loads(line) for line in self.body().splitlines() if line.strip())
-        with self.hub.lock:
+        with self.service.lock:
             parent = repo.at(revision)
             if head["value"].get("parentCommit") not in (None, parent.sha):
                 raise Refused(412, "A commit has happened since. Please refresh and try again.")
@@ -459,19 +313,19 @@ class _Handler(BaseHTTPRequestHandler):
                 files.update(self.applied(operation["key"], operation["value"]))
             number = next(n for n in itertools.count(1) if f"refs/pr/{n}" not in repo.refs)
             commit = repo.commit(f"refs/pr/{number}" if as_request else revision, head["value"]["summary"], files)
-        pull = {"pullRequestUrl": f"{self.hub.url}/{name}/discussions/{number}"} if as_request else {}
-        self.send({"commitOid": commit.sha, "commitUrl": f"{self.hub.url}/{name}/commit/{commit.sha}", **pull})
+        pull = {"pullRequestUrl": f"{self.service.url}/{name}/discussions/{number}"} if as_request else {}
+        self.send({"commitOid": commit.sha, "commitUrl": f"{self.service.url}/{name}/commit/{commit.sha}", **pull})
 
     def applied(self, kind: str, value: Mapping[str, Any]) -> dict[str, Blob]:
         """Return what one line of a commit adds."""
         path = value["path"]
         if kind == "file":
-            return {path: self.hub.store(path, base64.b64decode(value["content"]))}
-        if kind != "lfsFile" or not self.hub.content(value["oid"]).exists():
+            return {path: self.service.store(path, base64.b64decode(value["content"]))}
+        if kind != "lfsFile" or not self.service.content(value["oid"]).exists():
             raise Refused(400, f"{kind} of {path}: not known, or points to a file that was not uploaded")
         damaged = self.failing.body if self.failing else None
-        raw = self.hub.content(value["oid"]).read_bytes() if damaged is None else damaged
-        return {path: self.hub.store(path, raw)}
+        raw = self.service.content(value["oid"]).read_bytes() if damaged is None else damaged
+        return {path: self.service.store(path, raw)}
 
 
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
@@ -481,19 +335,20 @@ def _entry(path: str, blob: Blob) -> dict[str, Any]:
 
 _REPO, _REV = r"(?P<name>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
 ROUTES = (
-    (r"GET /api/whoami-v2", _Handler.whoami),
-    (r"POST /api/repos/create", _Handler.create),
-    (r"DELETE /api/repos/delete", _Handler.delete),
-    (r"POST /api/validate-yaml", _Handler.validate_card),
-    (rf"(GET|HEAD) /api/models/{_REPO}(/revision/{_REV})?", _Handler.info),
-    (rf"(GET|HEAD) /api/models/{_REPO}/tree/{_REV}/?", _Handler.tree),
-    (rf"(GET|HEAD) /api/models/{_REPO}/commits/{_REV}", _Handler.history),
-    (rf"GET /api/models/{_REPO}/refs", _Handler.references),
-    (rf"POST /api/models/{_REPO}/paths-info/{_REV}", _Handler.paths_info),
-    (rf"POST /api/models/{_REPO}/preupload/{_REV}", _Handler.preupload),
-    (rf"POST /api/models/{_REPO}/commit/{_REV}", _Handler.commit),
-    (rf"POST /api/models/{_REPO}/branch/(?P<branch>[^/]+)", _Handler.new_branch),
-    (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
-    (r"PUT /_lfs/(?P<sha256>[0-9a-f]{64})", _Handler.lfs_upload),
-    (rf"(GET|HEAD) /{_REPO}/resolve/{_REV}/(?P<path>.+)", _Handler.file),
+    (r"GET /api/whoami-v2", _HubHandler.whoami),
+    (r"POST /api/repos/create", _HubHandler.create),
+    (r"DELETE /api/repos/delete", _HubHandler.delete),
+    (r"POST /api/validate-yaml", _HubHandler.validate_card),
+    (rf"(GET|HEAD) /api/models/{_REPO}(/revision/{_REV})?", _HubHandler.info),
+    (rf"(GET|HEAD) /api/models/{_REPO}/tree/{_REV}/?", _HubHandler.tree),
+    (rf"(GET|HEAD) /api/models/{_REPO}/commits/{_REV}", _HubHandler.history),
+    (rf"GET /api/models/{_REPO}/refs", _HubHandler.references),
+    (rf"POST /api/models/{_REPO}/paths-info/{_REV}", _HubHandler.paths_info),
+    (rf"POST /api/models/{_REPO}/preupload/{_REV}", _HubHandler.preupload),
+    (rf"POST /api/models/{_REPO}/commit/{_REV}", _HubHandler.commit),
+    (rf"POST /api/models/{_REPO}/branch/(?P<branch>[^/]+)", _HubHandler.new_branch),
+    (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _HubHandler.lfs_batch),
+    (r"PUT /_lfs/(?P<sha256>[0-9a-f]{64})", _HubHandler.lfs_upload),
+    (rf"(GET|HEAD) /{_REPO}/resolve/{_REV}/(?P<path>.+)", _HubHandler.file),
 )
+LocalHub.handler = _HubHandler

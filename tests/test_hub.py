@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.hub_server import Fault, LocalHub
+from tests.faulty_server import Fault
+from tests.hub_server import LocalHub
 from timm_effnet_ext.convert.pipeline import FILES
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError
 from timm_effnet_ext.hub import Target, files_to_publish, publish, published_record
@@ -23,8 +25,9 @@ COMMIT, UPLOAD = "POST .*/commit/", "PUT /_lfs/"
 def write_folder(folder: Path, **record: Any) -> Path:
     """Write what a conversion leaves behind, with one tensor."""
     folder.mkdir(exist_ok=True)
-    record = {"verified": True, "proofs": [{"kind": "reference"}], "origin": "https://example.org/a.tgz", **record}
-    (folder / "model.safetensors").write_bytes(safetensors.numpy.save({"w": np.arange(50_000, dtype="<f4")}))
+    weights = safetensors.numpy.save({"w": np.arange(50_000, dtype="<f4")})
+    (folder / "model.safetensors").write_bytes(weights)
+    record = {"verified": True, "weights_sha256": hashlib.sha256(weights).hexdigest(), **record}
     (folder / "config.json").write_text('{"architecture": "hucorz_efficientnet_b0"}')
     (folder / "README.md").write_text("---\nlibrary_name: timm\n---\n# Net\n")
     (folder / "conversion.json").write_text(json.dumps(record))
@@ -223,15 +226,15 @@ def test_an_unfinished_folder(folder: Path, missing: str) -> None:
 
 
 def test_a_folder_without_verification(folder: Path) -> None:
-    write_folder(folder, verified=False, proofs=[])
-    with pytest.raises(VerificationError, match=r"was converted without verification. Convert it again without"):
+    write_folder(folder, verified=False)
+    with pytest.raises(VerificationError, match=r"was not verified, so it is not published. Convert it again without"):
         files_to_publish(folder)
 
 
-def test_cut_weights(folder: Path) -> None:
+def test_weights_that_changed_since(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointFormatError, match=r"model.safetensors: cut or damaged"):
+    with pytest.raises(CheckpointFormatError, match=r"model.safetensors: was changed after it was verified"):
         files_to_publish(folder)
 
 

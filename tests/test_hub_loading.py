@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import timm_effnet_ext  # noqa: F401  registers the models
-from tests.hub_server import Fault, LocalHub
+from tests.faulty_server import Fault
+from tests.hub_server import LocalHub
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
 SMALL = {"width_mult": 0.25, "depth_mult": 0.25}

@@ -15,7 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.hub_server import Fault, LocalHub
+from tests.faulty_server import Fault
+from tests.hub_server import LocalHub
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100_000}
 

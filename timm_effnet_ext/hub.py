@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError, safe_open
 
 from timm_effnet_ext import __version__
-from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, WEIGHTS_FILE, read_record
+from timm_effnet_ext.convert.download import PASSING
+from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
 from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
 from timm_effnet_ext.storage import sha256
@@ -28,7 +28,6 @@ _T = TypeVar("_T")
 MAIN = "main"
 PAUSES = (1, 4, 16)  # seconds before another attempt, where the Hub does not say how long; its client has its own
 _MAX_PAUSE = 300  # seconds; who is asked to wait longer is told so instead
-_PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses that another attempt may not meet again
 
 
 @dataclass(frozen=True)
@@ -90,19 +89,16 @@ def files_to_publish(folder: str | Path) -> tuple[LocalFile, ...]:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointFormatError(f"{folder}: no folder that convert wrote: {first_few(missing)} not there")
-    if not is_checked(read_record(folder)):
-        raise VerificationError(f"{folder}: was converted without verification. Convert it again without --no-verify")
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="np"):
-            pass
-    except SafetensorError as err:
-        raise CheckpointFormatError(f"{folder / WEIGHTS_FILE}: cut or damaged ({err}). Convert it again") from err
-    return tuple(_local(folder / name) for name in FILES)
-
-
-def is_checked(record: dict[str, Any]) -> bool:
-    """Return whether a conversion computed with its result; one whose result was wrong has written nothing."""
-    return bool(record.get("proofs"))
+    record = read_record(folder)
+    if not record["verified"]:
+        raise VerificationError(
+            f"{folder}: was not verified, so it is not published. Convert it again without --no-verify, and with "
+            "photos (--images FOLDER, or scikit-learn installed)"
+        )
+    found = tuple(_local(folder / name) for name in FILES)
+    if found[0].sha256 != record.get("weights_sha256"):
+        raise CheckpointFormatError(f"{found[0].path}: was changed after it was verified. Convert it again")
+    return found
 
 
 def publish(folder: str | Path, target: Target) -> Published:
@@ -247,7 +243,7 @@ def _wait(err: BaseException, pause: float) -> float | None:
         return pause  # the connection
     asked = err.response.headers.get("Retry-After", "")
     wait = max(pause, float(asked)) if asked.isdigit() else pause
-    return wait if err.response.status_code in _PASSING and wait <= _MAX_PAUSE else None
+    return wait if err.response.status_code in PASSING and wait <= _MAX_PAUSE else None
 
 
 def _cause(err: BaseException) -> BaseException:

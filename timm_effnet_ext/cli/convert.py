@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tabulate import tabulate
-
+from timm_effnet_ext.cli.facts import print_facts
 from timm_effnet_ext.cli.progress import ProgressBar
 from timm_effnet_ext.convert.classes import read_label_names
 from timm_effnet_ext.convert.pipeline import convert
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(report.to_json()))
     else:
-        print(tabulate(summary(report, args.out), tablefmt="plain"))
+        print_facts(summary(report, args.out))
 
 
 def summary(report: Report, out: Path) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tabulate import tabulate
-
+from timm_effnet_ext.cli.facts import print_facts
 from timm_effnet_ext.convert.inspection import Inspection, inspect_source
 from timm_effnet_ext.layout import Shape
 
@@ -26,8 +25,10 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(found.to_json()))
         return
-    print(tabulate(_facts(found), tablefmt="plain"))
+    print_facts(_facts(found))
     if args.tensors:
+        from tabulate import tabulate  # slow to import
+
         print()
         print(tabulate(_tensors(found), headers=("tensor", "is", "dtype", "shape"), tablefmt="simple"))
 

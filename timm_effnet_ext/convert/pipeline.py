@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def convert(
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
             report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest, options)
             _write_json(folder / RECORD_FILE, report.to_json())
-            (folder / CARD_FILE).write_text(model_card(report), encoding="utf-8")
+            (folder / CARD_FILE).write_text(model_card(report, options.repo_id), encoding="utf-8")
     return report
 
 
@@ -172,10 +172,16 @@ def _report(
         proofs=proofs,
         weights_sha256=digest,
         activation=checkpoint.activation,
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("timm_effnet_ext", "timm", "torch", "numpy", "safetensors")},
-        },
+        versions=_versions(),
         license=options.license,
+        origin_version=options.origin_version,
         notes=(*checkpoint.notes, *chosen.notes, *(() if proofs or not options.verify else (_NO_PHOTOS,))),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what had a part in it: torch and timm only where they ran the result."""
+    used = (
+        module for name in ("timm_effnet_ext", "numpy", "h5py", "torch", "timm") if (module := sys.modules.get(name))
+    )
+    return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in used}}
