@@ -31,6 +31,10 @@ _MAX_CHANNELS = 64
 Affine = tuple[np.ndarray, np.ndarray]
 """Scale and offset, for all channels or for each."""
 
+IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+_TO_UNIT: Affine = np.array([1 / _WHITE]), np.zeros(1)
+_V2_LARGE: Affine = np.array([1 / 128]), -np.ones(1)  # S, M and L: keras/src/applications/efficientnet_v2.py
+
 
 def rescaling(node: Node) -> Affine:
     """Return what a Rescaling layer does."""
@@ -116,6 +120,27 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
     if isinstance(height, int) and isinstance(width, int):
         found["input_size"] = (channels or 3, height, width)
     return found
+
+
+def assumed(arch: str, layers: Mapping[Path, Mapping[str, TensorEntry]]) -> dict[str, Any]:
+    """Return mean and std as keras.applications has them for an architecture, where a file has no config.
+
+    v1 keeps its statistics among the weights. Those of ImageNet have the standard deviation in place of the variance,
+    which a Rescaling by 1 / sqrt(std) behind them sets right: keras/src/applications/efficientnet.py. Nothing is
+    returned where the file has other Normalization layers than that.
+    """
+    own = [tensors for tensors in layers.values() if {"mean", "variance"} <= tensors.keys()]
+    if arch.startswith("efficientnetv2_"):
+        is_base = arch.startswith("efficientnetv2_b")
+        steps = [_TO_UNIT, statistics(IMAGENET_MEAN, IMAGENET_STD**2)] if is_base else [_V2_LARGE]
+        return {} if own else mean_std(fold(steps), 3)
+    if len(own) != 1 or any(own[0][name].shape != (3,) for name in ("mean", "variance")):
+        return {}
+    mean, variance = (own[0][name].read().astype(np.float64) for name in ("mean", "variance"))
+    steps = [_TO_UNIT, statistics(mean, variance)]
+    if np.allclose(variance, IMAGENET_STD):
+        steps.append((IMAGENET_STD**-0.5, np.zeros(1)))
+    return mean_std(fold(steps), 3)
 
 
 def _numbers(node: Node, key: str) -> np.ndarray:

@@ -32,14 +32,11 @@ def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndar
     Feature maps are averaged to (B, C), as timm does without a classifier.
 
     Raises:
-        VerificationError: images of a size that the graph was not built for.
+        VerificationError: images of another size than a Resizing layer in the graph gives.
         NameMappingError: a layer that no EfficientNet of Keras has.
     """
     import torch
 
-    for have, want in zip(images.shape[1:], graph.input_shape, strict=True):
-        if want not in (None, have):
-            raise VerificationError(f"the graph takes images {graph.input_shape}, got {images.shape[1:]}")
     uses = Counter(path for node in graph.nodes for path in node.inputs)
     values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float32)).permute(0, 3, 1, 2)}
     with torch.inference_mode():

@@ -19,21 +19,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.hdf5 import SIGNATURE, Hdf5, open_hdf5
+from timm_effnet_ext.convert.identify import identify
 from timm_effnet_ext.convert.keras_config import LayerGraph, parse_config
-from timm_effnet_ext.convert.keras_front import preprocessing
+from timm_effnet_ext.convert.keras_config import Path as LayerPath
+from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
+from timm_effnet_ext.convert.keras_front import assumed, preprocessing
 from timm_effnet_ext.convert.keras_graph import evaluate
 from timm_effnet_ext.convert.keras_model import head, model_args, wrong_paddings
 from timm_effnet_ext.convert.keras_weights import KerasWeights, read_weights
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.convert.variables import Variables
+from timm_effnet_ext.errors import CheckpointFormatError, VerificationError, first_few
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
 _MAX_GROWTH = 100  # of a compressed member
 _CHUNK = 1 << 20
-_EVEN = 224
+_EVEN = 224  # every stage of every architecture sees an even size
+
+_NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
+_ASSUMED = "the file has no config: mean and std are what keras.applications puts in front of this architecture"
+_UNSAID = "the file says no preprocessing: mean and std are those of the architecture's pretrained weights"
+_EVEN_ONLY = (
+    "the graph was built without a size and pads for even ones, at odd ones not as TensorFlow's SAME does, with which "
+    "its weights were trained and which the converted model has: input_size {}x{} became {}x{}, where both agree"
+)
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 
@@ -73,19 +88,20 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
 
 
 def _checkpoint(path: Path, kind: str, graph: LayerGraph | None, weights: KerasWeights) -> Checkpoint:
-    make = partial(Checkpoint, path=path, framework="keras", format=kind, files=(path,))
+    variables = weights.variables()
+    make = partial(Checkpoint, path=path, framework="keras", format=kind, files=(path,), variables=variables)
     if graph is None:
-        note = "the file has no layer graph: nothing to compare with, and preprocessing is that of keras.applications"
-        return make(variables=weights.variables(), notes=(note,))
+        found = _assumed(variables, weights)
+        return make(preprocessing=found, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID))
     what = str(path)
     end = head(graph, what)
     found = preprocessing(graph, weights.layers, what)
-    notes = []
-    if "mean" not in found:
-        notes.append("the file has no preprocessing layers: mean and std are those of the architecture")
-    notes += _fit_size(graph, found)
+    notes = [] if "mean" in found else [_UNSAID]
+    size = found.get("input_size", (0, *_default_size(variables)))
+    if wrong_paddings(graph, *size[1:]):
+        found["input_size"] = (graph.input_shape[2] or 3, *(max(32, round(n / 32) * 32) for n in size[1:]))
+        notes.append(_EVEN_ONLY.format(*size[1:], *found["input_size"][1:]))
     return make(
-        variables=weights.variables(),
         preprocessing=found,
         model_args=model_args(graph, end.pool, what),
         activation=end.activation,
@@ -94,17 +110,30 @@ def _checkpoint(path: Path, kind: str, graph: LayerGraph | None, weights: KerasW
     )
 
 
-def _evaluate(graph: LayerGraph, weights: KerasWeights, output: Any, images: Any) -> Any:
+def _evaluate(graph: LayerGraph, weights: KerasWeights, output: LayerPath, images: np.ndarray) -> np.ndarray:
+    """Evaluate the graph at a size for which its paddings were made."""
+    wrong = wrong_paddings(graph, *images.shape[1:3])
+    if wrong:
+        raise VerificationError(
+            f"the graph was built for images of another size than {images.shape[1:3]}: {first_few(wrong)} pad otherwise"
+        )
     return evaluate(graph, weights.layers, images, output)
 
 
-def _fit_size(graph: LayerGraph, found: dict[str, Any]) -> list[str]:
-    """Change `input_size` to one where the graph pads as our model does; return what there is to say."""
-    channels, height, width = found.get("input_size", (3, _EVEN, _EVEN))
-    if wrong_paddings(graph, height, width):
-        found["input_size"] = (channels, *(max(32, round(n / 32) * 32) for n in (height, width)))
-        return ["the graph pads for even sizes only"]
-    return []
+def _archs(variables: Variables) -> set[str]:
+    """Return the architectures that the variables fit, for what a file does not say of itself."""
+    shapes = {name: entry.shape for name, entry in variables.model.items()}
+    return {candidate.match.arch_name for candidate in identify(shapes, KERAS_DIALECTS)}
+
+
+def _assumed(variables: Variables, weights: KerasWeights) -> dict[str, Any]:
+    found = [assumed(arch, weights.layers) for arch in _archs(variables)]
+    return found[0] if found and all(one == found[0] for one in found) else {}
+
+
+def _default_size(variables: Variables) -> tuple[int, int]:
+    sizes = {ARCHS[arch].eval_size for arch in _archs(variables)}
+    return (size := sizes.pop() if len(sizes) == 1 else _EVEN), size
 
 
 @contextmanager
