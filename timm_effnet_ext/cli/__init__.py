@@ -17,4 +17,8 @@ class Command(NamedTuple):
         return f"{__name__}.{self.name.replace('-', '_')}"
 
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS: tuple[Command, ...] = (
+    Command("list", "list the models with their size and their pretrained weights"),
+    Command("info", "print the stage table of a model as its paper does"),
+    Command("predict", "classify photos, and show where the model looked"),
+)
