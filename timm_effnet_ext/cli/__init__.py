@@ -18,7 +18,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("list", "list the models with their size and their pretrained weights"),
+    Command("list", "list the models with their size and their pretrained weights, the default ones first"),
     Command("info", "print the stage table of a model as its paper does"),
     Command("predict", "classify photos, and show where the model looked"),
 )

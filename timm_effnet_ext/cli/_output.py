@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
@@ -28,10 +29,17 @@ def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: 
     """
     lines = [[str(cell) for cell in row] for row in (headers, *rows)]
     align = ["left" if i in set(left) else "right" for i in range(len(headers))]
-    wrap: list[int | None] | None = None
     if sys.stdout.isatty():
         *others, _ = (max(map(len, column)) + len(_ROW.sep) for column in zip(*lines, strict=True))
-        last = max(_MIN_COLUMN, shutil.get_terminal_size().columns - sum(others))
-        wrap = [*(None for _ in others), last]
+        width = max(_MIN_COLUMN, shutil.get_terminal_size().columns - sum(others))
+        lines = [part for line in lines for part in _wrapped(line, width)]
     lines.insert(1, SEPARATING_LINE)
-    print(tabulate(lines, tablefmt=_FORMAT, colalign=align, disable_numparse=True, maxcolwidths=wrap))
+    print(tabulate(lines, tablefmt=_FORMAT, colalign=align, disable_numparse=True))
+
+
+def _wrapped(line: list[str], width: int) -> Iterator[list[str]]:
+    """Yield a line with its last cell cut at `width`, and what is left of that on lines of its own."""
+    *cells, last = line
+    first, *more = textwrap.wrap(last, width) or [""]
+    yield [*cells, first]
+    yield from ([*[""] * len(cells), part] for part in more)

@@ -21,14 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print one line a model, in the order of the papers."""
+    """Print one line a model, in the order of the papers; the default weights stand first."""
     archs = [arch for arch in ARCHS.values() if fnmatchcase(PREFIX + arch.name, args.filter)]
     if not archs:
         raise EffNetExtError(f"no model fits {args.filter!r}. A part of a name needs wildcards: '*{args.filter}*'")
     records = [_record(arch) for arch in archs]
     if args.json:
         return print_json(records)
-    headers = ("model", "Mparams", "GMACs", "train", "test", "weights (the default first)")
+    headers = ("model", "Mparams", "GMACs", "train", "test", "weights")
     print_table(map(_cells, records), headers, left=(0, 5))
 
 
