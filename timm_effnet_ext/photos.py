@@ -53,7 +53,7 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn what Pillow raises into one line that names the file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only the error, at twice that size
+            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes up to the limit
             yield
     except UnidentifiedImageError as err:
         raise EffNetExtError(f"{path}: is no picture, or of a kind that Pillow does not read") from err

@@ -28,6 +28,9 @@ from timm_effnet_ext.summary import parse_model_name
 
 HUB_PREFIX = "hf-hub:"
 
+# What timm raises over a config with values of other types, missing weights, or weights of another model of its own.
+_UNFIT = (RuntimeError, TypeError, ValueError, KeyError, AttributeError)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -84,8 +87,13 @@ def load_classifier(name: str) -> Classifier:
     with explained(name):
         try:
             return classifier_of(timm.create_model(source, pretrained=True), name)
+        except EffNetExtError:
+            raise
         except HFValidationError as err:
             raise EffNetExtError(f"{name}: expected {HUB_PREFIX}USER/REPO ({err})") from err
+        except _UNFIT as err:
+            why = str(err).strip().splitlines()[0]
+            raise CheckpointFormatError(f"{name}: its config.json and its weights make no model ({why})") from err
 
 
 def classifier_of(model: Any, name: str = "the model") -> Classifier:

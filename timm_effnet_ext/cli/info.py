@@ -15,9 +15,9 @@ _MAX_SIZE, _MAX_MULT = 10_000, 16.0  # beyond, it is a slip of the keyboard
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, and what it is scaled by."""
     parser.add_argument("model", metavar="MODEL", help=f"e.g. {PREFIX}efficientnetv2_s, or with a tag: NAME.in21k")
-    parser.add_argument("--img-size", type=_size, metavar="PIXELS", help="default: the size that it is tested at")
-    parser.add_argument("--width-mult", type=_mult, default=1.0, metavar="X", help="scales the channels (default: 1)")
-    parser.add_argument("--depth-mult", type=_mult, default=1.0, metavar="X", help="scales the layers (default: 1)")
+    parser.add_argument("--img-size", type=pixels, metavar="PIXELS", help="default: the size that it is tested at")
+    parser.add_argument("--width-mult", type=multiplier, default=1.0, metavar="X", help="of the channels (default: 1)")
+    parser.add_argument("--depth-mult", type=multiplier, default=1.0, metavar="X", help="of the layers (default: 1)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
@@ -86,14 +86,14 @@ def _square(size: int) -> str:
     return f"{size}x{size}"
 
 
-def _size(text: str) -> int:
+def pixels(text: str) -> int:
     value = int(text)
     if not 1 <= value <= _MAX_SIZE:
         raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_SIZE} pixels, got {value}")
     return value
 
 
-def _mult(text: str) -> float:
+def multiplier(text: str) -> float:
     value = float(text)
     if not 0 < value <= _MAX_MULT:  # not met by NaN either
         raise argparse.ArgumentTypeError(f"must be above 0 and at most {_MAX_MULT:g}, got {text}")

@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help=f"{PREFIX}NAME[.TAG] for pretrained weights, a timm folder, or hf-hub:USER/REPO"
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="photo of any kind that Pillow reads")
-    parser.add_argument("--topk", type=_count, default=5, metavar="K", help="labels for each photo (default: 5)")
+    parser.add_argument("--topk", type=positive_int, default=5, metavar="K", help="labels for each photo (default: 5)")
     parser.add_argument(
         "--cam",
-        type=_picture,
+        type=picture_file,
         metavar="FILE.png",
         help="write the photo with the places that speak for its first label (Grad-CAM), darkened where the model "
         "does not look; of several photos each to FILE-PHOTO.png",
@@ -56,14 +56,14 @@ def run(args: argparse.Namespace) -> None:
         if args.json:
             records.append(_record(path, top, target))
         else:
-            print_top(path, top, target)
+            print_top(str(path), top, target)
     if args.json:
         print_json(records)
 
 
-def print_top(path: Path, top: list[Prediction], cam: Path | None = None) -> None:
+def print_top(title: str, top: list[Prediction], cam: Path | None = None) -> None:
     """Print the labels of one photo as a table."""
-    print(path)
+    print(title)
     rows = ((f"{one.probability:.3f}", one.index, one.label or "") for one in top)
     print_table(rows, ("probability", "class", "label"), left=(2,))
     print(f"CAM: {cam}\n" if cam else "")
@@ -91,14 +91,14 @@ def _cam_files(cam: Path, images: list[Path]) -> list[Path]:
     return files
 
 
-def _count(text: str) -> int:
+def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
 
 
-def _picture(text: str) -> Path:
+def picture_file(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in _SUFFIXES:
         raise argparse.ArgumentTypeError(f"must end in {', '.join(_SUFFIXES)}, got {text!r}")
