@@ -154,7 +154,7 @@ def test_offline_mode_and_the_cache_empty(local_hub: LocalHub, monkeypatch: pyte
 def test_the_hub_refuses(local_hub: LocalHub, small: nn.Module, status: int) -> None:
     local_hub.add("alice/small", hub_files(small))
     local_hub.faults.append(Fault("/resolve/", status=status, times=100))
-    with pytest.raises(EffNetExtError, match=rf"the Hub answered {status} .* for /alice/small/resolve/main/"):
+    with pytest.raises(EffNetExtError, match=rf"the Hub answered {status}.* for /alice/small/resolve/main/"):
         load()
 
 
