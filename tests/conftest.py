@@ -1,44 +1,51 @@
-"""What all tests share: calibrated models and seeded images."""
+"""Keeps every test away from the real Hub: its client is pointed at a local one before anything imports it."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import random
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
-import timm
-import torch
-from torch import Tensor, nn
 
-import timm_effnet_ext  # noqa: F401  registers the models
+from tests.faulty_server import serving
+from tests.hub_server import LocalHub
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+def _free_port() -> int:
+    """Return a free port below those that the system gives to outgoing connections."""
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise OSError("no free port between 20000 and 32000")
 
 
-def images(*size: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return random images (batch, 3, H, W); one size makes them square."""
-    return torch.randn(batch, 3, size[0], size[-1], generator=torch.Generator().manual_seed(1)).to(dtype)
+assert "huggingface_hub" not in sys.modules  # it reads its environment when it is imported
+HUB_PORT = _free_port()
+_HOME = tempfile.mkdtemp(prefix="timm_effnet_ext-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ.update(HF_ENDPOINT=f"http://127.0.0.1:{HUB_PORT}", HF_HOME=_HOME, HF_HUB_DISABLE_XET="1")
+for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "TIMM_EFFNET_EXT_HUB"):
+    os.environ.pop(_name, None)
 
 
-def calibrated(model: nn.Module, *size: int, batch: int = 8) -> nn.Module:
-    """Return `model` in eval mode with BatchNorm statistics that describe its activations on images of that size.
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """A Hub where the client looks for it, and an empty cache; the client's pauses between attempts are left out."""
+    from huggingface_hub import constants
 
-    A deep network with random statistics amplifies rounding without bound, so that equality means nothing there.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(images(*(size or (96,)), batch=batch, dtype=next(model.parameters()).dtype))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model.eval()
-
-
-def twins(name: str, *size: int, batch: int = 8, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module]:
-    """Return our model of architecture `name` and timm's `tf_*` one with the same weights, calibrated at that size."""
-    ours = calibrated(timm.create_model(f"hucorz_{name}", dtype=dtype), *size, batch=batch)
-    theirs = timm.create_model(f"tf_{name}", dtype=dtype).eval()
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    return ours, theirs
+    folder, cache = tmp_path / "hub", tmp_path / "hub_cache"
+    folder.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for processes that a test starts
+    with serving(LocalHub(folder, HUB_PORT)) as hub:
+        yield hub

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from tests.conftest import calibrated, images
+from tests.models import calibrated, create, images
 
 EXPORTED = [
     "efficientnet_lite0",
@@ -27,7 +27,7 @@ TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4}
 
 
 def model_of(name: str, **kwargs: Any) -> nn.Module:
-    return calibrated(timm.create_model(f"hucorz_{name}", **kwargs))
+    return calibrated(create(f"hucorz_{name}", **kwargs))
 
 
 @pytest.mark.parametrize("name", EXPORTED)

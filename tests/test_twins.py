@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.conftest import images, twins
+from tests.models import images, twins
 from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.layout import layers, state_shapes
 
