@@ -148,11 +148,20 @@ def published_record(repo_id: str) -> dict[str, Any] | None:
         return None
 
 
-def _api() -> HfApi:
-    token = get_token()
-    if token is None:
+def token() -> str:
+    """Return the user's token, as the Hub's client finds it.
+
+    Raises:
+        EffNetExtError: There is none.
+    """
+    found = get_token()
+    if found is None:
         raise EffNetExtError("no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN")
-    return HfApi(token=token, library_name="timm_effnet_ext", library_version=__version__)
+    return found
+
+
+def _api() -> HfApi:
+    return HfApi(token=token(), library_name="timm_effnet_ext", library_version=__version__)
 
 
 def _local(path: Path) -> LocalFile:

@@ -92,7 +92,8 @@ def _complete(remote: Remote, file: IO[bytes], progress: Progress) -> None:
         if _remote(remote.url, answer.headers, size) != remote or start not in (0, have):
             raise EffNetExtError(f"{remote.url}: is not what was announced any more. Try again")
         if start == 0:
-            file.truncate(0)
+            file.seek(0)
+            file.truncate()
         for chunk in answer.iter_raw():  # as it comes: gathered chunks would be lost with the connection
             file.write(chunk)
             progress(f"downloading {remote.name}", file.tell(), remote.size)
