@@ -195,7 +195,7 @@ def test_no_permission(local_hub: LocalHub, folder: Path, name: str) -> None:
 
 
 def test_a_pull_request_to_no_repository(local_hub: LocalHub, folder: Path) -> None:
-    with pytest.raises(EffNetExtError, match=r"the Hub shows no repository 'bob/absent'.* A pull request needs"):
+    with pytest.raises(EffNetExtError, match=r"bob/absent: the Hub shows no .*repository.* A pull request needs"):
         publish(folder, Target("bob/absent", create_pr=True))
     assert local_hub.repos == {}
 

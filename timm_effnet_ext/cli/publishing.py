@@ -130,7 +130,7 @@ def publish_folder(
 
 
 def fill_account(args: argparse.Namespace, options: Options, progress: Progress) -> None:
-    """Publish all of Google's checkpoints and print what became of each.
+    """Publish all of Google's checkpoints and print what became of each, also of a run that is interrupted.
 
     Raises:
         EffNetExtError: Some of them failed.
@@ -142,13 +142,17 @@ def fill_account(args: argparse.Namespace, options: Options, progress: Progress)
 
     token()
     hide_bars(args.quiet)
-    outcomes = list(
-        fill(args.push_to_hub, archives().values(), options, progress, private=args.private, dry_run=args.dry_run)
-    )
-    if args.json:
-        print(json.dumps([outcome._asdict() for outcome in outcomes]))
-    else:
-        print(tabulate([(o.name, o.status, o.detail) for o in outcomes], headers=("MODEL.TAG", "", "")))
+    outcomes = []
+    try:
+        for outcome in fill(
+            args.push_to_hub, archives().values(), options, progress, private=args.private, dry_run=args.dry_run
+        ):
+            outcomes.append(outcome)
+    finally:
+        if args.json:
+            print(json.dumps([outcome._asdict() for outcome in outcomes]))
+        else:
+            print(tabulate([(o.name, o.status, o.detail) for o in outcomes], headers=("MODEL.TAG", "", "")))
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise EffNetExtError(f"{len(failed)} of {len(outcomes)} checkpoints failed: {first_few(failed)}")
