@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timm_effnet_ext.convert.google import archives, find
+from timm_effnet_ext.convert.google import HOST, MIRROR_ENV, archives, find
 from timm_effnet_ext.convert.records import Options, Progress
 from timm_effnet_ext.errors import EffNetExtError, first_few
 
@@ -23,7 +23,10 @@ LIST, ALL = "list", "all"
 
 def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for Google's checkpoints and for the Hub."""
-    group = parser.add_argument_group("Google's checkpoints and the Hub")
+    group = parser.add_argument_group(
+        "Google's checkpoints and the Hub",
+        f"Archives come from {HOST}, or from the address in {MIRROR_ENV} if that is set.",
+    )
     group.add_argument(
         "--google",
         metavar="MODEL.TAG",
@@ -152,7 +155,12 @@ def fill_account(args: argparse.Namespace, options: Options, progress: Progress)
         if args.json:
             print(json.dumps([outcome._asdict() for outcome in outcomes]))
         else:
-            print(tabulate([(o.name, o.status, o.detail) for o in outcomes], headers=("MODEL.TAG", "", "")))
+            print(
+                tabulate(
+                    [(o.name, o.status, o.detail) for o in outcomes],
+                    headers=("MODEL.TAG", "outcome", "where, or why not"),
+                )
+            )
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise EffNetExtError(f"{len(failed)} of {len(outcomes)} checkpoints failed: {first_few(failed)}")
