@@ -217,7 +217,9 @@ def _source_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     if cfg.get("hf_hub_id"):
         repo, _, revision = cfg["hf_hub_id"].partition("@")
         try:
-            return _read_config(Path(hf_hub_download(repo, "config.json", revision=revision or None)))
+            cache_dir = _argument_of_caller("load_pretrained", "cache_dir")
+            path = hf_hub_download(repo, "config.json", revision=revision or None, cache_dir=cache_dir)
+            return _read_config(Path(path))
         except (EntryNotFoundError, *HUB_ERRORS):
             return None  # the weights were had: a repository without config.json
     return None
