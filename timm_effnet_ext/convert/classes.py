@@ -28,7 +28,7 @@ def choose_classes(found: int, framework: str, options: Options) -> Classes:
     1001 outputs in a TensorFlow file are ImageNet behind a background class, unless 1001 names are given for them.
 
     Raises:
-        EffNetExtError: The number of label names is another one.
+        EffNetExtError: The number of label names, or of the classes that were expected, is another one.
     """
     names = options.label_names
     is_named = names is not None and len(names) == found
@@ -38,6 +38,8 @@ def choose_classes(found: int, framework: str, options: Options) -> Classes:
         raise EffNetExtError(
             f"{len(names)} label names for {num_classes} classes. Name each class once, in their order"
         )
+    if options.num_classes not in (None, num_classes):
+        raise EffNetExtError(f"{num_classes} classes came out, expected {options.num_classes}: another checkpoint?")
     text = f"{num_classes} classes" if num_classes else "no classifier"
     if cut:
         text += f" ({_KNOWN[num_classes]}): the first of {found} was cut, as it stands for the background"

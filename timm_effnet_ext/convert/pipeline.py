@@ -60,7 +60,7 @@ def convert(
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
             report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest, options)
             _write_json(folder / RECORD_FILE, report.to_json())
-            (folder / CARD_FILE).write_text(model_card(report), encoding="utf-8")
+            (folder / CARD_FILE).write_text(model_card(report, options.repo_id), encoding="utf-8")
     return report
 
 
@@ -182,6 +182,7 @@ def _report(
         activation=checkpoint.activation,
         versions=_versions(),
         license=options.license,
+        origin_version=options.origin_version,
         notes=(*checkpoint.notes, *chosen.notes, *(() if proofs or not options.verify else (_NO_PHOTOS,))),
     )
 

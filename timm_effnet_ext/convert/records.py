@@ -29,7 +29,10 @@ class Options:
         verify: Compute with the result before it is published.
         timm_native: Write timm's own `tf_*` architecture name.
         license: Licence of the weights, for the card: a Hub identifier such as "apache-2.0".
+        num_classes: How many classes must come out; any number if None.
         origin: What the card calls the source, e.g. a URL; the path's last part if None.
+        origin_version: Which version of it, e.g. the ETag of a download.
+        repo_id: Where it will be published, for the card.
         overwrite: Replace what lies at the target.
     """
 
@@ -43,7 +46,10 @@ class Options:
     verify: bool = True
     timm_native: bool = False
     license: str | None = None
+    num_classes: int | None = None
     origin: str | None = None
+    origin_version: str | None = None
+    repo_id: str | None = None
     overwrite: bool = False
 
 
@@ -85,6 +91,7 @@ class Report:
     versions: Mapping[str, str]
     activation: str | None = None  # what the source puts on the logits
     license: str | None = None
+    origin_version: str | None = None
     notes: Sequence[str] = ()  # what the user should know, e.g. that there were no EMA weights
 
     @property
