@@ -12,13 +12,14 @@ from zipfile import BadZipFile
 import numpy as np
 import timm
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
 from timm_effnet_ext.convert.records import Proof
-from timm_effnet_ext.errors import CheckpointFormatError, VerificationError, first_few
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
+from timm_effnet_ext.photos import read_photo
 
 Graph = Callable[[np.ndarray], np.ndarray]
 
@@ -214,14 +215,16 @@ def photos(folder: Path | None = None) -> list[Image.Image]:
     """Return the photos of a folder, or those that installed packages bring, perhaps none.
 
     Raises:
-        CheckpointFormatError: A folder without readable photos.
+        EffNetExtError: No folder, none in it, or one that cannot be read.
     """
     if folder is None:
-        return [_photo(path) for path in _packaged_photos()]
+        return [read_photo(path) for path in _packaged_photos()]
+    if not folder.is_dir():
+        raise EffNetExtError(f"{folder}: no such folder of photos")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES)[:_MAX_PHOTOS]
     if not paths:
-        raise CheckpointFormatError(f"{folder}: no photos ({', '.join(_PHOTO_SUFFIXES)})")
-    return [_photo(path) for path in paths]
+        raise EffNetExtError(f"{folder}: no photos ({', '.join(_PHOTO_SUFFIXES)})")
+    return [read_photo(path) for path in paths]
 
 
 def _packaged_photos() -> list[Path]:
@@ -232,11 +235,3 @@ def _packaged_photos() -> list[Path]:
             if found:
                 return found
     return []
-
-
-def _photo(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError) as err:
-        raise CheckpointFormatError(f"{path}: not readable as an image ({err})") from err

@@ -9,6 +9,7 @@ from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.dialects import DIALECTS
 from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
+from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.names import Dialect, Entry, check
 from timm_effnet_ext.convert.records import WeightsKind
 from timm_effnet_ext.convert.tensors import TensorEntry
@@ -31,8 +32,9 @@ class Selection:
 
 
 def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
-    """Return the dialects that files of this framework can have."""
-    return TORCH_DIALECTS if checkpoint.framework == "torch" else DIALECTS
+    """Return the dialects that files of this framework can have; Keras writes SavedModels too."""
+    table = {"tensorflow": (*DIALECTS, *KERAS_DIALECTS), "keras": KERAS_DIALECTS, "torch": TORCH_DIALECTS}
+    return table[checkpoint.framework]
 
 
 def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | None = None) -> Selection:
