@@ -29,8 +29,8 @@ from timm_effnet_ext.convert.keras_config import LayerGraph, parse_config
 from timm_effnet_ext.convert.keras_config import Path as LayerPath
 from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.keras_front import RESIZING, assumed, preprocessing
-from timm_effnet_ext.convert.keras_graph import evaluate
-from timm_effnet_ext.convert.keras_model import head, model_args, wrong_paddings
+from timm_effnet_ext.convert.keras_graph import check_kinds, evaluate
+from timm_effnet_ext.convert.keras_model import has_paddings, head, model_args, wrong_paddings
 from timm_effnet_ext.convert.keras_weights import CLASSIFIER, LAYER_NAME, KerasWeights, read_weights
 from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import CheckpointFormatError, VerificationError, first_few
@@ -42,7 +42,8 @@ _ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
 _MAX_GROWTH = 100  # of a compressed member
 _CHUNK = 1 << 20
-_EVEN = 224  # every stage of every architecture sees an even size
+_STRIDE = 32  # of the whole network: at its multiples every stage sees an even size
+_EVEN = 224
 
 _IMAGENET_CLASSES = 1000
 
@@ -102,14 +103,16 @@ def _checkpoint(path: Path, kind: str, graph: LayerGraph | None, weights: KerasW
         found = _assumed(variables, weights)
         return make(preprocessing={**resizing, **found}, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID, *notes))
     what = str(path)
+    check_kinds(graph, what)
     end = head(graph, what)
     found = preprocessing(graph, weights.layers, what)
     if "mean" not in found:
         notes.append(_UNSAID)
-    size = found.get("input_size", (0, *_default_size(variables)))
-    if wrong_paddings(graph, *size[1:]):
-        found["input_size"] = (graph.input_shape[2] or 3, *(max(32, round(n / 32) * 32) for n in size[1:]))
-        notes.append(_EVEN_ONLY.format(*size[1:], *found["input_size"][1:]))
+    if has_paddings(graph):
+        channels, *size = found.get("input_size") or (graph.input_shape[2] or 3, *_default_size(variables))
+        if wrong_paddings(graph, *size):
+            found["input_size"] = (channels, *(max(_STRIDE, round(n / _STRIDE) * _STRIDE) for n in size))
+            notes.append(_EVEN_ONLY.format(*size, *found["input_size"][1:]))
     if "input_size" in found:
         found["test_input_size"] = found["input_size"]
     return make(
