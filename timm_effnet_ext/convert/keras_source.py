@@ -90,12 +90,15 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     with _open_parts(path, crc) as parts:
         graph = parse_config(parts.config, str(path)) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
-        yield _checkpoint(path, parts.format, graph, weights)
+        yield keras_checkpoint(path, parts.format, (path,), graph, weights)
 
 
-def _checkpoint(path: Path, kind: str, graph: LayerGraph | None, weights: KerasWeights) -> Checkpoint:
+def keras_checkpoint(
+    path: Path, kind: str, files: tuple[Path, ...], graph: LayerGraph | None, weights: KerasWeights
+) -> Checkpoint:
+    """Return what a file's layers and weights come to, whatever its format."""
     variables = weights.variables()
-    make = partial(Checkpoint, path=path, framework="keras", format=kind, files=(path,), variables=variables)
+    make = partial(Checkpoint, path=path, framework="keras", format=kind, files=files, variables=variables)
     kernel = variables.model.get(f"{CLASSIFIER}/kernel")
     is_own = kernel is not None and kernel.shape[-1] != _IMAGENET_CLASSES
     resizing, notes = (RESIZING, [_RESIZED]) if is_own else ({}, [])
