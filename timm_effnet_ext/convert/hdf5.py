@@ -17,7 +17,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5t, h5z
+from h5py import h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError
@@ -45,8 +45,9 @@ class Hdf5(Mapping[str, TensorEntry]):
 
     def __init__(self, file: h5py.File, path: Path, start: int = 0) -> None:
         self.path = path
-        self._file, self._start = file, start
-        self._datasets: dict[str, h5py.Dataset] = {}
+        self._file = file
+        self._bytes = np.memmap(path, np.uint8, "r")[start:]
+        self._datasets: dict[str, h5d.DatasetID] = {}
         self._groups: list[str] = []
         with explained(path):
             self._list()
@@ -54,8 +55,7 @@ class Hdf5(Mapping[str, TensorEntry]):
     def __getitem__(self, name: str) -> TensorEntry:
         dataset = self._datasets[name]
         with explained(self.path):
-            kind, shape = _dtype(dataset), tuple(map(int, dataset.shape or ()))
-        return TensorEntry(name, kind, shape, lambda: self._read(name))
+            return TensorEntry(name, _dtype(dataset), tuple(map(int, dataset.shape)), lambda: self._read(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._datasets)
@@ -78,20 +78,27 @@ class Hdf5(Mapping[str, TensorEntry]):
         return value
 
     def _list(self) -> None:
-        """Find all groups and datasets; an object is met once, however many links lead to it."""
-
-        def visit(name: str, link: Any) -> None:
-            if not isinstance(link, h5py.HardLink):
-                raise CheckpointFormatError(f"{self.path}: {name!r} is a link to somewhere else: refused")
-            if len(self._datasets) + len(self._groups) >= _MAX_OBJECTS:
-                raise CheckpointFormatError(f"{self.path}: more than {_MAX_OBJECTS} objects")
-            found = self._file[name]
-            if isinstance(found, h5py.Dataset):
-                self._datasets[name] = found
-            elif isinstance(found, h5py.Group):
-                self._groups.append(name)
-
-        self._file.visititems_links(visit)
+        """Find all groups and datasets; links to elsewhere and groups inside themselves are refused."""
+        seen: set[int] = set()
+        waiting = [("", self._file["/"].id)]
+        while waiting:
+            where, group = waiting.pop()
+            for key in group:
+                name = where + key.decode("utf-8")
+                if group.links.get_info(key).type != h5l.TYPE_HARD:
+                    raise CheckpointFormatError(f"{self.path}: {name!r} is a link to somewhere else: refused")
+                found = h5o.open(group, key)
+                if isinstance(found, h5d.DatasetID):
+                    self._datasets[name] = found
+                elif isinstance(found, h5g.GroupID):
+                    address = h5o.get_info(found).addr
+                    if address in seen:
+                        raise CheckpointFormatError(f"{self.path}: group {name!r} is in two places")
+                    seen.add(address)
+                    self._groups.append(name)
+                    waiting.append((f"{name}/", found))
+                if len(self._datasets) + len(self._groups) > _MAX_OBJECTS:
+                    raise CheckpointFormatError(f"{self.path}: more than {_MAX_OBJECTS} objects")
 
     def _read(self, name: str) -> np.ndarray:
         dataset, what = self._datasets[name], f"{self.path}: {name!r}"
@@ -99,29 +106,30 @@ class Hdf5(Mapping[str, TensorEntry]):
             kind = _dtype(dataset)
             if kind.startswith("?"):
                 raise CheckpointFormatError(f"{what} holds {kind[1:]}, supported are {', '.join(n for _, n in _TYPES)}")
-            if dataset.external or dataset.is_virtual:
-                raise CheckpointFormatError(f"{what} keeps its values in other files: refused")
             array = self._values(dataset, what)
         if kind == "bfloat16":  # the upper half of a float32
             array = (array.view("<u2").astype("<u4") << 16).view("<f4")
         array.flags.writeable = False
         return array
 
-    def _values(self, dataset: h5py.Dataset, what: str) -> np.ndarray:
-        plist = dataset.id.get_create_plist()
-        stored, need = dataset.id.get_storage_size(), math.prod(dataset.shape) * dataset.dtype.itemsize
-        layout = plist.get_layout()
-        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    def _values(self, dataset: h5d.DatasetID, what: str) -> np.ndarray:
+        plist = dataset.get_create_plist()
+        layout, filters = plist.get_layout(), [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+        if plist.get_external_count() or layout == h5d.VIRTUAL:
+            raise CheckpointFormatError(f"{what} keeps its values in other files: refused")
         if not set(filters) <= set(_FILTERS):
             raise CheckpointFormatError(f"{what} passes through filters {filters}, supported are {_FILTERS}")
+        stored, need = dataset.get_storage_size(), math.prod(dataset.shape) * dataset.dtype.itemsize
         if need > stored * (MAX_GROWTH if filters else 1):
             raise CheckpointFormatError(f"{what} of shape {dataset.shape} needs {need} bytes, the file has {stored}")
         if layout != h5d.CONTIGUOUS or not need:
-            return np.asarray(dataset[()])
-        at, end = self._start + dataset.id.get_offset(), os.path.getsize(self.path)
-        if at + need > end:
-            raise CheckpointFormatError(f"{what} needs {need} bytes at offset {at}, the file has {end}: it is cut")
-        return np.memmap(self.path, dataset.dtype, "r", at, dataset.shape)
+            return np.asarray(h5py.Dataset(dataset)[()])
+        at = dataset.get_offset()
+        if at + need > len(self._bytes):
+            raise CheckpointFormatError(
+                f"{what} needs {need} bytes at {at}, the file has {len(self._bytes)}: it is cut"
+            )
+        return self._bytes[at : at + need].view(dataset.dtype).reshape(dataset.shape)
 
 
 class _Window(io.RawIOBase):
@@ -180,11 +188,13 @@ def explained(path: Path) -> Iterator[None]:
         raise CheckpointFormatError(f"{path}: HDF5 is damaged or cut: {reason}") from err
 
 
-def _dtype(dataset: h5py.Dataset) -> str:
+def _dtype(dataset: h5d.DatasetID) -> str:
     """Return TensorFlow's name of a dataset's type; one that no tensor has starts with "?"."""
-    if dataset.shape is None or len(dataset.shape) > _MAX_RANK:
+    if dataset.get_space().get_simple_extent_type() == h5s.NULL or dataset.rank > _MAX_RANK:
         return "?no array"
-    kind = dataset.id.get_type()
-    if "dtype" in dataset.attrs and dataset.attrs["dtype"] == "bfloat16" and kind.get_size() == 2:
+    kind = dataset.get_type()
+    known = next((name for candidate, name in _TYPES if kind == candidate), None)
+    # Keras 3 marks bfloat16 beside the bytes, as HDF5 has no such type.
+    if known is None and kind.get_size() == 2 and h5py.AttributeManager(dataset).get("dtype") == "bfloat16":
         return "bfloat16"
-    return next((name for known, name in _TYPES if kind == known), f"?{kind.dtype}")
+    return known or f"?{kind.dtype}"
