@@ -122,6 +122,9 @@ class EfficientNet(_Trunk):
     Shapes: images (B, in_chans, H, W) -> logits (B, num_classes); features (B, num_features, H/32, W/32).
     """
 
+    drop_rate_at: list[tuple[int, float]]
+    """Dropout rates by image size, for progressive learning; other sizes have `drop_rate`."""
+
     def __init__(
         self,
         arch: Arch,
@@ -134,6 +137,7 @@ class EfficientNet(_Trunk):
         super().__init__(arch, width_mult=width_mult, **kwargs)
         make = self._make
         self.num_classes = num_classes
+        self.drop_rate_at = []
         self.feature_info = self._features
         self.stage_ends = [f["stage"] for f in self.feature_info]
         self.num_features = arch.head_width(width_mult)
@@ -248,15 +252,20 @@ class EfficientNet(_Trunk):
             x = self.blocks(x)
         return self.bn2(self.conv_head(x))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, num_classes), or the pooled features with `pre_logits`."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False, drop_rate: float | None = None) -> Tensor:
+        """Return logits (B, num_classes), or the pooled features with `pre_logits`; None drops at `drop_rate`."""
         x = self.global_pool(x)
-        if self.drop_rate > 0.0:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        p = self.drop_rate if drop_rate is None else drop_rate
+        if p > 0.0:
+            x = F.dropout(x, p=p, training=self.training)
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        drop_rate = self.drop_rate
+        for size, rate in self.drop_rate_at:
+            if size == x.shape[-1]:
+                drop_rate = rate
+        return self.forward_head(self.forward_features(x), drop_rate=drop_rate)
 
 
 class EfficientNetFeatures(_Trunk):

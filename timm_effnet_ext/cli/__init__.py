@@ -17,4 +17,6 @@ class Command(NamedTuple):
         return f"{__name__}.{self.name.replace('-', '_')}"
 
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS: tuple[Command, ...] = (
+    Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
+)
