@@ -11,11 +11,12 @@ from timm.models import FeatureHooks, FeatureInfo, checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
 from timm_effnet_ext.arch import Arch, Block, drop_path_rates
+from timm_effnet_ext.freeze import Freezable
 from timm_effnet_ext.layers import BN_EPS_TF, LayerFactory, init_weights, make_block
 from timm_effnet_ext.loading import check_state
 
 
-class _Trunk(nn.Module):
+class _Trunk(Freezable):
     """Stem and blocks: what the classifier and the feature extractor share."""
 
     def __init__(
@@ -118,6 +119,8 @@ class EfficientNet(_Trunk):
         se_layer: Replaces squeeze-and-excitation.
         drop_rate: Dropout rate before the classifier.
         drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        freeze: Parts that do not train: "stem", "blocks.0", "blocks.0-3", "head", joined by commas.
+        linear_probe: Freeze all but the classifier.
 
     Shapes: images (B, in_chans, H, W) -> logits (B, num_classes); features (B, num_features, H/32, W/32).
     """
@@ -132,6 +135,8 @@ class EfficientNet(_Trunk):
         global_pool: str = "avg",
         *,
         width_mult: float = 1.0,
+        freeze: str = "",
+        linear_probe: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, width_mult=width_mult, **kwargs)
@@ -148,6 +153,7 @@ class EfficientNet(_Trunk):
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         init_weights(self)
+        self.freeze(freeze, linear_probe)
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -274,7 +280,9 @@ class EfficientNetFeatures(_Trunk):
     `feature_location="expansion"` taps the expanded features before the last projection of each resolution.
     """
 
-    def __init__(self, arch: Arch, *, out_indices: Sequence[int] = (0, 1, 2, 3, 4), **kwargs: Any) -> None:
+    def __init__(
+        self, arch: Arch, *, out_indices: Sequence[int] = (0, 1, 2, 3, 4), freeze: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(arch, **kwargs)
         self.feature_info = FeatureInfo(self._features, tuple(out_indices))
         self._stages = [f["stage"] for f in self.feature_info.get_dicts()]
@@ -283,6 +291,7 @@ class EfficientNetFeatures(_Trunk):
             hooks = self.feature_info.get_dicts(keys=["module", "hook_type"])
             self.feature_hooks = FeatureHooks(hooks, self.named_modules())
         init_weights(self)
+        self.freeze(freeze)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.bn1(self.conv_stem(x))
