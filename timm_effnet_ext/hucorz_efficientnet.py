@@ -27,8 +27,8 @@ def _timm_cfgs(name: str) -> dict[str, PretrainedCfg]:
     return {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(f"tf_{name}").items()}
 
 
-def _cfgs(name: str, hub_user: str | None) -> dict[str, PretrainedCfg]:
-    """Return the cfgs of one architecture by `<registry name>.<tag>`, the default tag first."""
+def pretrained_cfgs(name: str, hub_user: str | None = None) -> dict[str, PretrainedCfg]:
+    """Return the cfgs of one architecture by tag, the default tag first; `hub_user` says whose repositories."""
     cfgs = {tag: replace(cfg, url=None) for tag, cfg in _timm_cfgs(name).items()}
     sizes = next(iter(cfgs.values()))
     for tag, donor in _ABSENT_FROM_TIMM.get(name, {}).items():
@@ -46,11 +46,15 @@ def _cfgs(name: str, hub_user: str | None) -> dict[str, PretrainedCfg]:
             tag: replace(cfg, hf_hub_id=f"{hub_user}/{PREFIX}{name}.{tag}", label_offset=None)
             for tag, cfg in cfgs.items()
         }
-    return {f"{PREFIX}{name}.{tag}": replace(cfg, architecture=None) for tag, cfg in cfgs.items()}
+    return {tag: replace(cfg, architecture=None) for tag, cfg in cfgs.items()}
 
 
 default_cfgs = generate_default_cfgs(
-    {key: cfg for name in ARCHS for key, cfg in _cfgs(name, os.environ.get(HUB_ENV)).items()}
+    {
+        f"{PREFIX}{name}.{tag}": cfg
+        for name in ARCHS
+        for tag, cfg in pretrained_cfgs(name, os.environ.get(HUB_ENV)).items()
+    }
 )
 
 __all__: list[str] = []  # register_model adds the entry points

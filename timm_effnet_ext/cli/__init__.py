@@ -18,5 +18,10 @@ class Command(NamedTuple):
 
 
 COMMANDS: tuple[Command, ...] = (
+    Command("list", "list the models with their size and their pretrained weights, the default ones first"),
+    Command("info", "print the stage table of a model as its paper does"),
+    Command("predict", "classify photos, and show where the model looked"),
+    Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads"),
+    Command("inspect", "tell what a checkpoint is, without converting it"),
     Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
 )

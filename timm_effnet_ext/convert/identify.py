@@ -10,9 +10,10 @@ from timm_effnet_ext.arch import ARCHS, Arch
 from timm_effnet_ext.convert.dialects import DIALECTS
 from timm_effnet_ext.convert.names import Dialect, Entry, plan
 from timm_effnet_ext.identify import Match, depth_fits, depths, identify_state, stage_parts
-from timm_effnet_ext.layout import COUNTER_LEAF, Layer, Shape, block_layers, layers
+from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
 
 _MAX_DEPTH_MULT = 64.0
+_MIN_SHARED = 0.1  # of the names, before an architecture is called the nearest
 
 
 class Candidate(NamedTuple):
@@ -27,6 +28,13 @@ class Candidate(NamedTuple):
         """Return the entries that read the checkpoint so."""
         options = {key: value for key, value in self.match._asdict().items() if key != "arch_name"}
         return plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
+
+    def network(self) -> tuple[object, ...]:
+        """Return what tells it from a reading that computes something else."""
+        match = self.match
+        arch = ARCHS[match.arch_name]
+        widths = arch.stem_width(match.width_mult), arch.head_width(match.width_mult), match.num_classes
+        return self.prefix, self.dialect.name, arch.act, widths, arch.blocks(match.width_mult, match.depth_mult)
 
 
 def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:
@@ -49,6 +57,37 @@ def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = 
                     claimed.add(key)
                     found.append(Candidate(match, dialect, prefix, _reason(match, dialect, prefix, len(mine))))
     return sorted(found, key=lambda candidate: not candidate.match.is_exact)
+
+
+def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> Candidate | None:
+    """Return the unscaled architecture that shares the most names with a checkpoint that none fits, if any does."""
+    best, best_score = None, _MIN_SHARED
+    for dialect in dialects:
+        prefixes = {"", *_prefixes(dialect, shapes), *(name.partition(dialect.sep)[0] + dialect.sep for name in shapes)}
+        for prefix in prefixes:
+            given = {name for name in shapes if name.startswith(prefix)}
+            for arch in ARCHS.values():
+                if not {stage[0].kind for stage in arch.blocks()} <= dialect.blocks.keys():
+                    continue
+                wanted = {entry.source for entry in plan(arch, dialect, prefix=prefix)}
+                score = len(wanted & given) / len(wanted | given)
+                if score > best_score:
+                    match = Match(arch.name, *_ends(dialect, prefix, len(arch.stages), shapes))
+                    reason = f"{score:.0%} of the names are shared"
+                    best, best_score = Candidate(match, dialect, prefix, reason), score
+    return best
+
+
+def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """Return the classes and the image's channels that the shapes of classifier and stem say."""
+
+    def width(layer: str, kind: LayerKind, axis: int) -> int | None:
+        leaf = dialect.leaves[kind][0]
+        shape = shapes.get(f"{prefix}{dialect.end(layer, stages)}{dialect.sep}{leaf.source}")
+        state = None if shape is None else leaf.layout.shape(tuple(shape))
+        return state[axis] if state is not None and len(state) > axis else None
+
+    return width("classifier", "linear", 0) or 0, width("conv_stem", "conv", 1) or 3
 
 
 def _prefixes(dialect: Dialect, names: Iterable[str]) -> list[str]:
