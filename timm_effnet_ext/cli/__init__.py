@@ -24,4 +24,5 @@ COMMANDS: tuple[Command, ...] = (
     Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads"),
     Command("inspect", "tell what a checkpoint is, without converting it"),
     Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
+    Command("recipe", "print a recipe for train.py -c, with the source of its numbers"),
 )

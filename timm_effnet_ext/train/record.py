@@ -62,12 +62,7 @@ class Recorder:
         if not _is_primary():
             return
         print(plan_table(self.plan, epochs, batch_sizes), file=sys.stderr)
-        if eval_size != self.plan.sizes[-1]:
-            _logger.warning(
-                "Progressive: training ends at %d pixels and the program evaluates at %d (its --img-size)",
-                self.plan.sizes[-1],
-                eval_size,
-            )
+        print(f"evaluated at {eval_size} pixels", file=sys.stderr)
 
     def add(self, epoch: int, size: int, batch_size: int, images: int, seconds: float) -> None:
         """Record one epoch as it was seen by this process."""
