@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from timm_effnet_ext.train.launch import asked_model, options
-from timm_effnet_ext.train.record import FILE, read_rows
+from timm_effnet_ext.train.runs import STAGES, csv_rows
 from timm_effnet_ext.train.spec import parse
 
 ROOT = Path(__file__).parents[2]
@@ -191,8 +191,8 @@ def test_real_run_killed_within_a_stage_resumes_step_for_step(images, tmp_path):
     assert killed[: 3 * STEPS] + resumed == whole
 
     columns = ("epoch", "size", "randaug", "mixup", "dropout", "images")
-    rows = [[row[name] for name in columns] for row in read_rows(tmp_path / "killed" / FILE)]
-    assert rows == [[row[name] for name in columns] for row in read_rows(tmp_path / "whole" / FILE)]
+    rows = [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "killed" / STAGES)]
+    assert rows == [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "whole" / STAGES)]
     assert [row[0] for row in rows] == [str(epoch) for epoch in range(EPOCHS)]
 
 

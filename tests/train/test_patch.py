@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from tests.train.spy import Spy
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.patch import applied
-from timm_effnet_ext.train.record import FILE, read_rows
+from timm_effnet_ext.train.runs import STAGES, csv_rows
 from timm_effnet_ext.train.spec import parse
 
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
@@ -225,7 +225,7 @@ def test_record_is_written_beside_the_summary(tmp_path):
 
     run(range(3))
     run(range(2, 4))  # resumed: epoch 2 again
-    rows = read_rows(tmp_path / FILE)
+    rows = [row for _, row in csv_rows(tmp_path / STAGES)]
     columns = ("epoch", "stage", "size", "randaug", "mixup", "dropout", "images")
     assert [tuple(row[name] for name in columns) for row in rows] == [
         ("0", "1", "32", "3", "", "0.1", "16"),
@@ -234,7 +234,7 @@ def test_record_is_written_beside_the_summary(tmp_path):
         ("3", "2", "64", "9", "", "0.3", "16"),
     ]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [FILE, "summary.csv"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [STAGES, "summary.csv"]
 
 
 def test_plan_is_printed_before_the_first_step(capsys):

@@ -25,4 +25,5 @@ COMMANDS: tuple[Command, ...] = (
     Command("inspect", "tell what a checkpoint is, without converting it"),
     Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
     Command("recipe", "print a recipe for train.py -c, with the source of its numbers"),
+    Command("plot", "draw the curves of runs of train.py"),
 )

@@ -16,12 +16,10 @@ from typing import Any
 import torch.distributed as dist
 from tabulate import tabulate
 
+from timm_effnet_ext.train.runs import STAGES, csv_rows
 from timm_effnet_ext.train.schedule import STRENGTHS, Plan, stage_of
 
 _logger = logging.getLogger(__name__)
-
-FILE = "progressive.csv"
-"""Name of the CSV, beside the `summary.csv` that train.py writes."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +84,11 @@ class Recorder:
 
     def write(self, folder: Path) -> None:
         """Add the epochs recorded since the last call to the CSV in `folder`, in place of rows of the same epochs."""
-        path = folder / FILE
-        rows = {int(row["epoch"]): row for row in read_rows(path)} if path.exists() else {}
+        path = folder / STAGES
+        rows = {int(row["epoch"]): row for _, row in csv_rows(path)} if path.exists() else {}
         rows.update((row.epoch, _cells(row)) for row in self._rows)
         self._rows.clear()
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=FILE, delete=False, newline="") as file:
+        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=STAGES, delete=False, newline="") as file:
             writer = csv.DictWriter(file, HEADERS)
             writer.writeheader()
             writer.writerows(rows[epoch] for epoch in sorted(rows))
@@ -135,12 +133,6 @@ def _is_primary() -> bool:
 
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the CSV at `path` as text, by column."""
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def plan_table(plan: Plan, epochs: int, batch_sizes: tuple[int, ...]) -> str:
