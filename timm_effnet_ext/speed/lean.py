@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -24,24 +24,11 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from timm_effnet_ext.layers import (
-    DepthwiseSeparableConv,
-    FusedConv,
-    FusedMBConv,
-    MBConv,
-    SqueezeExcite,
-    StridedSameConv2d,
-)
+from timm_effnet_ext.layers import SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.speed.chains import block_links, has_chain, model_links
 
 _logger = logging.getLogger(__name__)
 
-# What each block is a chain of: a convolution, then the norm and the attention behind it.
-_CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str | None], ...]] = {
-    MBConv: (("conv_pw", "bn1", None), ("conv_dw", "bn2", "se"), ("conv_pwl", "bn3", None)),
-    DepthwiseSeparableConv: (("conv_dw", "bn1", "se"), ("conv_pw", "bn2", None)),
-    FusedMBConv: (("conv_exp", "bn1", "se"), ("conv_pwl", "bn2", None)),
-    FusedConv: (("conv", "bn1", None),),
-}
 _ACT_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
 
 
@@ -68,10 +55,10 @@ def lean_stages(trunk: Any, image: Tensor) -> list[Activation]:
 def warn_unknown(trunk: Any) -> None:
     """Log one line with the kinds of layers of `trunk` that go on keeping their activations, if there are any."""
     unknown = set()
-    for conv, norm, attention in _links(trunk):
+    for link in model_links(trunk):
         checks: list[tuple[Any, Callable[[Any], bool]]]
-        checks = [(conv, _is_known_conv), (norm, _is_known_norm), (attention, _is_known_attention)]
-        checks += [(norm.act, _is_known_act)] if hasattr(norm, "act") else []
+        checks = [(link.conv, _is_known_conv), (link.norm, _is_known_norm), (link.attention, _is_known_attention)]
+        checks += [(link.norm.act, _is_known_act)] if hasattr(link.norm, "act") else []
         unknown |= {type(layer).__name__ for layer, is_known in checks if not is_known(layer)}
     if unknown:
         _logger.warning("lean training: %s keep their activations, as without it", ", ".join(sorted(unknown)))
@@ -253,26 +240,14 @@ def _run(module: Any, x: Activation) -> Activation:
         for child in module:
             x = _run(child, x)
         return x
-    if _has_hooks(module) or type(module) not in _CHAINS:
+    if _has_hooks(module) or not has_chain(module):
         return Activation(module(x.value()))
     shortcut = x
-    for conv, norm, attention in _chain(module):
-        x = x.into(conv, norm, attention)
+    for link in block_links(module):
+        x = x.into(link.conv, link.norm, link.attention)
     if module.has_skip:
         x.add(shortcut, module.drop_path)
     return x
-
-
-def _links(trunk: Any) -> Iterator[tuple[nn.Module, nn.Module, nn.Module | None]]:
-    yield trunk.conv_stem, trunk.bn1, None
-    for block in trunk.blocks.modules():
-        yield from _chain(block)
-
-
-def _chain(block: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, nn.Module | None]]:
-    for conv, norm, attention in _CHAINS.get(type(block), ()):
-        after = getattr(block, attention) if attention else nn.Identity()
-        yield getattr(block, conv), getattr(block, norm), None if type(after) is nn.Identity else after
 
 
 def _is_known_conv(conv: Any) -> bool:
