@@ -123,6 +123,28 @@ def test_the_config_of_another_cache_folder_counts_too(local_hub: LocalHub, smal
         load(cache_dir=tmp_path / "mine")
 
 
+@pytest.mark.parametrize("names", [("model.safetensors",), ("model.safetensors", "config.json")])
+def test_a_cached_repository_is_not_waited_for(
+    local_hub: LocalHub, small: nn.Module, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    files = hub_files(small)
+    local_hub.add("alice/small", {name: files[name] for name in names})
+    load()
+    local_hub.stop()
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    assert torch.equal(load().conv_stem.weight, small.conv_stem.weight)
+    assert waits == []
+
+
+def test_a_new_commit_is_checked_with_its_own_config(local_hub: LocalHub, small: nn.Module) -> None:
+    local_hub.add("alice/small", hub_files(small))
+    load()
+    local_hub.add("alice/small", hub_files(small, architecture="efficientnet_b0"))
+    with pytest.raises(CheckpointFormatError, match=r"its config.json names 'efficientnet_b0'"):
+        load()
+
+
 def test_a_token_opens_a_private_repository(
     local_hub: LocalHub, small: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:

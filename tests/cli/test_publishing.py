@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests._google_archive import archive, variables
 from tests.archive_server import FileServer
-from tests.faulty_server import Fault, serving
+from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
 from timm_effnet_ext.__main__ import main
-from timm_effnet_ext.convert.google import MIRROR_ENV, archives, find
+from timm_effnet_ext.convert.google import archives, find
 from timm_effnet_ext.convert.pipeline import FILES
 
 B0 = find("efficientnet_b0.in1k")
@@ -21,13 +20,11 @@ REPO = "alice/hucorz_efficientnet_b0.in1k"
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+def server(google: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
+    """Google's server with one archive, and alice's token."""
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    with serving(FileServer()) as server:
-        monkeypatch.setenv(MIRROR_ENV, server.url)
-        server.files[B0.path] = archive(variables())
-        yield server
+    google.files[B0.path] = archive(variables())
+    return google
 
 
 def test_the_list_of_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:

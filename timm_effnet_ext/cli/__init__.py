@@ -23,4 +23,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("predict", "classify photos, and show where the model looked"),
     Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads"),
     Command("inspect", "tell what a checkpoint is, without converting it"),
+    Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
+    Command("recipe", "print a recipe for train.py -c, with the source of its numbers"),
+    Command("plot", "draw the curves of runs of train.py"),
 )

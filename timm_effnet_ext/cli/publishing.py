@@ -155,12 +155,8 @@ def fill_account(args: argparse.Namespace, options: Options, progress: Progress)
         if args.json:
             print(json.dumps([outcome._asdict() for outcome in outcomes]))
         else:
-            print(
-                tabulate(
-                    [(o.name, o.status, o.detail) for o in outcomes],
-                    headers=("MODEL.TAG", "outcome", "where, or why not"),
-                )
-            )
+            rows = [(outcome.name, outcome.status, outcome.detail) for outcome in outcomes]
+            print(tabulate(rows, headers=("MODEL.TAG", "outcome", "where, or why not")))
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise EffNetExtError(f"{len(failed)} of {len(outcomes)} checkpoints failed: {first_few(failed)}")

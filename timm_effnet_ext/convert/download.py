@@ -91,13 +91,20 @@ def _complete(remote: Remote, file: IO[bytes], progress: Progress) -> None:
         if _remote(remote.url, answer.headers, size) != remote or start not in (0, have):
             raise EffNetExtError(f"{remote.url}: is not what was announced any more. Try again")
         if start == 0:
-            file.seek(0)
-            file.truncate()
+            _empty(file)
         for chunk in answer.iter_raw():  # as it comes: gathered chunks would be lost with the connection
+            if file.tell() + len(chunk) > remote.size:
+                _empty(file)
+                raise EffNetExtError(f"{remote.url}: more than the {remote.size} bytes that were announced came")
             file.write(chunk)
             progress(f"downloading {remote.name}", file.tell(), remote.size)
     if file.tell() != remote.size:
         raise _Passing(f"{file.tell()} bytes came, {remote.size} were announced")
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
 
 
 @contextmanager

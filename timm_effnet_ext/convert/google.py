@@ -23,8 +23,7 @@ HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
 """An address that holds the same archives and is asked instead of HOST."""
 
-# Of timm's cfg: what the images of a checkpoint were like, and where it comes from. What the file itself says, its
-# classes above all, is not among them.
+# Of timm's cfg: how the images of a checkpoint were prepared.
 _PREPROCESSING = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
@@ -87,7 +86,8 @@ def options_for(archive: Archive, options: Options) -> Options:
     cfg = pretrained_cfgs(archive.model)[archive.tag]
     known: dict[str, Any] = {name: getattr(cfg, name) for name in _PREPROCESSING if getattr(cfg, name) is not None}
     known |= {"tag": archive.tag, "origin_url": archive.url}
-    return replace(options, model=archive.model, num_classes=cfg.num_classes, pretrained_cfg=known, origin=archive.url)
+    num_classes = None if options.keep_background else cfg.num_classes
+    return replace(options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, origin=archive.url)
 
 
 def cache_folder() -> Path:

@@ -26,14 +26,27 @@ Weights = Mapping[str, TensorEntry]
 Layer = Callable[[Node, Weights, "list[Tensor]"], "Tensor"]
 
 
+def check_kinds(graph: LayerGraph, what: str) -> None:
+    """Raise unless every layer is one that `evaluate` knows.
+
+    Raises:
+        NameMappingError: a layer that no EfficientNet of Keras has; what a class does is never looked up.
+    """
+    for node in graph.nodes:
+        if node.kind not in LAYERS:
+            raise NameMappingError(
+                f"{what}: layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has. Save it without"
+            )
+
+
 def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndarray, output: Path) -> np.ndarray:
     """Return what the layer `output` gives for images (B, H, W, C); of a Dense layer, before its activation.
 
-    Feature maps are averaged to (B, C), as timm does without a classifier.
+    The graph has passed `check_kinds`. Feature maps are averaged to (B, C), as timm does without a classifier.
 
     Raises:
         VerificationError: images of another size than a Resizing layer in the graph gives.
-        NameMappingError: a layer that no EfficientNet of Keras has.
+        NameMappingError: a setting that no EfficientNet of Keras has.
     """
     import torch
 
@@ -41,8 +54,6 @@ def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndar
     values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)}
     with torch.inference_mode():
         for node in graph.nodes:
-            if node.kind not in LAYERS:
-                raise NameMappingError(f"layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has")
             value = LAYERS[node.kind](node, weights.get(node.path, {}), [values[path] for path in node.inputs])
             if node.path == output:
                 value = value if node.kind == "Dense" else _activated(node, value)
