@@ -16,6 +16,7 @@ from timm_effnet_ext.identify import Match, depth_fits, depths, identify_state, 
 from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
 
 _MAX_DEPTH_MULT = 64.0
+_STEM: Mapping[str, LayerKind] = {"conv_stem": "conv", "bn1": "norm"}
 _MAX_SCOPES = 8  # that are tried for a checkpoint that fits nothing
 _NUMBER = re.compile(r"\d+")
 _EDGETPU = re.compile(r"efficientnet_edgetpu_([sml])")
@@ -131,11 +132,11 @@ def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Seque
 
 
 def _prefixes(dialect: Dialect, names: Iterable[str]) -> list[str]:
-    """Return what stands before the stem's kernel, wherever one is."""
-    (leaf, *_) = dialect.leaves["conv"]
-    stem = f"{dialect.end('conv_stem')}{dialect.sep}{leaf.source}"
-    heads = [name[: -len(stem)] for name in names if name.endswith(stem)]
-    return [head for head in heads if not head or head.endswith(dialect.sep)]
+    """Return what stands before the stem's kernel and norm, wherever both are."""
+    given = set(names)
+    stem, norm = (f"{dialect.end(layer)}{dialect.sep}{dialect.leaves[kind][0].source}" for layer, kind in _STEM.items())
+    heads = [name[: -len(stem)] for name in given if name.endswith(stem)]
+    return [head for head in heads if (not head or head.endswith(dialect.sep)) and f"{head}{norm}" in given]
 
 
 def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[Match]:
