@@ -260,8 +260,14 @@ def test_the_folder_is_complete_and_the_record_says_what_is_in_it(tmp_path: Path
     assert record["weights_sha256"] == hashlib.sha256((out / WEIGHTS_FILE).read_bytes()).hexdigest()
     source = tmp_path / "model.ckpt-7.index"
     assert record["sources"][source.name] == hashlib.sha256(source.read_bytes()).hexdigest()
-    rows = {row["torch"]: row["source"] for row in record["mapping"]}
-    assert rows["conv_stem.weight"] == "efficientnetv2-b0/stem/conv2d/kernel"
+    rows = {row["torch"]: row for row in record["mapping"]}
+    assert rows["conv_stem.weight"]["source"] == "efficientnetv2-b0/stem/conv2d/kernel"
+    assert rows["conv_stem.weight"]["perm"] == [3, 2, 0, 1]
+
+
+def test_the_mapping_says_which_of_the_twins_was_read(tmp_path: Path) -> None:
+    report = convert(tiny_bundle(tmp_path, with_ema(tiny_variables())), tmp_path / "out", UNVERIFIED)
+    assert {row["stored"] for row in report.mapping} == {row["source"] + EMA for row in report.mapping}
 
 
 def test_the_keys_are_those_of_the_model_in_safetensors_own_eyes(tmp_path: Path) -> None:

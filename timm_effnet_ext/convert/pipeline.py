@@ -174,7 +174,13 @@ def _report(
         step=checkpoint.variables.step,
         counts=chosen.counts,
         mapping=[
-            {"torch": entry.torch, "source": entry.source, "perm": entry.layout.perm, "shape": entry.shape}
+            {
+                "torch": entry.torch,
+                "source": entry.source,
+                "stored": chosen.source[entry.source].name,  # the key in the file: an EMA twin's, an attribute path
+                "perm": entry.layout.perm,
+                "shape": entry.shape,
+            }
             for entry in chosen.entries
         ],
         proofs=proofs,
