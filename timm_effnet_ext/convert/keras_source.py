@@ -97,27 +97,23 @@ def keras_checkpoint(
     path: Path, kind: str, files: tuple[Path, ...], graph: LayerGraph | None, weights: KerasWeights
 ) -> Checkpoint:
     """Return what a file's layers and weights come to, whatever its format."""
-    variables = weights.variables()
+    what = str(path)
+    end = None
+    if graph is not None:
+        check_kinds(graph, what)
+        end = head(graph, what)
+    variables = weights.variables(what)
     make = partial(Checkpoint, path=path, framework="keras", format=kind, files=files, variables=variables)
     kernel = variables.model.get(f"{CLASSIFIER}/kernel")
     is_own = kernel is not None and kernel.shape[-1] != _IMAGENET_CLASSES
     resizing, notes = (RESIZING, [_RESIZED]) if is_own else ({}, [])
-    if graph is None:
+    if graph is None or end is None:
         found = _assumed(variables, weights)
         return make(preprocessing={**resizing, **found}, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID, *notes))
-    what = str(path)
-    check_kinds(graph, what)
-    end = head(graph, what)
     found = preprocessing(graph, weights.layers, what)
     if "mean" not in found:
         notes.append(_UNSAID)
-    if has_paddings(graph):
-        channels, *size = found.get("input_size") or (graph.input_shape[2] or 3, *_default_size(variables))
-        if wrong_paddings(graph, *size):
-            found["input_size"] = (channels, *(max(_STRIDE, round(n / _STRIDE) * _STRIDE) for n in size))
-            notes.append(_EVEN_ONLY.format(*size, *found["input_size"][1:]))
-    if "input_size" in found:
-        found["test_input_size"] = found["input_size"]
+    notes += _fit_size(graph, found, variables)
     return make(
         preprocessing={**resizing, **found},
         model_args=model_args(graph, end.pool, what),
@@ -125,6 +121,19 @@ def keras_checkpoint(
         notes=tuple(notes),
         graph=partial(_evaluate, graph, weights, end.logits),
     )
+
+
+def _fit_size(graph: LayerGraph, found: dict[str, Any], variables: Variables) -> list[str]:
+    """Change `input_size` to one at which the graph pads as our model does; return what there is to say."""
+    notes = []
+    if has_paddings(graph):
+        channels, *size = found.get("input_size") or (graph.input_shape[2] or 3, *_default_size(variables))
+        if wrong_paddings(graph, *size):
+            found["input_size"] = (channels, *(max(_STRIDE, round(n / _STRIDE) * _STRIDE) for n in size))
+            notes.append(_EVEN_ONLY.format(*size, *found["input_size"][1:]))
+    if "input_size" in found:
+        found["test_input_size"] = found["input_size"]
+    return notes
 
 
 def _evaluate(graph: LayerGraph, weights: KerasWeights, output: LayerPath, images: np.ndarray) -> np.ndarray:
