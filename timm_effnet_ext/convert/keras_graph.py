@@ -51,7 +51,7 @@ def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndar
     import torch
 
     uses = Counter(path for node in graph.nodes for path in node.inputs)
-    values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float32)).permute(0, 3, 1, 2)}
+    values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)}
     with torch.inference_mode():
         for node in graph.nodes:
             value = LAYERS[node.kind](node, weights.get(node.path, {}), [values[path] for path in node.inputs])
@@ -77,7 +77,7 @@ def _normalization(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor
 def _affine(x: Tensor, scale: np.ndarray, offset: np.ndarray) -> Tensor:
     import torch
 
-    factor, term = (torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1) for values in (scale, offset))
+    factor, term = (torch.from_numpy(values.astype(np.float64)).reshape(1, -1, 1, 1) for values in (scale, offset))
     return x * factor + term
 
 
@@ -217,4 +217,4 @@ def _tensor(node: Node, weights: Weights, name: str) -> Tensor:
 
     if name not in weights:
         raise CheckpointFormatError(f"layer {node.name!r} has no {name!r} in the file, found {sorted(weights)}")
-    return torch.from_numpy(weights[name].read().astype(np.float32))
+    return torch.from_numpy(weights[name].read().astype(np.float64))

@@ -12,7 +12,7 @@ from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.convert.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
 
-Style = Literal["name_based", "object_graph", "saved_model", "layers"]
+Style = Literal["name_based", "object_graph", "saved_model", "state_dict", "layers"]
 
 EMA_SUFFIX = "/ExponentialMovingAverage"
 # Name-based: an optimizer's slot stands below its variable, under the optimizer's name, numbered from the second on.
