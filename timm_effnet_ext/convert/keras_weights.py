@@ -13,12 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from timm_effnet_ext.convert.hdf5 import Hdf5
 from timm_effnet_ext.convert.keras_config import LayerGraph, Path
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
+
+if TYPE_CHECKING:
+    from timm_effnet_ext.convert.hdf5 import Hdf5
 
 Layers = dict[Path, dict[str, TensorEntry]]
 
