@@ -61,7 +61,7 @@ def test_names_of_googles_code_are_no_keras_names() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [(lambda data: b"", "says nothing of the model"), (lambda data: data[:2000], METADATA_FILE),
-     (lambda data: data.replace(b'"class_name": "Functional"', b'"class_name": "Functional', 1), "no usable JSON")],
+     (lambda data: data.replace(b'"class_name": "Functional"', b'"class_name": "Functional ', 1), "no usable JSON")],
 )  # fmt: skip
 def test_damaged_metadata_is_refused(edit, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model"
