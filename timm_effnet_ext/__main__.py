@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(argv).parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(message)s")
     try:
-        return int(args.run(args) or DONE)
+        code = int(args.run(args) or DONE)
+        sys.stdout.flush()  # here, where a reader that has gone is understood
+        return code
     except (EffNetExtError, OSError) as err:
         if isinstance(err, BrokenPipeError):  # the reader, `head` perhaps, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

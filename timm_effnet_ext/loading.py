@@ -14,14 +14,15 @@ from types import FrameType
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
+from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
 from timm_effnet_ext.identify import identify_state
 
 _logger = logging.getLogger(__name__)
@@ -123,24 +124,24 @@ def explained(model_name: str) -> Iterator[None]:
     except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as err:
         raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({err})") from err
     except RepositoryNotFoundError as err:
-        repo = getattr(err, "repo_id", None) or "the repository"
-        raise EffNetExtError(
-            f"{model_name}: {_first_line(err)} Is the name {repo!r} right? "
-            "A private repository needs a token (hf auth login)."
-        ) from err
+        raise EffNetExtError(f"{model_name}: {hub_answer(err)}. Check the name, or log in: hf auth login.") from err
     except LocalEntryNotFoundError as err:
         raise EffNetExtError(
-            f"{model_name}: its weights are not in the cache and the Hub cannot be reached. "
+            f"{model_name}: its weights are not in the cache and {hub_answer(err.__cause__)}. "
             "Connect once to fetch them, or name a folder: timm.create_model('local-dir:FOLDER', pretrained=True)."
         ) from err
-    except HfHubHTTPError as err:
-        raise EffNetExtError(f"{model_name}: the Hub refused the download: {_first_line(err)}") from err
+    except EntryNotFoundError as err:
+        raise EffNetExtError(f"{model_name}: the repository has no weight file: {hub_answer(err)}") from err
+    except HUB_ERRORS as err:
+        raise EffNetExtError(f"{model_name}: the download failed: {hub_answer(err)}") from err
+    except OSError as err:
+        if "Consistency check failed" not in str(err):  # the client's words for a download of another length
+            raise
+        raise EffNetExtError(f"{model_name}: the download failed: {first_line(err)}") from err
     except RuntimeError as err:
         text = str(err)
         if "PytorchStreamReader" in text or "Invalid magic number" in text:
-            raise CheckpointFormatError(
-                f"{model_name}: the weight file is cut or damaged ({_first_line(err)})"
-            ) from err
+            raise CheckpointFormatError(f"{model_name}: the weight file is cut or damaged ({first_line(err)})") from err
         if "weights_only" in text:
             raise CheckpointFormatError(
                 f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds other Python "
@@ -234,9 +235,15 @@ def _source_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
         return _config_beside(Path(cfg["file"]))
     if cfg.get("hf_hub_id"):
         repo, _, revision = cfg["hf_hub_id"].partition("@")
+        where: Any = {"revision": revision or None, "cache_dir": _argument_of_caller("load_pretrained", "cache_dir")}
+        # The cache knows the commit that the weights have just come from: whether it has a config need not be asked
+        # twice, least of all of a Hub that is down, for which the client would wait half a minute.
+        path = try_to_load_from_cache(repo, "config.json", **where)
+        if path is not None and not isinstance(path, str):
+            return None  # known not to be there
         try:
-            return _read_config(Path(hf_hub_download(repo, "config.json", revision=revision or None)))
-        except (HfHubHTTPError, LocalEntryNotFoundError):
+            return _read_config(Path(path or hf_hub_download(repo, "config.json", **where)))
+        except (EntryNotFoundError, *HUB_ERRORS):
             return None  # the weights were had: a repository without config.json
     return None
 
@@ -275,7 +282,3 @@ def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     if wrong:
         raise CheckpointFormatError(f"not a state_dict: {len(wrong)} entries are no tensors ({first_few(wrong, 3)})")
     return {k: tuple(v.shape) for k, v in state_dict.items()}
-
-
-def _first_line(err: Exception) -> str:
-    return str(err).strip().splitlines()[0]

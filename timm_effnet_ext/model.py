@@ -11,12 +11,13 @@ from timm.models import FeatureHooks, FeatureInfo, checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
 from timm_effnet_ext.arch import Arch, Block, drop_path_rates
+from timm_effnet_ext.freeze import Freezable
 from timm_effnet_ext.layers import BN_EPS_TF, LayerFactory, init_weights, make_block
 from timm_effnet_ext.loading import check_state, modules_without_values, placed
 from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
 
 
-class _Trunk(nn.Module):
+class _Trunk(Freezable):
     """Stem and blocks: what the classifier and the feature extractor share."""
 
     def __init__(
@@ -138,10 +139,15 @@ class EfficientNet(_Trunk):
         se_layer: Replaces squeeze-and-excitation.
         drop_rate: Dropout rate before the classifier.
         drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        freeze: Parts that do not train: "stem", "blocks.0", "blocks.0-3", "head", joined by commas.
+        linear_probe: Freeze all but the classifier.
         lean: Train with less memory, see `set_lean_training`.
 
     Shapes: images (B, in_chans, H, W) -> logits (B, num_classes); features (B, num_features, H/32, W/32).
     """
+
+    drop_rate_at: list[tuple[int, float]]
+    """Dropout rates by image size, for progressive learning; other sizes have `drop_rate`."""
 
     def __init__(
         self,
@@ -150,11 +156,14 @@ class EfficientNet(_Trunk):
         global_pool: str = "avg",
         *,
         width_mult: float = 1.0,
+        freeze: str = "",
+        linear_probe: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, width_mult=width_mult, **kwargs)
         make = self._make
         self.num_classes = num_classes
+        self.drop_rate_at = []
         self.feature_info = self._features
         self.stage_ends = [f["stage"] for f in self.feature_info]
         self.num_features = arch.head_width(width_mult)
@@ -165,6 +174,7 @@ class EfficientNet(_Trunk):
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         init_weights(self)
+        self.freeze(freeze, linear_probe)
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -272,15 +282,20 @@ class EfficientNet(_Trunk):
             x = self.blocks(x)
         return self.bn2(self.conv_head(x))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, num_classes), or the pooled features with `pre_logits`."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False, drop_rate: float | None = None) -> Tensor:
+        """Return logits (B, num_classes), or the pooled features with `pre_logits`; None drops at `drop_rate`."""
         x = self.global_pool(x)
-        if self.drop_rate > 0.0:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        p = self.drop_rate if drop_rate is None else drop_rate
+        if p > 0.0:
+            x = F.dropout(x, p=p, training=self.training)
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        drop_rate = self.drop_rate
+        for size, rate in self.drop_rate_at:
+            if size == x.shape[-1]:
+                drop_rate = rate
+        return self.forward_head(self.forward_features(x), drop_rate=drop_rate)
 
 
 class EfficientNetFeatures(_Trunk):
@@ -289,7 +304,9 @@ class EfficientNetFeatures(_Trunk):
     `feature_location="expansion"` taps the expanded features before the last projection of each resolution.
     """
 
-    def __init__(self, arch: Arch, *, out_indices: Sequence[int] = (0, 1, 2, 3, 4), **kwargs: Any) -> None:
+    def __init__(
+        self, arch: Arch, *, out_indices: Sequence[int] = (0, 1, 2, 3, 4), freeze: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(arch, **kwargs)
         self.feature_info = FeatureInfo(self._features, tuple(out_indices))
         self._stages = [f["stage"] for f in self.feature_info.get_dicts()]
@@ -298,6 +315,7 @@ class EfficientNetFeatures(_Trunk):
             hooks = self.feature_info.get_dicts(keys=["module", "hook_type"])
             self.feature_hooks = FeatureHooks(hooks, self.named_modules())
         init_weights(self)
+        self.freeze(freeze)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         outputs = self._outputs(x)

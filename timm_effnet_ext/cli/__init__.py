@@ -17,4 +17,13 @@ class Command(NamedTuple):
         return f"{__name__}.{self.name.replace('-', '_')}"
 
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS: tuple[Command, ...] = (
+    Command("list", "list the models with their size and their pretrained weights, the default ones first"),
+    Command("info", "print the stage table of a model as its paper does"),
+    Command("predict", "classify photos, and show where the model looked"),
+    Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads"),
+    Command("inspect", "tell what a checkpoint is, without converting it"),
+    Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
+    Command("recipe", "print a recipe for train.py -c, with the source of its numbers"),
+    Command("plot", "draw the curves of runs of train.py"),
+)

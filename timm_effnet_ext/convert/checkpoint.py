@@ -18,9 +18,12 @@ Framework = Literal["tensorflow", "keras", "torch"]
 class Checkpoint:
     """What a source holds and says of itself.
 
-    `preprocessing` are entries of timm's pretrained_cfg (mean, std, input_size, …) that the file itself states.
+    `preprocessing` are entries of timm's pretrained_cfg (mean, std, input_size, …) that the file itself states,
+    `model_args` arguments of the model that its weights need. `activation` is what the file puts on the logits.
     `graph` evaluates the layer graph that the file carries, independently of any name table: images (B, H, W, 3) in
-    float32, 0 … 255, as the framework's model takes them, to what comes before the last activation.
+    float32, 0 … 255, as the framework's model takes them, to what comes before the last activation: logits
+    (B, classes), or pooled features (B, C) where there is no classifier. It raises VerificationError for a size that
+    the graph was not built for. `notes` are for whoever converts: what the file leaves open and what was taken.
     """
 
     path: Path
@@ -29,4 +32,7 @@ class Checkpoint:
     files: tuple[Path, ...]  # every file that was read
     variables: Variables
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    activation: str | None = None
+    notes: tuple[str, ...] = ()
     graph: Callable[[np.ndarray], np.ndarray] | None = None

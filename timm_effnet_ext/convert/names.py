@@ -6,6 +6,7 @@ whoever needs a direction derives it from the plan.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -86,7 +87,8 @@ class Dialect:
     Layer names are templates of `str.format`, so a dialect numbers blocks as its files do:
     `{flat}` counts through the network, `{stage}` and `{block}` within, from 0; `{stage1}`, `{block1}`,
     `{flat1}` the same from 1; `{letter}` is the block within its stage as a, b, c, …; `{stages}` and `{stages1}`
-    are the number of stages, and one more. `block` is put before each rule of `blocks`.
+    are the number of stages, and one more; `{nth}` counts layers of one kind: "" for the first, then _1, _2, ….
+    `block` is put before each rule of `blocks`.
     """
 
     name: str
@@ -103,9 +105,9 @@ class Dialect:
         for table in ("leaves", "blocks"):
             object.__setattr__(self, table, MappingProxyType(dict(getattr(self, table))))
 
-    def end(self, torch_name: str, stages: int = 0) -> str:
+    def end(self, torch_name: str, stages: int = 0, nth: str = "") -> str:
         """Return the source name of a layer outside the blocks."""
-        return _unique(self.ends, self.name)[torch_name].format(stages=stages, stages1=stages + 1)
+        return _unique(self.ends, self.name)[torch_name].format(stages=stages, stages1=stages + 1, nth=nth)
 
     def is_source_only(self, name: str) -> bool:
         """Whether a name below the prefix is known to have no counterpart."""
@@ -137,15 +139,18 @@ def plan(
             kinds[where] = block.kind
             flat += 1
     rules = {kind: _unique(table, dialect.name) for kind, table in dialect.blocks.items()}
+    seen: Counter[LayerKind] = Counter()
     entries = []
     for layer in layers(arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult):
+        nth = f"_{seen[layer.kind]}" if seen[layer.kind] else ""
+        seen[layer.kind] += 1
         try:
             if layer.name.startswith("blocks."):
                 _, s, b, part = layer.name.split(".", 3)
                 at = int(s), int(b)
-                name = (dialect.block + rules[kinds[at]][part]).format_map(contexts[at])
+                name = (dialect.block + rules[kinds[at]][part]).format_map({**contexts[at], "nth": nth})
             else:
-                name = dialect.end(layer.name, len(stages))
+                name = dialect.end(layer.name, len(stages), nth)
         except KeyError as err:
             raise NameMappingError(f"dialect {dialect.name!r} has no rule for {layer.name!r}") from err
         shapes = layer.shapes()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.names import Dialect, Leaf, Rule
 from timm_effnet_ext.layout import NORM_LEAVES, LayerKind
 
@@ -175,3 +176,9 @@ def model_args(dialect: str, arch: str) -> Mapping[str, Any]:
     if dialect == TORCHVISION.name and arch in _TORCHVISION_EPS_1E_5:
         args["bn_eps"] = 1e-5
     return MappingProxyType(args)
+
+
+def stated_args(architecture: str | None) -> Mapping[str, Any]:
+    """Return what a name of timm's own says about the numerics: without `tf_` they are PyTorch's."""
+    plain = architecture in ARCHS if architecture is not None else False
+    return MappingProxyType({"pad_type": "", "bn_eps": 1e-5} if plain else {})

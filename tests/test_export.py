@@ -1,0 +1,85 @@
+"""One exported graph serves every batch, height and width; compiling, scripting and pickling keep the numbers."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.export import Dim
+
+from tests.models import calibrated, create, images
+
+EXPORTED = [
+    "efficientnet_lite0",
+    pytest.param("efficientnet_b0", marks=pytest.mark.slow),
+    pytest.param("efficientnetv2_s", marks=pytest.mark.slow),
+]
+SIZES = [(64, 64), (75, 91), (97, 64)]
+SMALLEST = 33  # pixels, the minimum size that the named dimensions are declared with
+# Another engine sums in another order.
+TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4}
+
+
+def model_of(name: str, **kwargs: Any) -> nn.Module:
+    return calibrated(create(f"hucorz_{name}", **kwargs))
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_one_exported_program_serves_every_size(name: str) -> None:
+    model = model_of(name)
+    dims = {0: Dim("batch"), 2: Dim("height", min=SMALLEST), 3: Dim("width", min=SMALLEST)}
+    with torch.inference_mode():
+        exported = torch.export.export(model, (images(80, 96),), dynamic_shapes=(dims,)).module()
+        for size in SIZES:
+            x = images(*size, batch=3)
+            torch.testing.assert_close(exported(x), model(x), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_one_onnx_file_serves_every_size(name: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, file = model_of(name), tmp_path / "model.onnx"
+    torch.onnx.export(
+        model, (images(80, 96),), file, dynamo=True, verbose=False,
+        input_names=["image"], output_names=["logits"],
+        dynamic_shapes=({0: Dim("batch"), 2: Dim("height", min=SMALLEST), 3: Dim("width", min=SMALLEST)},),
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for size in SIZES:
+        x = images(*size, batch=3)
+        with torch.inference_mode():
+            expected = model(x).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], expected, **TOLERANCE)
+
+
+def test_static_onnx_has_no_pad_nodes(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    file = tmp_path / "model.onnx"
+    small = model_of("efficientnet_b0", depth_mult=0.3, width_mult=0.25)
+    torch.onnx.export(small, (images(96, batch=1),), file, dynamo=True, verbose=False)
+    assert not [node for node in onnx.load(file).graph.node if node.op_type == "Pad"]
+
+
+def test_compile_has_no_graph_break() -> None:
+    model = timm.create_model("hucorz_efficientnetv2_b0", depth_mult=0.3, width_mult=0.25).train()
+    explained = torch._dynamo.explain(model)(images(64))
+    assert explained.graph_count == 1
+    assert explained.graph_break_count == 0
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_b0"])
+def test_pickle_and_script_keep_the_numbers(name: str) -> None:
+    model = model_of(name)
+    x = images(75, 64)
+    with torch.inference_mode():
+        expected = model(x)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), expected, rtol=0, atol=0)
+        torch.testing.assert_close(torch.jit.script(model)(x), expected, rtol=1e-4, atol=1e-5)  # it fuses

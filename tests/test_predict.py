@@ -1,0 +1,216 @@
+"""predict.py and its command: the labels of photos from names and folders, and one line for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.models import save_for_hf
+
+from timm_effnet_ext.__main__ import main
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
+from timm_effnet_ext.photos import read_photo
+from timm_effnet_ext.predict import classifier_of, load_classifier
+
+Capture = pytest.CaptureFixture[str]
+
+LABELS = ["ash", "birch", "cedar"]
+TINY = {"width_mult": 0.1, "depth_mult": 0.1}
+
+
+def write_folder(folder: Path, labels: list[str] | None = None, **kwargs: Any) -> Path:
+    """Write a tiny Lite0 with random weights as a timm folder."""
+    model = timm.create_model("hucorz_efficientnet_lite0", **{"num_classes": 3, **TINY, **kwargs})
+    config = {"label_names": labels} if labels else {}
+    save_for_hf(model, str(folder), model_config=config, safe_serialization=True)
+    return folder
+
+
+def edit_config(folder: Path, **entries: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "model", LABELS)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_probabilities_are_those_of_timms_own_recipe(folder: Path, photo: Path) -> None:
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with torch.inference_mode():
+        expected = model(transform(Image.open(photo)).unsqueeze(0)).softmax(-1)[0]
+    top = load_classifier(str(folder)).top(read_photo(photo), k=3)
+    assert [one.index for one in top] == expected.argsort(descending=True).tolist()
+    assert [one.probability for one in top] == expected.sort(descending=True).values.tolist()
+    assert [one.label for one in top] == [LABELS[one.index] for one in top]
+
+
+def test_images_have_the_size_that_the_weights_are_tested_at() -> None:
+    model = timm.create_model("hucorz_efficientnetv2_b0", **TINY)  # trained at 192, tested at 224
+    assert classifier_of(model).image(Image.new("RGB", (50, 70))).shape == (1, 3, 224, 224)
+
+
+def test_a_thousand_classes_are_imagenets() -> None:
+    classifier = classifier_of(timm.create_model("hucorz_efficientnet_lite0", **TINY))
+    assert classifier.label(985) == "daisy"
+
+
+def test_classes_without_labels_have_their_number_alone(tmp_path: Path, photo: Path, capsys: Capture) -> None:
+    folder = write_folder(tmp_path / "bare")
+    assert main(["predict", str(folder), str(photo), "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert sorted(one["index"] for one in record["top"]) == [0, 1, 2]
+    assert {one["label"] for one in record["top"]} == {None}
+
+
+def test_the_table_has_k_rows_for_each_photo(folder: Path, photo: Path, capsys: Capture) -> None:
+    assert main(["predict", str(folder), str(photo), str(photo), "--topk", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(photo)
+    assert lines[1].split() == ["probability", "class", "label"]
+    assert lines[:6] == lines[6:]
+    probability, index, label = lines[3].split()
+    assert LABELS[int(index)] == label
+    assert float(probability) > 1 / 3
+
+
+def test_cam_is_written_at_the_size_of_the_photo(folder: Path, photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["predict", str(folder), str(photo), "--cam", str(tmp_path / "cam.png"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["cam"] == str(tmp_path / "cam.png")
+    assert Image.open(tmp_path / "cam.png").size == (80, 60)
+
+
+def test_cams_of_several_photos_are_named_after_them(folder: Path, photo: Path, tmp_path: Path) -> None:
+    other = photo.with_name("other.jpg")
+    Image.open(photo).save(other)
+    assert main(["predict", str(folder), str(photo), str(other), "--cam", str(tmp_path / "cam.png")]) == 0
+    assert {path.name for path in tmp_path.glob("cam*")} == {"cam-photo.png", "cam-other.png"}
+
+
+def test_a_cam_never_overwrites_a_photo(folder: Path, photo: Path, capsys: Capture) -> None:
+    before = photo.read_bytes()
+    assert main(["predict", str(folder), str(photo), "--cam", str(photo)]) == 1
+    assert capsys.readouterr().err == f"error: {photo}: --cam would overwrite the photo itself. Name another file\n"
+    assert photo.read_bytes() == before
+
+
+def test_photos_of_one_name_cannot_share_a_cam(folder: Path, photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["predict", str(folder), str(photo), str(photo), "--cam", str(tmp_path / "cam.png")]) == 1
+    assert "two photos have the same name" in capsys.readouterr().err
+
+
+def test_a_cam_needs_its_folder(folder: Path, photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["predict", str(folder), str(photo), "--cam", str(tmp_path / "no" / "cam.png")]) == 1
+    assert f"there is no folder {tmp_path / 'no'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "efficientnet_b9",
+            r"'efficientnet_b9' is neither a folder nor hf-hub:USER/REPO.*did you mean efficientnet_b8",
+        ),
+        ("efficientnet_lite0.in22k", r"hucorz_efficientnet_lite0 has no weights 'in22k', only in1k"),
+        ("efficientnetv2_b0.in21k", r"hucorz_efficientnetv2_b0.in21k: nobody publishes these weights for timm"),
+        ("hf-hub:a/b/c", r"expected hf-hub:USER/REPO"),
+    ],
+)
+def test_a_wrong_model_name_is_explained(name: str, message: str) -> None:
+    with pytest.raises(EffNetExtError, match=message):
+        load_classifier(name)
+
+
+def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointFormatError, match=r"holds no config.json. Is it a timm folder\?"):
+        load_classifier(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{not json", "\x00"])
+def test_a_config_that_is_none_is_named(text: str, folder: Path) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointFormatError, match=r"config.json: is no timm config with an 'architecture'"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"architecture": "nosuchnet"}, "names the architecture 'nosuchnet', which timm does not know"),
+        ({"architecture": 5}, "names the architecture 5, which timm does not know"),
+        ({"architecture": "tf_mobilenetv3_small_075"}, "its config.json and its weights make no model"),
+        ({"architecture": "hucorz_efficientnet_b0"}, r"the weights are another model's. It fits efficientnet_lite0"),
+        ({"pretrained_cfg": 5}, "its config.json and its weights make no model"),
+        ({"model_args": {"colour": "red"}}, "its config.json and its weights make no model"),
+        ({"label_names": [1, 2, 3]}, "its config.json and its weights make no model"),
+    ],
+)
+def test_a_config_of_something_else_is_refused(entries: dict[str, Any], message: str, folder: Path) -> None:
+    edit_config(folder, **entries)
+    with pytest.raises(CheckpointFormatError, match=message):
+        load_classifier(str(folder))
+
+
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointFormatError, match="No suitable checkpoints found"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"num_classes": 0}, r"has no classifier \(num_classes=0\)"), ({"in_chans": 1}, "takes images of 1 channels")],
+)
+def test_a_model_that_cannot_label_photos_says_why(kwargs: dict[str, int], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EffNetExtError, match=message):
+        load_classifier(str(write_folder(tmp_path / "model", **kwargs)))
+
+
+@pytest.mark.parametrize("option", [["--topk", "0"], ["--topk", "many"], ["--cam", "cam.doc"], ["--nosuch"]])
+def test_a_senseless_option_is_a_usage_error(option: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["predict", "efficientnet_b0", "x.jpg", *option])
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "last"),
+    [
+        (["efficientnet_b0", "nosuch.jpg"], 1, "error: nosuch.jpg: cannot be read (No such file or directory)"),
+        (["nosuch.jpg"], 2, "error: the following arguments are required: IMAGE"),
+    ],
+)
+def test_failures_end_in_one_line_and_a_code(arguments: list[str], code: int, last: str) -> None:
+    command = [sys.executable, "-m", "timm_effnet_ext", "predict", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(last)
+    assert code == 2 or done.stderr.count("\n") == 1
+
+
+def test_a_missing_photo_is_found_before_torch_is_loaded() -> None:
+    code = (
+        "import sys; from timm_effnet_ext.__main__ import main; main(['predict', 'efficientnet_b0', 'nosuch.jpg']);"
+        "print({'torch', 'timm'} & sys.modules.keys())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

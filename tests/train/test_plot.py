@@ -1,0 +1,159 @@
+"""Runs are read as train.py leaves them, damaged ones refused, and the picture shows what it should."""
+
+import sys
+
+import pytest
+import yaml
+
+from timm_effnet_ext.__main__ import main
+from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.train.plot import draw
+from timm_effnet_ext.train.runs import STAGES, Span, read_run
+
+HEADER = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr"
+ROWS = ("0,2.5,2.4,10.0,50.0,0.1", "1,2.0,1.9,40.0,80.0,0.05", "2,1.5,1.6,35.0,75.0,0.01")
+
+
+def write_run(folder, *rows, header=HEADER, sizes=()):
+    """Write the files of a run; `sizes` are those of its epochs, for a progressive one."""
+    folder.mkdir(exist_ok=True)
+    (folder / "summary.csv").write_text("\n".join([header, *(rows or ROWS), ""]), errors="surrogateescape")
+    (folder / "args.yaml").write_text(yaml.safe_dump({"model": "hucorz_efficientnetv2_s"}))
+    if sizes:
+        lines = ["epoch,size", *(f"{epoch},{size}" for epoch, size in enumerate(sizes))]
+        (folder / STAGES).write_text("\n".join(lines))
+    return folder
+
+
+def titles(figure):
+    return [ax.get_title("left") for ax in figure.axes]
+
+
+def test_run_is_read_with_its_metrics_and_best_epoch(tmp_path):
+    run = read_run(write_run(tmp_path / "a"))
+    assert (run.name, run.model, run.epochs) == ("a", "hucorz_efficientnetv2_s", (0, 1, 2))
+    assert run.metrics["train_loss"] == (2.5, 2.0, 1.5)
+    assert run.best == 1
+    assert run.spans == ()
+
+
+def test_stages_are_read_as_spans_of_epochs(tmp_path):
+    run = read_run(write_run(tmp_path / "a", sizes=(32, 32, 64)))
+    assert run.spans == (Span(0, 1, 32), Span(2, 2, 64))
+
+
+def test_resumed_run_counts_what_was_written_last(tmp_path):
+    # train.py repeats the header and the epoch when it resumes into the same folder
+    run = read_run(write_run(tmp_path / "a", *ROWS[:2], HEADER, "1,1.8,1.7,45.0,85.0,0.05", ROWS[2]))
+    assert run.epochs == (0, 1, 2)
+    assert run.metrics["eval_top1"] == (10.0, 45.0, 35.0)
+
+
+def test_diverged_run_is_still_read(tmp_path):
+    assert len(read_run(write_run(tmp_path / "a", *ROWS, "3,nan,nan,10.0,50.0,0.01")).epochs) == 4
+
+
+def test_picture_has_a_line_a_run_a_ring_at_the_best_and_a_legend(tmp_path):
+    runs = [read_run(write_run(tmp_path / name)) for name in ("a", "b")]
+    figure = draw(runs)
+    assert titles(figure) == ["Training loss", "Evaluation loss", "Top-1 accuracy (%)", "Top-5 accuracy (%)"]
+    assert [len(ax.lines) for ax in figure.axes] == [2, 4, 4, 4]
+    ring = figure.axes[2].lines[1]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (1, 40.0)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["a: best 40.0 % at epoch 1", "b: best 40.0 % at epoch 1"]
+
+
+def test_picture_shades_the_stages_and_names_their_sizes(tmp_path):
+    figure = draw([read_run(write_run(tmp_path / "a", sizes=(32, 32, 64)))])
+    for ax in figure.axes:
+        assert [text.get_text() for text in ax.texts] == ["32 px", "64 px"]
+        assert [(patch.get_x(), patch.get_width()) for patch in ax.patches] == [(-0.5, 2.0), (1.5, 1.0)]
+
+
+def test_picture_shows_the_learning_rate_where_top5_says_nothing(tmp_path):
+    rows = [row.replace(",50.0,", ",100.0,").replace(",80.0,", ",100.0,").replace(",75.0,", ",100.0,") for row in ROWS]
+    assert titles(draw([read_run(write_run(tmp_path / "a", *rows))]))[-1] == "Learning rate"
+
+
+def test_picture_of_a_run_without_evaluation(tmp_path):
+    run = read_run(write_run(tmp_path / "a", "0,2.5,0.1", "1,2.0,0.05", header="epoch,train_loss,lr"))
+    assert titles(draw([run])) == ["Training loss", "Learning rate"]
+    assert run.best is None
+
+
+def test_losses_over_a_wide_range_are_logarithmic(tmp_path):
+    figure = draw([read_run(write_run(tmp_path / "a", "0,2.5,7000.0,10.0,50.0,0.1", *ROWS[1:]))])
+    assert [ax.get_yscale() for ax in figure.axes] == ["linear", "log", "linear", "linear"]
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_command_writes_the_picture_in_the_format_of_its_name(tmp_path, capsys, suffix, start):
+    path = tmp_path / f"curves{suffix}"
+    assert main(["plot", str(write_run(tmp_path / "a")), "-o", str(path)]) == 0
+    assert path.read_bytes().startswith(start)
+    assert capsys.readouterr().out == f"{path}\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", path.name]
+
+
+def test_command_writes_into_the_run_unless_told_otherwise(tmp_path):
+    assert main(["plot", str(write_run(tmp_path / "a"))]) == 0
+    assert (tmp_path / "a" / "curves.png").exists()
+
+
+def test_same_runs_make_the_same_svg(tmp_path):
+    run = str(write_run(tmp_path / "a", sizes=(32, 32, 64)))
+    for name in ("1.svg", "2.svg"):
+        main(["plot", run, "-o", str(tmp_path / name)])
+    assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
+
+
+def test_unknown_format_is_refused_and_nothing_is_left(tmp_path, capsys):
+    assert main(["plot", str(write_run(tmp_path / "a")), "-o", str(tmp_path / "x.bmp")]) == 1
+    assert "no picture format '.bmp'; there are" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["plot", str(write_run(tmp_path / "a"))]) == 1
+    assert "pip install 'timm_effnet_ext[plot]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["0,2.5,oops,1,1,1"], "line 2: eval_loss: 'oops' is not a number"),
+        (["0,2.5"], "line 2: eval_loss: None is not a number"),
+        (["0,2.5,2.4,10.0,50.0,0.1,7"], "line 2: not a row of train.py's summary"),
+        (["\udcff\udcfe"], "not CSV"),
+        ([HEADER], "no epochs"),
+    ],
+)
+def test_damaged_summary_is_refused(tmp_path, rows, message):
+    with pytest.raises(EffNetExtError, match=message):
+        read_run(write_run(tmp_path / "a", *rows))
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "args.yaml"])
+def test_missing_file_is_named_in_one_line(tmp_path, capsys, name):
+    run = write_run(tmp_path / "a")
+    (run / name).unlink()
+    assert main(["plot", str(run)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{name}: no such file. Is {run} the output folder" in err
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a", "\x00"])
+def test_damaged_arguments_are_refused(tmp_path, text):
+    run = write_run(tmp_path / "a")
+    (run / "args.yaml").write_text(text)
+    with pytest.raises(EffNetExtError, match=r"args\.yaml"):
+        read_run(run)
+
+
+def test_damaged_stages_are_refused(tmp_path):
+    run = write_run(tmp_path / "a", sizes=("many", 64))
+    with pytest.raises(EffNetExtError, match=f"{STAGES} line 2: size: 'many' is not a whole number"):
+        read_run(run)

@@ -1,0 +1,110 @@
+"""The model card: README.md with the Hub's metadata, from a conversion's report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.convert.records import Proof, Report
+
+# What each kind of proof is worth, in words for whoever reads the card.
+_WORTH = {
+    "reference": "Outputs that the source's framework gave were compared with this model's.",
+    "graph": "The layer graph that the source file carries was evaluated and compared with this model.",
+    "plausibility": (
+        "The source carries no layer graph and no outputs of it were given, so nothing was compared. Whether the "
+        "BatchNorm statistics describe the activations on photos tells gross errors (layout, scaling), not subtle "
+        "ones: trained networks were seen at 0.2 to 0.4."
+    ),
+}
+_UNVERIFIED = "**Nothing was verified**: this model has not been run."
+
+
+def model_card(report: Report, repo: str | None = None) -> str:
+    """Return the card; `repo` is where the folder will be published, if it is known."""
+    return "\n\n".join([_metadata(report), *_sections(report, repo)]) + "\n"
+
+
+def _metadata(report: Report) -> str:
+    """Return the YAML header; JSON values are YAML too."""
+    task = "image-classification" if report.num_classes else "image-feature-extraction"
+    tags = [task, "timm", "efficientnet", *(["timm_effnet_ext"] if _needs_us(report) else [])]
+    data = {"library_name": "timm", "pipeline_tag": task, "tags": tags}
+    if report.license:
+        data["license"] = report.license
+    return "\n".join(
+        ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items()), "---"]
+    )
+
+
+def _sections(report: Report, repo: str | None) -> Iterator[str]:
+    yield f"# {report.architecture}"
+    yield (
+        "EfficientNet weights for [timm](https://github.com/huggingface/pytorch-image-models), converted from "
+        f"`{report.origin}` ({report.format}) by timm_effnet_ext."
+    )
+    yield "## How to use"
+    yield f"```python\n{_usage(report, repo)}\n```"
+    yield _table("Model", _facts(report))
+    yield "## Verification"
+    yield from (_proof(proof) for proof in report.proofs) if report.proofs else [_UNVERIFIED]
+    yield _table("Source", _provenance(report))
+    if report.notes:
+        yield "## Notes\n\n" + "\n".join(f"- {note}" for note in report.notes)
+    yield "`conversion.json` lists the name, layout and shape of every tensor there and here."
+
+
+def _needs_us(report: Report) -> bool:
+    return report.architecture.startswith(PREFIX)
+
+
+def _usage(report: Report, repo: str | None) -> str:
+    where = f"hf-hub:{repo}" if repo else "local-dir:FOLDER"
+    plugin = "import timm_effnet_ext  # registers the model\n" if _needs_us(report) else ""
+    return (
+        f'import timm\n{plugin}\nmodel = timm.create_model("{where}", pretrained=True).eval()\n'
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
+        f"{'logits' if report.num_classes else 'features'} = model(transform(image).unsqueeze(0))  # image: PIL"
+    )
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    cfg = report.pretrained_cfg
+    yield "Architecture", f"`{report.architecture}`"
+    if report.model_args:
+        yield "Arguments", ", ".join(f"`{name}={value!r}`" for name, value in report.model_args.items())
+    yield "Outputs", report.classes
+    yield "Image size", " × ".join(map(str, cfg["input_size"][1:]))
+    yield "Mean, std", f"{_numbers(cfg['mean'])}; {_numbers(cfg['std'])}"
+    yield "Resizing", f"{cfg['interpolation']}, crop {cfg['crop_pct']:g} ({cfg['crop_mode']})"
+    if report.license:
+        yield "Licence", report.license
+
+
+def _provenance(report: Report) -> Iterator[tuple[str, str]]:
+    yield "Source", f"`{report.origin}` ({report.format})"
+    yield "Names", f"{report.reason}"
+    kind = "EMA" if report.weights == "ema" else "as trained, not averaged"
+    yield "Weights", f"{kind}{'' if report.step is None else f', step {report.step}'}"
+    yield "Variables", ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in report.counts.items() if count)
+    for name, digest in report.sources.items():
+        yield f"sha256 of {name}", f"`{digest}`"
+    yield "Versions", ", ".join(f"{name} {number}" for name, number in report.versions.items())
+
+
+def _proof(proof: Proof) -> str:
+    return f"{_WORTH[proof.kind]}\n\n{proof.detail[:1].upper()}{proof.detail[1:]}."
+
+
+def _table(title: str, rows: Iterator[tuple[str, str]]) -> str:
+    lines = [f"| {name} | {_cell(value)} |" for name, value in rows]
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *lines])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,99 @@
+"""`info`: the stage table of one model as its paper prints it."""
+
+from __future__ import annotations
+
+import argparse
+
+from timm_effnet_ext.arch import PREFIX, Arch
+from timm_effnet_ext.cli._output import print_json, print_table
+from timm_effnet_ext.summary import StageRow, Summary, parse_model_name, summarize
+
+_MAX_SIZE, _MAX_MULT = 10_000, 16.0  # beyond, it is a slip of the keyboard
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model, and what it is scaled by."""
+    parser.add_argument("model", metavar="MODEL", help=f"e.g. {PREFIX}efficientnetv2_s, or with a tag: NAME.in21k")
+    parser.add_argument("--img-size", type=pixels, metavar="PIXELS", help="default: the size that it is tested at")
+    parser.add_argument("--width-mult", type=multiplier, default=1.0, metavar="X", help="of the channels (default: 1)")
+    parser.add_argument("--depth-mult", type=multiplier, default=1.0, metavar="X", help="of the layers (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table of one model."""
+    arch, tag = parse_model_name(args.model)
+    options = _of_weights(arch, tag) if tag else {}
+    if args.img_size:
+        options["img_size"] = args.img_size
+    summary = summarize(arch, width_mult=args.width_mult, depth_mult=args.depth_mult, **options)
+    if args.json:
+        return print_json(_record(summary))
+    _print(summary)
+
+
+def _of_weights(arch: Arch, tag: str) -> dict[str, int]:
+    """Return the classes of some weights, and the size that they are tested at."""
+    from timm_effnet_ext.weights import find_cfg  # imports torch: only for who asks about weights
+
+    cfg = find_cfg(arch, tag)
+    return {"num_classes": cfg.num_classes, "img_size": (cfg.test_input_size or cfg.input_size)[-1]}
+
+
+def _record(summary: Summary) -> dict[str, object]:
+    arch = summary.arch
+    return {
+        "name": PREFIX + arch.name,
+        "img_size": summary.img_size,
+        "train_size": arch.train_size,
+        "test_size": arch.eval_size,
+        "drop_rate": arch.drop_rate,
+        "activation": arch.act,
+        "params": summary.params,
+        "macs": summary.macs,
+        "stages": [row._asdict() for row in summary.rows],
+    }
+
+
+def _print(summary: Summary) -> None:
+    arch = summary.arch
+    rows: list[tuple[object, ...]] = [
+        (row.stage, row.operator, row.stride, row.channels, row.layers, _square(row.resolution), *_counts(row))
+        for row in summary.rows
+    ]
+    rows.append(("", "total", "", "", sum(row.layers for row in summary.rows), "", *_counts(summary)))
+    headers = ("stage", "operator", "stride", "channels", "layers", "output", "params", "MACs")
+    print(f"{PREFIX}{arch.name}, images of {_square(summary.img_size)}\n")
+    print_table(rows, headers, left=(0, 1))
+    print(
+        f"\ntrained at {_square(arch.train_size)}, tested at {_square(arch.eval_size)}; "
+        f"activation {arch.act}, dropout {arch.drop_rate:g}"
+    )
+
+
+def _counts(of: StageRow | Summary) -> tuple[str, str]:
+    return _rounded(of.params), _rounded(of.macs)
+
+
+def _rounded(count: int) -> str:
+    """Return a count in four digits, e.g. "303.6 k"."""
+    factor, unit = next(((f, u) for f, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= f), (1, ""))
+    return f"{count / factor:.4g} {unit}".rstrip()
+
+
+def _square(size: int) -> str:
+    return f"{size}x{size}"
+
+
+def pixels(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= _MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_SIZE} pixels, got {value}")
+    return value
+
+
+def multiplier(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= _MAX_MULT:  # not met by NaN either
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most {_MAX_MULT:g}, got {text}")
+    return value

@@ -1,0 +1,63 @@
+"""`inspect`: prints what a checkpoint is, without converting it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from timm_effnet_ext.cli.facts import print_facts
+from timm_effnet_ext.convert.inspection import Inspection, inspect_source
+from timm_effnet_ext.layout import Shape
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to look at, and how to print it."""
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="checkpoint file, prefix, folder or archive")
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor with its type and shape")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what the source is."""
+    found = inspect_source(args.source)
+    if args.json:
+        print(json.dumps(found.to_json()))
+        return
+    print_facts(_facts(found))
+    if args.tensors:
+        from tabulate import tabulate  # slow to import
+
+        print()
+        print(tabulate(_tensors(found), headers=("tensor", "is", "dtype", "shape"), tablefmt="simple"))
+
+
+def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
+    size = sum(found.files.values())
+    yield "source", found.path
+    yield "format", f"{found.framework}, {found.format}, {len(found.files)} files, {size / 1e6:,.1f} MB"
+    if found.readings:
+        first, *others = found.readings
+        scale = "" if first.width_mult == first.depth_mult == 1 else f" x{first.width_mult:g} x{first.depth_mult:g}"
+        yield "architecture", f"{first.architecture}{scale}: {first.reason}"
+        yield "dialect", f"{first.dialect}{f' under {first.prefix!r}' if first.prefix else ''}"
+        yield "classes", str(first.num_classes) if first.num_classes else "no classifier"
+        if others:
+            yield "or", "; ".join(f"{o.architecture} (width {o.width_mult:g}, depth {o.depth_mult:g})" for o in others)
+    else:
+        yield "architecture", f"unknown: {found.problem}"
+    yield "EMA weights", f"yes, of {len(found.ema)} variables" if found.has_ema else "no"
+    yield "variables", f"{len(found.variables)}, and {len(found.slots)} optimizer slots, {len(found.counters)} counters"
+    yield "step", "not said" if found.step is None else str(found.step)
+    for note in found.notes:
+        yield "note", note
+
+
+def _tensors(found: Inspection) -> Iterator[tuple[str, str, str, str]]:
+    kinds: dict[str, Mapping[str, tuple[str, Shape]]] = {
+        "variable": found.variables, "EMA": found.ema, "optimizer slot": found.slots, "counter": found.counters
+    }  # fmt: skip
+    for kind, table in kinds.items():
+        for name, (dtype, shape) in sorted(table.items()):
+            yield name, kind, dtype, " × ".join(map(str, shape)) or "scalar"

@@ -1,0 +1,97 @@
+"""What a source is, told without reading its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from timm_effnet_ext.convert.identify import Candidate, identify
+from timm_effnet_ext.convert.open import open_checkpoint
+from timm_effnet_ext.convert.selection import dialects_for, why_none
+from timm_effnet_ext.layout import Shape
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One architecture that the names and shapes fit."""
+
+    architecture: str
+    dialect: str
+    prefix: str
+    width_mult: float
+    depth_mult: float
+    num_classes: int
+    in_chans: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds; tensors are name -> (dtype, shape), under the names that the model's code gave them."""
+
+    path: str
+    framework: str
+    format: str
+    files: Mapping[str, int]  # name -> bytes
+    readings: tuple[Reading, ...]  # the likeliest first; several compute the same, scaled from different rows
+    problem: str | None  # why there is no reading
+    step: int | None
+    has_ema: bool
+    notes: tuple[str, ...]
+    variables: Mapping[str, tuple[str, Shape]]
+    ema: Mapping[str, tuple[str, Shape]]
+    slots: Mapping[str, tuple[str, Shape]]
+    counters: Mapping[str, tuple[str, Shape]]
+    metadata: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for json.dump."""
+        return asdict(self)
+
+
+def inspect_source(path: str | Path) -> Inspection:
+    """Return what a source is.
+
+    Raises:
+        CheckpointFormatError: No checkpoint, or a damaged one.
+    """
+    with open_checkpoint(path) as checkpoint:
+        found = checkpoint.variables
+        shapes = {name: entry.shape for name, entry in found.model.items()}
+        candidates = identify(shapes, dialects_for(checkpoint))
+
+        def table(entries: Mapping[str, Any]) -> dict[str, tuple[str, Shape]]:
+            return {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+
+        return Inspection(
+            path=str(path),
+            framework=checkpoint.framework,
+            format=checkpoint.format,
+            files={file.name: file.stat().st_size for file in checkpoint.files},
+            readings=tuple(map(_reading, candidates)),
+            problem=None if candidates else why_none(checkpoint, shapes),
+            step=found.step,
+            has_ema=bool(found.ema),
+            notes=checkpoint.notes,
+            variables=table(found.model),
+            ema=table(found.ema),
+            slots=table(found.slots),
+            counters=table(found.counters),
+            metadata=found.metadata,
+        )
+
+
+def _reading(candidate: Candidate) -> Reading:
+    match = candidate.match
+    return Reading(
+        architecture=match.arch_name,
+        dialect=candidate.dialect.name,
+        prefix=candidate.prefix,
+        width_mult=match.width_mult,
+        depth_mult=match.depth_mult,
+        num_classes=match.num_classes,
+        in_chans=match.in_chans,
+        reason=candidate.reason,
+    )

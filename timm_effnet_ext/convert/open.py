@@ -1,0 +1,45 @@
+"""Whatever a path is -> an open Checkpoint: each framework's reader is asked in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from timm_effnet_ext.convert import torch_files
+from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.sources import open_bundle, recognise
+from timm_effnet_ext.convert.variables import variables
+from timm_effnet_ext.errors import CheckpointFormatError
+
+_STYLES = {
+    "name_based": "tensor bundle, names",
+    "object_graph": "tensor bundle, object graph",
+    "saved_model": "SavedModel",
+}
+
+
+@contextmanager
+def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
+    """Open a source; its tensors can be read while it is open.
+
+    Raises:
+        CheckpointFormatError: No checkpoint, or a damaged one.
+    """
+    path = Path(path)
+    if recognise(path) is not None:
+        with open_bundle(path) as bundle:
+            found = variables(bundle)
+            yield Checkpoint(path, "tensorflow", _STYLES[found.style], bundle.files(), found)
+    elif torch_files.recognise(path) is not None:
+        with torch_files.open_torch(path) as checkpoint:
+            yield checkpoint
+    else:
+        from timm_effnet_ext.convert.keras_source import is_keras, open_keras  # h5py: only for those who need it
+
+        if is_keras(path):
+            with open_keras(path) as checkpoint:
+                yield checkpoint
+            return
+        what = "not a checkpoint that is known" if path.exists() else "no such file, folder or checkpoint prefix"
+        raise CheckpointFormatError(f"{path}: {what}")

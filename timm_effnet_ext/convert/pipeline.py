@@ -1,0 +1,195 @@
+"""A checkpoint on disk -> a verified folder that timm loads: the steps in their order."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timm_effnet_ext.card import model_card
+from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.classes import Classes, choose_classes
+from timm_effnet_ext.convert.config import model_config
+from timm_effnet_ext.convert.names import Entry
+from timm_effnet_ext.convert.open import open_checkpoint
+from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
+from timm_effnet_ext.convert.selection import Selection, select
+from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.layout import COUNTER_LEAF, NORM_LEAVES
+from timm_effnet_ext.storage import Slot, check_target, new_folder, sha256, write_safetensors
+
+WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RECORD_FILE = "model.safetensors", "config.json", "README.md", "conversion.json"
+FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RECORD_FILE)
+_NO_PHOTOS = "no photos to verify with: pass --images FOLDER, or install scikit-learn, which brings two"
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    options: Options = Options(),  # noqa: B008  immutable
+    progress: Progress = lambda step, done, total: None,
+) -> Report:
+    """Write the folder `out` from `source`; it is whole and verified, or as it was before.
+
+    Raises:
+        CheckpointFormatError: The source is damaged, foreign, or holds values that no model can have.
+        NameMappingError: Its variables are no architecture's, or several.
+        VerificationError: The result does not compute what the source computed.
+        EffNetExtError: Something lies at `out` that must not be replaced, or the options do not fit the source.
+    """
+    out = Path(out)
+    check_target(out, FILES, overwrite=options.overwrite)
+    with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(1) as beside:
+        chosen = select(checkpoint, options.weights, options.model)
+        classes = choose_classes(chosen.candidate.match.num_classes, checkpoint.framework, options)
+        config = model_config(checkpoint, chosen.candidate, classes.num_classes, options)
+        hashes = beside.submit(_hashes, checkpoint)
+        slots = tuple(_slots(chosen, classes))
+        for slot in _told("checking values", progress, slots):
+            _check_values(slot, checkpoint.path)
+        with new_folder(out, FILES, overwrite=options.overwrite) as folder:
+            digest = write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
+            _write_json(folder / CONFIG_FILE, config)
+            proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
+            report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest, options)
+            _write_json(folder / RECORD_FILE, report.to_json())
+            (folder / CARD_FILE).write_text(model_card(report, options.repo_id), encoding="utf-8")
+    return report
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Return the `conversion.json` of a finished folder; its "verified" says whether it may be published.
+
+    Raises:
+        CheckpointFormatError: No folder that `convert` wrote.
+    """
+    path = Path(folder) / RECORD_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise CheckpointFormatError(f"{path}: not readable ({err}). Is {folder} a folder that convert wrote?") from err
+    if not isinstance(record, dict) or not isinstance(record.get("verified"), bool):
+        raise CheckpointFormatError(f"{path}: says nothing about verification. Convert the source again")
+    return record
+
+
+def _slots(chosen: Selection, classes: Classes) -> Iterator[Slot]:
+    """Yield what is written, in the order of computation; each layer's counter follows its variance."""
+    for entry in chosen.entries:
+        cut = classes.cut if entry.torch.startswith("classifier.") else 0
+        shape = (entry.shape[0] - cut, *entry.shape[1:])
+        yield Slot(entry.torch, "F32", shape, partial(_values, chosen, entry, cut))
+        layer, _, leaf = entry.torch.rpartition(".")
+        if leaf == NORM_LEAVES[-1]:
+            yield Slot(f"{layer}.{COUNTER_LEAF}", "I64", (), partial(np.zeros, (), "<i8"))
+
+
+def _told(step: str, progress: Progress, slots: Sequence[Slot]) -> Iterator[Slot]:
+    """Yield the slots, telling the bytes of those that are done."""
+    done, total = 0, sum(slot.nbytes for slot in slots)
+    for slot in slots:
+        progress(step, done, total)
+        yield slot
+        done += slot.nbytes
+    progress(step, total, total)
+
+
+def _values(chosen: Selection, entry: Entry, cut: int) -> np.ndarray:
+    return entry.layout.apply(chosen.source[entry.source].read())[cut:]
+
+
+def _check_values(slot: Slot, path: Path) -> None:
+    """Raise unless a tensor's values are such as a trained model can have."""
+    values = slot.load()
+    if slot.dtype != "F32":
+        return
+    if values.dtype.kind != "f":
+        raise CheckpointFormatError(f"{path}: {slot.name} holds {values.dtype}, expected floating-point numbers")
+    if not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
+        raise CheckpointFormatError(f"{path}: {slot.name} has {count} values that are not finite (of {values.size})")
+    if slot.name.endswith(NORM_LEAVES[-1]) and values.min() < 0:
+        raise CheckpointFormatError(f"{path}: {slot.name} has a negative variance ({values.min():.4g})")
+
+
+def _verify(
+    folder: Path, checkpoint: Checkpoint, classes: Classes, options: Options, progress: Progress
+) -> tuple[Proof, ...]:
+    """Run what was written, in timm: here torch is imported."""
+    progress("verifying", 0, 1)
+    from timm_effnet_ext.verification import verify
+
+    proofs = verify(folder, graph=checkpoint.graph, reference=options.reference, images=options.images, cut=classes.cut)
+    progress("verifying", 1, 1)
+    return proofs
+
+
+def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    return {file.name: sha256(file) for file in checkpoint.files}
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write an object for people to read: a line for each entry, and for each row of a list of objects."""
+    lines = (f"  {json.dumps(key)}: {_json(value)}" for key, value in data.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    is_table = isinstance(value, list) and value and isinstance(value[0], dict)
+    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value) if is_table else ""
+    return f"[\n{rows}\n  ]" if is_table else json.dumps(value, ensure_ascii=False)
+
+
+def _report(
+    checkpoint: Checkpoint,
+    chosen: Selection,
+    classes: Classes,
+    config: dict[str, Any],
+    proofs: tuple[Proof, ...],
+    hashes: dict[str, str],
+    digest: str,
+    options: Options,
+) -> Report:
+    return Report(
+        origin=options.origin or checkpoint.path.resolve().name,
+        sources=hashes,
+        framework=checkpoint.framework,
+        format=checkpoint.format,
+        dialect=chosen.candidate.dialect.name,
+        reason=chosen.candidate.reason,
+        architecture=config["architecture"],
+        arch=chosen.candidate.match.arch_name,
+        model_args=config.get("model_args", {}),
+        pretrained_cfg=config["pretrained_cfg"],
+        num_classes=classes.num_classes,
+        classes=classes.text,
+        weights=chosen.weights,
+        step=checkpoint.variables.step,
+        counts=chosen.counts,
+        mapping=[
+            {"torch": entry.torch, "source": entry.source, "perm": entry.layout.perm, "shape": entry.shape}
+            for entry in chosen.entries
+        ],
+        proofs=proofs,
+        weights_sha256=digest,
+        activation=checkpoint.activation,
+        versions=_versions(),
+        license=options.license,
+        origin_version=options.origin_version,
+        notes=(*checkpoint.notes, *chosen.notes, *(() if proofs or not options.verify else (_NO_PHOTOS,))),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what had a part in it: torch and timm only where they ran the result."""
+    used = (
+        module for name in ("timm_effnet_ext", "numpy", "h5py", "torch", "timm") if (module := sys.modules.get(name))
+    )
+    return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in used}}

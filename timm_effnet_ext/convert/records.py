@@ -1,0 +1,105 @@
+"""What a conversion is asked for, and what it reports: the two records that everyone around it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+WeightsKind = Literal["ema", "raw"]
+ProofKind = Literal["reference", "graph", "plausibility"]
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes or steps of it are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert.
+
+    Args:
+        weights: Which weights to take from a checkpoint that has both.
+        model: Architecture, where the file fits several; `hucorz_` or `tf_` before the name may be there.
+        label_names: One name for each class that is written.
+        keep_background: Keep class 0 of 1001 instead of cutting it.
+        pretrained_cfg: Entries of timm's pretrained_cfg that are known better than the file and the family say.
+        reference: .npz of inputs and outputs that the source's own framework gave.
+        images: Folder of photos for the plausibility figure.
+        verify: Compute with the result before it is published.
+        timm_native: Write timm's own `tf_*` architecture name.
+        license: Licence of the weights, for the card: a Hub identifier such as "apache-2.0".
+        num_classes: How many classes must come out; any number if None.
+        origin: What the card calls the source, e.g. a URL; the path's last part if None.
+        origin_version: Which version of it, e.g. the ETag of a download.
+        repo_id: Where it will be published, for the card.
+        overwrite: Replace what lies at the target.
+    """
+
+    weights: WeightsKind = "ema"
+    model: str | None = None
+    label_names: Sequence[str] | None = None
+    keep_background: bool = False
+    pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
+    reference: Path | None = None
+    images: Path | None = None
+    verify: bool = True
+    timm_native: bool = False
+    license: str | None = None
+    num_classes: int | None = None
+    origin: str | None = None
+    origin_version: str | None = None
+    repo_id: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One way in which the result was verified, and what came out.
+
+    `kind` is "reference" (outputs that the user saved), "graph" (the layer graph in the file), or "plausibility"
+    (statistics on photos: catches gross errors, not subtle ones). `figures` are numbers by name, for people.
+    """
+
+    kind: ProofKind
+    figures: Mapping[str, float]
+    detail: str  # a sentence for the card
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was converted, from what, and how it was verified; `conversion.json` holds exactly this."""
+
+    origin: str
+    sources: Mapping[str, str]  # file name -> sha256
+    framework: str
+    format: str
+    dialect: str
+    reason: str  # why this dialect and architecture
+    architecture: str  # registry name, as config.json has it
+    arch: str  # row of ARCHS
+    model_args: Mapping[str, Any]
+    pretrained_cfg: Mapping[str, Any]
+    num_classes: int
+    classes: str  # what was done about the classes, a sentence
+    weights: WeightsKind
+    step: int | None
+    counts: Mapping[str, int]  # variables by what became of them: used, of them from EMA, slots, …
+    mapping: Sequence[Mapping[str, Any]]  # every tensor: its name there and here, permutation, shape
+    proofs: Sequence[Proof]
+    weights_sha256: str  # of model.safetensors
+    versions: Mapping[str, str]
+    activation: str | None = None  # what the source puts on the logits
+    license: str | None = None
+    origin_version: str | None = None
+    notes: Sequence[str] = ()  # what the user should know, e.g. that there were no EMA weights
+
+    @property
+    def verified(self) -> bool:
+        """Whether the result was run and passed; `proofs` say how much that is worth."""
+        return bool(self.proofs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for json.dump."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**plain, "proofs": [asdict(proof) for proof in self.proofs], "verified": self.verified}

@@ -1,0 +1,139 @@
+"""Which variables of a checkpoint become which tensors of which model, every one of them accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.dialects import DIALECTS
+from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
+from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
+from timm_effnet_ext.convert.names import Dialect, Entry, check
+from timm_effnet_ext.convert.records import WeightsKind
+from timm_effnet_ext.convert.tensors import TensorEntry
+from timm_effnet_ext.convert.torch_dialects import TORCH_DIALECTS
+from timm_effnet_ext.errors import NameMappingError, first_few
+
+_TF_NATIVE = "tf_"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The reading of a checkpoint that was chosen, and what became of its variables."""
+
+    candidate: Candidate
+    entries: tuple[Entry, ...]
+    source: Mapping[str, TensorEntry]  # by `Entry.source`
+    weights: WeightsKind
+    counts: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
+    """Return the dialects that files of this framework can have; Keras writes SavedModels too."""
+    table = {"tensorflow": (*DIALECTS, *KERAS_DIALECTS), "keras": KERAS_DIALECTS, "torch": TORCH_DIALECTS}
+    return table[checkpoint.framework]
+
+
+def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | None = None) -> Selection:
+    """Choose architecture, dialect and EMA or raw weights.
+
+    Raises:
+        NameMappingError: No architecture has these variables, several have and `model` does not say which, some of
+            the variables have an EMA twin and some have not, or some are left over.
+    """
+    found = checkpoint.variables
+    shapes = {name: entry.shape for name, entry in found.model.items()}
+    candidate, notes = _choose(checkpoint, shapes, model)
+    entries = candidate.plan()
+    used = {entry.source for entry in entries}
+    spare = {name for name in found.model if name not in used and _is_source_only(name, candidate)}
+    left = found.model.keys() - used - spare
+    if left:
+        raise NameMappingError(f"{checkpoint.path}: {_left_over(candidate, len(used), left)}")
+    source, kind = _weights(checkpoint, used, weights)
+    if kind != weights:
+        notes = (*notes, "the file has no EMA weights: the raw ones were taken")
+    counts = {
+        "used": len(used),
+        "from_ema": sum(source[name] is found.ema.get(name) for name in used),
+        "raw_beside_ema": len(used) if kind == "ema" and found.model is not found.ema else 0,
+        "ema_unused": len(found.ema) if kind == "raw" else len(found.ema.keys() - used),
+        "no_counterpart": len(spare),
+        "optimizer_slots": len(found.slots),
+        "counters": len(found.counters),
+        "metadata": len(found.metadata),
+    }
+    return Selection(candidate, entries, source, kind, counts, notes)
+
+
+def _is_source_only(name: str, candidate: Candidate) -> bool:
+    return name.startswith(candidate.prefix) and candidate.dialect.is_source_only(name[len(candidate.prefix) :])
+
+
+def _choose(
+    checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]], model: str | None
+) -> tuple[Candidate, tuple[str, ...]]:
+    """Return the one reading, and what else would compute the same."""
+    candidates = identify(shapes, dialects_for(checkpoint))
+    if not candidates:
+        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
+    if model is not None:
+        name = model.removeprefix(PREFIX).removeprefix(_TF_NATIVE)
+        wanted = [candidate for candidate in candidates if candidate.match.arch_name == name]
+        if not wanted:
+            raise NameMappingError(f"{checkpoint.path}: is not {model}: it fits {_names(candidates)}")
+        candidates = wanted
+    networks = {candidate.network(): candidate for candidate in reversed(candidates)}
+    if len(networks) > 1:
+        raise NameMappingError(
+            f"{checkpoint.path}: fits {len(networks)} different models: {_names(networks.values())}. "
+            "Say which with --model"
+        )
+    chosen, *others = candidates
+    same = f"other rows, scaled, compute the same: {', '.join(other.match.arch_name for other in others)}"
+    return chosen, (same,) if others else ()
+
+
+def _names(candidates: Iterable[Candidate]) -> str:
+    return " and ".join(str(candidate.match) for candidate in candidates)
+
+
+def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
+    return (
+        f"{len(left)} variables are left over after {used} were used for {candidate.match}: {first_few(left)}. "
+        "Is this a model with parts of its own?"
+    )
+
+
+def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return what is too much or missing for the nearest architecture, or what stands in the file instead."""
+    for candidate in without_foreign(shapes, dialects_for(checkpoint)):
+        used = {entry.source for entry in candidate.plan()}
+        return _left_over(candidate, len(used), shapes.keys() - used)
+    found = nearest(shapes, dialects_for(checkpoint))
+    if found is None:
+        return f"none of the 26 architectures, under any names that are known; it holds {first_few(shapes)}"
+    try:
+        check(found.plan(), {name: tuple(shape) for name, shape in shapes.items()})
+    except NameMappingError as err:
+        return f"fits no architecture; the nearest is {found.match} in dialect {found.dialect.name!r}, but {err}"
+    raise AssertionError("a plan that fits is a candidate")
+
+
+def _weights(
+    checkpoint: Checkpoint, used: set[str], weights: WeightsKind
+) -> tuple[dict[str, TensorEntry], WeightsKind]:
+    """Return the variables to convert by name, and which they are."""
+    found = checkpoint.variables
+    if weights == "raw" or not found.ema:
+        return {name: found.model[name] for name in used}, "raw"
+    alone = used - found.ema.keys()
+    if alone:
+        raise NameMappingError(
+            f"{checkpoint.path}: {len(alone)} of {len(used)} variables have no EMA twin: {first_few(alone)}. "
+            "A mix would be neither; convert the raw ones with --weights raw"
+        )
+    return {name: found.ema[name] for name in used}, "ema"

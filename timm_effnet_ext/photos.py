@@ -1,0 +1,66 @@
+"""Reads a photo from disk as people see it: upright, in RGB, or one line that says what is wrong with the file."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from timm_effnet_ext.errors import EffNetExtError
+
+# What Pillow's decoders raise over damaged files, beside OSError.
+_DAMAGED = (SyntaxError, ValueError, RuntimeError, EOFError, IndexError, struct.error, zlib.error)
+
+
+def check_photo(path: Path) -> None:
+    """Raise what `read_photo` would over a file that is missing, no picture, or too large, without decoding it."""
+    with _explained(path), Image.open(path):
+        pass
+
+
+def read_photo(path: Path) -> Image.Image:
+    """Return the first picture of a file in RGB, turned as its EXIF data says, transparent parts on white.
+
+    Raises:
+        EffNetExtError: It is missing, no picture, cut, damaged, or larger than Pillow's limit against bombs.
+    """
+    with _explained(path), Image.open(path) as photo:
+        upright = ImageOps.exif_transpose(photo)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            upright = _in_8_bits(upright, path)
+        if upright.has_transparency_data:
+            page = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(page, upright.convert("RGBA"))
+        return upright.convert("RGB")
+
+
+def _in_8_bits(photo: Image.Image, path: Path) -> Image.Image:
+    """Return 16-bit grey as 8-bit grey: Pillow's own conversion cuts everything above 255 instead."""
+    values = np.asarray(photo)
+    if photo.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise EffNetExtError(f"{path}: its values are no 8- or 16-bit grey or colour (Pillow mode {photo.mode})")
+    return Image.fromarray((values / 257 + 0.5).astype(np.uint8))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises into one line that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes up to the limit
+            yield
+    except UnidentifiedImageError as err:
+        raise EffNetExtError(f"{path}: is no picture, or of a kind that Pillow does not read") from err
+    except Image.DecompressionBombError as err:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise EffNetExtError(f"{path}: more than {limit:,} pixels. Scale it down first") from err
+    except OSError as err:
+        raise EffNetExtError(f"{path}: cannot be read ({err.strerror or err})") from err
+    except _DAMAGED as err:
+        raise EffNetExtError(f"{path}: the picture is damaged ({err})") from err

@@ -1,0 +1,171 @@
+"""Files that appear whole or not at all: tensors streamed into safetensors, folders published by one rename.
+
+    FILE = header size (uint64) | header (JSON, padded with spaces to a multiple of 8 bytes) | the tensors' bytes
+
+The header maps each name to {"dtype", "shape", "data_offsets": [begin, end]}, counted from behind the header. The
+library's own writers want every tensor in memory, or its bytes in one piece; this one holds one tensor at a time.
+Spec: github.com/huggingface/safetensors README, "Format".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
+from timm_effnet_ext.layout import Shape
+
+DTYPES = {"F32": "<f4", "I64": "<i8"}
+_CHUNK = 1 << 20
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux fcntl.h, fs.h
+
+
+class Slot(NamedTuple):
+    """One tensor to be written; its values are asked for when it is its turn."""
+
+    name: str
+    dtype: str  # key of DTYPES
+    shape: Shape
+    load: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
+
+
+def write_safetensors(
+    path: Path, slots: Sequence[Slot], *, each: Callable[[Sequence[Slot]], Iterable[Slot]] = iter
+) -> str:
+    """Write a new file tensor by tensor, read it again, and return its sha256; `each` may watch the loop.
+
+    Raises:
+        CheckpointFormatError: Values of another shape than was announced, or the file reads otherwise than written.
+    """
+    header = _header(slots)
+    sums = []
+    with path.open("xb") as file:
+        file.write(header)
+        for slot in each(slots):
+            values = slot.load()
+            if values.shape != slot.shape:
+                raise CheckpointFormatError(f"{slot.name}: shape {values.shape}, expected {slot.shape}")
+            # A transposed view has its bytes in another order than its elements.
+            data = np.ascontiguousarray(values, DTYPES[slot.dtype]).reshape(-1).view(np.uint8)
+            file.write(data.data)
+            sums.append(google_crc32c.value(data))
+    return _reread(path, header, slots, sums)
+
+
+def _header(slots: Sequence[Slot]) -> bytes:
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers and timm look for it
+    at = 0
+    for slot in slots:
+        end = at + slot.nbytes
+        table[slot.name] = {"dtype": slot.dtype, "shape": slot.shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _reread(path: Path, header: bytes, slots: Sequence[Slot], sums: list[int]) -> str:
+    """Return the sha256 of a file after comparing it with what was meant to be in it."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        is_same = file.read(len(header)) == header
+        sha.update(header)
+        for slot, expected in zip(slots, sums, strict=True):
+            data = file.read(slot.nbytes)
+            is_same &= google_crc32c.value(data) == expected
+            sha.update(data)
+        if not is_same or file.read(1):
+            raise CheckpointFormatError(f"{path}: reads otherwise than it was written: is the disk in order?")
+    return sha.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give an empty folder that becomes `target` when the block is left without an exception.
+
+    It lies beside the target under a hidden name and takes its place by one rename, so whoever looks finds the old
+    one or the new one, whole. `ours` are the names of the files that a folder to be overwritten may hold.
+
+    Raises:
+        EffNetExtError: Something lies at the target that must not be replaced.
+    """
+    check_target(target, ours, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
+    try:
+        os.chmod(folder, 0o777 & ~_umask())
+        yield folder
+        _publish(folder, target, tuple(ours), overwrite)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_target(target: Path, ours: Iterable[str], *, overwrite: bool) -> None:
+    """Raise unless `target` is free, an empty folder, or one of ours that may be replaced."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise EffNetExtError(f"{target}: is no folder. Choose another output folder")
+    found = {path.name for path in target.iterdir()}
+    if found - set(ours):
+        raise EffNetExtError(
+            f"{target}: holds {first_few(found - set(ours))}, which no conversion wrote. Choose another output folder"
+        )
+    if found and not overwrite:
+        raise EffNetExtError(f"{target}: exists already. Choose another output folder, or pass --overwrite")
+
+
+def _publish(folder: Path, target: Path, ours: tuple[str, ...], overwrite: bool) -> None:
+    try:
+        os.rename(folder, target)  # also onto an empty folder
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        check_target(target, ours, overwrite=overwrite)  # it may have come while we were at work
+        _exchange(folder, target)  # `folder` is the old one now
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders at once where the system can, else by way of a third name."""
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        names = os.fsencode(one), os.fsencode(other)
+        if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+            return
+    aside = one.with_suffix(".old")
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

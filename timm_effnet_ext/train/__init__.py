@@ -1,0 +1,1 @@
+"""Training with timm's own train.py: progressive learning from outside, recipes, and pictures of runs."""

@@ -1,0 +1,153 @@
+"""Draws the curves of one or more runs of train.py, their progressive stages shaded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.train.runs import Run, Span
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito, Color Universal Design: told apart by people of every colour vision
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_INK, _GREY, _SHADE = "#222222", "#8a8a8a", "#0072B2"
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.edgecolor": "#bbbbbb",
+    "axes.labelcolor": _GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e6e6e6",
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "figure.constrained_layout.hspace": 0.06,
+    "figure.constrained_layout.wspace": 0.04,
+    "svg.hashsalt": "timm_effnet_ext",  # the same picture is the same file
+}
+_FEW = 12  # epochs: each is marked
+_WIDE_RANGE = 50  # times from the smallest to the largest value: beyond it an axis is logarithmic
+
+
+class _Panel(NamedTuple):
+    column: str
+    title: str
+
+
+_PANELS = (
+    _Panel("train_loss", "Training loss"),
+    _Panel("eval_loss", "Evaluation loss"),
+    _Panel("eval_top1", "Top-1 accuracy (%)"),
+    _Panel("eval_top5", "Top-5 accuracy (%)"),
+)
+_LEARNING_RATE = _Panel("lr", "Learning rate")
+
+
+def save_plot(runs: Sequence[Run], path: Path) -> None:
+    """Write the curves of `runs` to `path`, in the format of its suffix.
+
+    Raises:
+        EffNetExtError: matplotlib is not installed, or cannot write such a file.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError as err:
+        raise EffNetExtError("plot needs matplotlib: pip install 'timm_effnet_ext[plot]'") from err
+    with matplotlib.rc_context(_STYLE):
+        figure = draw(runs)
+        kinds = figure.canvas.get_supported_filetypes()
+        kind = path.suffix.removeprefix(".").lower()
+        if kind not in kinds:
+            raise EffNetExtError(f"{path}: no picture format {path.suffix!r}; there are {', '.join(sorted(kinds))}")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".plot-") as folder:
+            part = Path(folder) / path.name
+            figure.savefig(part, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            os.replace(part, path)
+
+
+def draw(runs: Sequence[Run]) -> Figure:
+    """Return the curves of `runs` as a figure of up to four panels."""
+    from matplotlib.figure import Figure
+
+    panels = _panels_of(runs)
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(10, 1 + 3 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False).flat
+    spans = next((run.spans for run in runs if run.spans), ())
+    for panel, ax in zip(panels, axes, strict=False):
+        _draw_panel(ax, panel, runs, spans)
+    for ax in axes[-2:]:
+        ax.set_xlabel("epoch")
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    figure.suptitle(", ".join(dict.fromkeys(run.model for run in runs)), color=_INK, fontsize=13, x=0.01, ha="left")
+    if len(runs) > 1 or runs[0].best is not None:
+        figure.legend(
+            axes[0].lines[: len(runs)], list(map(_label, runs)), loc="outside lower left", ncols=3, frameon=False
+        )
+    return figure
+
+
+def _label(run: Run) -> str:
+    if run.best is None:
+        return run.name
+    return f"{run.name}: best {run.metrics['eval_top1'][run.best]:.1f} % at epoch {run.epochs[run.best]}"
+
+
+def _panels_of(runs: Sequence[Run]) -> list[_Panel]:
+    """Return the panels that the runs have columns for; the learning rate where top-5 says nothing."""
+    panels = [panel for panel in _PANELS if any(panel.column in run.metrics for run in runs)]
+    top5 = [value for run in runs for value in run.metrics.get("eval_top5", ())]
+    if not top5 or min(top5) >= 99.95:
+        panels = [panel for panel in panels if panel.column != "eval_top5"]
+    if len(panels) < 4 and any("lr" in run.metrics for run in runs):
+        panels.append(_LEARNING_RATE)
+    return panels
+
+
+def _draw_panel(ax: Axes, panel: _Panel, runs: Sequence[Run], spans: Sequence[Span]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_title(panel.title, loc="left", pad=18 if spans else 8)
+    for index, run in enumerate(runs):
+        values = run.metrics.get(panel.column, [float("nan")] * len(run.epochs))
+        _draw_run(ax, panel, run, values, _COLORS[index % len(_COLORS)])
+    if panel.column.endswith("loss") and _is_wide(runs, panel.column):
+        ax.set_yscale("log")
+    _shade(ax, spans)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_run(ax: Axes, panel: _Panel, run: Run, values: Sequence[float], color: str) -> None:
+    marker = "o" if len(values) <= _FEW else None
+    ax.plot(run.epochs, values, color=color, linewidth=1.8, marker=marker, markersize=3, label=run.name)
+    if run.best is not None and panel.column.startswith("eval"):
+        best = run.epochs[run.best], values[run.best]
+        ax.plot(*best, "o", markersize=9, markerfacecolor="none", markeredgecolor=color, clip_on=False)
+
+
+def _is_wide(runs: Sequence[Run], column: str) -> bool:
+    values = [value for run in runs for value in run.metrics.get(column, ())]
+    return min(values) > 0 and max(values) > _WIDE_RANGE * min(values)
+
+
+def _shade(ax: Axes, spans: Sequence[Span]) -> None:
+    """Shade the stages, darker for larger images, and write their size above the panel."""
+    for index, span in enumerate(spans):
+        left, right = span.first - 0.5, span.last + 0.5
+        ax.axvspan(left, right, color=_SHADE, alpha=0.03 + 0.09 * index / max(len(spans) - 1, 1), linewidth=0)
+        middle: dict[str, Any] = {"x": (left + right) / 2, "y": 1.02, "transform": ax.get_xaxis_transform()}
+        ax.text(**middle, s=f"{span.size} px", ha="center", va="bottom", fontsize=8, color=_GREY)
+    if spans:
+        ax.margins(x=0)

@@ -1,0 +1,129 @@
+"""Reads what train.py, and our launcher with it, left in the output folder of a run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from timm_effnet_ext.errors import EffNetExtError
+
+SUMMARY, ARGS = "summary.csv", "args.yaml"  # train.py's
+STAGES = "progressive.csv"  # ours, a row an epoch
+
+
+class Span(NamedTuple):
+    """The epochs that trained on images of one size, both ends included."""
+
+    first: int
+    last: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of train.py: its metrics over the epochs that it summarised, and its stages if it was progressive."""
+
+    name: str
+    model: str
+    epochs: tuple[int, ...]
+    metrics: Mapping[str, tuple[float, ...]]  # column of summary.csv -> one value an epoch
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def best(self) -> int | None:
+        """Position of the epoch with the highest top-1, the first of equals; None without evaluation."""
+        top1 = self.metrics.get("eval_top1")
+        return None if top1 is None else top1.index(max(top1))
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run in `folder`.
+
+    Raises:
+        EffNetExtError: A file of it is missing or damaged.
+    """
+    rows = _rows(folder / SUMMARY)
+    epochs = tuple(sorted(rows))
+    columns = [name for name in rows[epochs[0]] if name != "epoch"]
+    metrics = {name: tuple(rows[epoch][name] for epoch in epochs) for name in columns}
+    model = str(_args(folder / ARGS).get("model", "unknown model"))
+    return Run(folder.resolve().name, model, epochs, metrics, _spans(folder / STAGES))
+
+
+def _rows(path: Path) -> dict[int, dict[str, float]]:
+    """Return the metrics by epoch. A resumed run repeats the header and epochs: what was written last counts."""
+    rows: dict[int, dict[str, float]] = {}
+    for where, row in csv_rows(path):
+        if row.get("epoch") == "epoch":
+            continue
+        if "epoch" not in row or None in row:
+            raise EffNetExtError(f"{where}: not a row of train.py's summary. Is the file damaged?")
+        numbers = {name: _number(value, f"{where}: {name}") for name, value in row.items()}
+        rows[_whole(row["epoch"], f"{where}: epoch")] = numbers
+    if not rows:
+        raise EffNetExtError(f"{path}: no epochs. Has the run finished one?")
+    return rows
+
+
+def _spans(path: Path) -> tuple[Span, ...]:
+    if not path.exists():
+        return ()
+    spans: list[Span] = []
+    for where, row in csv_rows(path):
+        epoch, size = (_whole(row.get(name), f"{where}: {name}") for name in ("epoch", "size"))
+        if spans and spans[-1].size == size:
+            spans[-1] = spans[-1]._replace(last=epoch)
+        else:
+            spans.append(Span(epoch, epoch, size))
+    return tuple(spans)
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield every row of a CSV with the words for where it is.
+
+    Raises:
+        EffNetExtError: There is no such file, or it is not a CSV.
+    """
+    _check_there(path)
+    try:
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                yield f"{path} line {reader.line_num}", row
+    except (csv.Error, UnicodeDecodeError) as err:
+        raise EffNetExtError(f"{path}: not CSV ({err}). Is the file damaged?") from err
+
+
+def _args(path: Path) -> dict[str, Any]:
+    _check_there(path)
+    try:
+        args = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise EffNetExtError(f"{path}: not YAML ({err}). Is the file damaged?") from err
+    if not isinstance(args, dict):
+        raise EffNetExtError(f"{path}: expected a mapping, found {type(args).__name__}. Is the file damaged?")
+    return args
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise EffNetExtError(f"{path}: no such file. Is {path.parent} the output folder of a run of train.py?")
+
+
+def _number(text: str | None, where: str) -> float:
+    try:
+        return float(text or "")
+    except ValueError as err:
+        raise EffNetExtError(f"{where}: {text!r} is not a number. Is the file damaged?") from err
+
+
+def _whole(text: str | None, where: str) -> int:
+    try:
+        return int(text or "")
+    except ValueError as err:
+        raise EffNetExtError(f"{where}: {text!r} is not a whole number. Is the file damaged?") from err

@@ -1,0 +1,245 @@
+"""Whether a written folder computes what its source computed: the model is built by timm as users build it, and run."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+
+import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
+from timm_effnet_ext.convert.records import Proof
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
+from timm_effnet_ext.photos import read_photo
+
+Graph = Callable[[np.ndarray], np.ndarray]
+
+TOLERANCE = 1e-4
+"""Of the largest output, or of 1: TensorFlow's own engines differ by 2e-5, the smallest mistakes seen by 1e-1."""
+
+IMPLAUSIBLE = 20.0
+"""Median z-score above which weights are refused.
+
+Seen on scikit-learn's two photos: the published Lite0 and Lite1 0.26 and 0.24, with permuted channels, misread
+kernels or exchanged statistics 4 to 10. Six checkpoints of random weights, calibrated on noise, 0.2 to 5.7; with
+permuted channels 39 to 108 (SiLU) and 2.6 (ReLU6), with images of 0 … 255 1,700 and more (SiLU) and 0.9 (ReLU6).
+No right checkpoint may be refused, so the bound lies above all of those.
+"""
+
+_MAX_PHOTOS = 16
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Photos that other packages bring, if they are installed: folder below the package, pattern.
+_PACKAGED_PHOTOS = (("sklearn", "datasets/images/*.jpg"), ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
+
+
+class Converted(NamedTuple):
+    """A written folder as timm builds it, in float64: what is compared are networks, not roundings.
+
+    Networks far from the images that they know enlarge roundings: of random weights, two ways to compute the same in
+    float32 were seen to differ by 3e-5 of the largest output on photos and by 1e-3 on white noise, in float64 by 5e-6
+    and 2e-4 (the mean and std of config.json are rounded).
+    """
+
+    model: nn.Module
+    mean: np.ndarray
+    std: np.ndarray
+    size: tuple[int, int]  # height, width
+
+    @classmethod
+    def load(cls, folder: Path) -> Converted:
+        """Build the model from the folder's own config.json and weights."""
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        cfg: Mapping[str, Any] = model.pretrained_cfg
+        return cls(model.eval().double(), np.array(cfg["mean"]), np.array(cfg["std"]), tuple(cfg["input_size"][1:]))
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the outputs for images (B, H, W, C) as the network gets them."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)
+            return torch.cat([self.model(image[None]) for image in batch]).numpy()
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """Return images of 0 … 255 as the network gets them."""
+        return (images.astype(np.float64) / 255 - self.mean) / self.std
+
+
+def verify(
+    folder: Path, *, graph: Graph | None = None, reference: Path | None = None, images: Path | None = None, cut: int = 0
+) -> tuple[Proof, ...]:
+    """Return what was proved of a written folder; without a graph or a reference, whether it is plausible.
+
+    Args:
+        folder: config.json and weights.
+        graph: Evaluates the source's own layer graph, images (B, H, W, 3) of 0 … 255 -> outputs.
+        reference: .npz of inputs and outputs; see `by_reference`.
+        images: Folder of photos.
+        cut: How many outputs of the source come before the first that was written.
+
+    Raises:
+        VerificationError: The model computes something else, or nothing that it was trained for.
+        CheckpointFormatError: The reference or the photos are unreadable.
+    """
+    converted = Converted.load(folder)
+    proofs = []
+    if reference is not None:
+        proofs.append(by_reference(converted, reference, cut))
+    if graph is not None:
+        proofs.append(by_graph(converted, graph, images, cut))
+    if not proofs or images is not None:
+        proofs += by_photos(converted, images)
+    return tuple(proofs)
+
+
+def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
+    """Compare with outputs that the user saved from the source's framework.
+
+    The file holds pairs `input`/`output`, numbered or not (`input_1`/`output_1`, …): inputs (B, H, W, C) as the
+    network gets them, or under `images` instead of `input` as they were before normalisation, 0 … 255. Outputs are
+    logits, or pooled features of a model without classifier.
+    """
+    differences = []
+    for kind, given, output in _pairs(path):
+        inputs = converted.normalise(given) if kind == "images" else given
+        differences.append(_difference(converted.run(inputs), output[:, cut:], str(path)))
+    return _compared("reference", differences, f"{len(differences)} batches of {path.name}")
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield "input" or "images", the batch, and the outputs."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for name in file.files if name.startswith(("input", "images"))]
+            if not names:
+                raise CheckpointFormatError(
+                    f"{path}: holds {first_few(file.files)}, expected pairs 'input' or 'images' and 'output'"
+                )
+            for name in names:
+                kind = "images" if name.startswith("images") else "input"
+                expected = f"output{name[len(kind) :]}"
+                if expected not in file.files:
+                    raise CheckpointFormatError(f"{path}: {name!r} has no {expected!r} beside it")
+                given, output = file[name], file[expected]
+                if given.ndim != 4 or output.ndim != 2 or len(given) != len(output) or not len(given):
+                    raise CheckpointFormatError(
+                        f"{path}: {name!r} has shape {given.shape} and {expected!r} {output.shape}, "
+                        "expected (B, H, W, C) and (B, outputs)"
+                    )
+                yield kind, given, output
+    except (ValueError, EOFError, BadZipFile, TypeError, AttributeError) as err:
+        if isinstance(err, CheckpointFormatError):
+            raise
+        raise CheckpointFormatError(f"{path}: not readable as .npz of numbers ({err})") from err
+
+
+def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0) -> Proof:
+    """Compare with the source's own layer graph, on photos and on noise."""
+    height, width = converted.size
+    found = [*photos(images), _noise()]
+    differences = []
+    for image in found:
+        batch = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)[None]
+        output = graph(batch)
+        differences.append(_difference(converted.run(converted.normalise(batch)), output[:, cut:], "layer graph"))
+    return _compared("graph", differences, f"{len(found) - 1} photos and noise")
+
+
+def _noise() -> Image.Image:
+    """Return random colours in patches, to be resized: about as smooth as photos are."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
+
+
+def _difference(found: np.ndarray, expected: np.ndarray, where: str) -> tuple[float, float]:
+    """Return the largest difference and the largest output."""
+    if found.shape != expected.shape:
+        raise VerificationError(f"{where}: outputs of shape {expected.shape}, the model gives {found.shape}")
+    expected = expected.astype(np.float64)
+    return float(np.abs(found - expected).max()), float(np.abs(expected).max())
+
+
+def _compared(kind: Any, differences: list[tuple[float, float]], what: str) -> Proof:
+    """Return the proof of the worst difference, or raise."""
+    worst, largest = max(differences, key=lambda d: d[0] / max(1, d[1]))
+    relative = worst / max(1, largest)
+    told = f"largest difference of outputs {worst:.2g}, of {largest:.4g} ({relative:.1e}, allowed {TOLERANCE:.0e})"
+    if not relative <= TOLERANCE:  # so that NaN fails
+        raise VerificationError(f"{kind}, {what}: {told}. Nothing was written")
+    figures = {"max_abs_diff": worst, "max_abs_output": largest, "relative": relative, "tolerance": TOLERANCE}
+    return Proof(kind, figures, f"{what}: {told}")
+
+
+def by_photos(converted: Converted, images: Path | None) -> list[Proof]:
+    """Say how well the BatchNorm statistics describe the activations on photos; no photos, no proof.
+
+    For each layer the root mean square, over its channels, of how many standard deviations the channel's mean on the
+    photos lies from the running mean; of these the median. It tells gross errors, not subtle ones.
+    """
+    found = photos(images)
+    if not found:
+        return []
+    cfg = resolve_data_config({}, model=converted.model)
+    transform = create_transform(**cfg)
+    batch = torch.stack([transform(photo) for photo in found]).double()
+    score = statistics.median(z_scores(converted.model, batch))
+    told = f"median z-score of channel means {score:.2f} on {len(found)} photos (refused above {IMPLAUSIBLE:g})"
+    if not score <= IMPLAUSIBLE:
+        raise VerificationError(
+            f"plausibility: {told}: the BatchNorm statistics do not describe what the network computes. "
+            "Nothing was written"
+        )
+    return [Proof("plausibility", {"median_z": score, "refused_above": IMPLAUSIBLE, "photos": len(found)}, told)]
+
+
+def z_scores(model: nn.Module, batch: Tensor) -> list[float]:
+    """Return the root mean square z-score of the channel means of each BatchNorm layer's input."""
+    scores: list[float] = []
+
+    def look(norm: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        z = (args[0].mean((0, 2, 3)) - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+        scores.append(float(z.square().mean().sqrt()))
+
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    try:
+        with torch.inference_mode():
+            model(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return scores
+
+
+def photos(folder: Path | None = None) -> list[Image.Image]:
+    """Return the photos of a folder, or those that installed packages bring, perhaps none.
+
+    Raises:
+        EffNetExtError: No folder, none in it, or one that cannot be read.
+    """
+    if folder is None:
+        return [read_photo(path) for path in _packaged_photos()]
+    if not folder.is_dir():
+        raise EffNetExtError(f"{folder}: no such folder of photos")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES)[:_MAX_PHOTOS]
+    if not paths:
+        raise EffNetExtError(f"{folder}: no photos ({', '.join(_PHOTO_SUFFIXES)})")
+    return [read_photo(path) for path in paths]
+
+
+def _packaged_photos() -> list[Path]:
+    for package, pattern in _PACKAGED_PHOTOS:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            found = sorted(Path(spec.origin).parent.glob(pattern))
+            if found:
+                return found
+    return []
