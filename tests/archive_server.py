@@ -10,6 +10,7 @@ from tests.faulty_server import Handler, Service
 class _FileHandler(Handler):
     def respond(self, path: str) -> None:
         """Send a file; a Range counts only if its If-Range names this version."""
+        assert "Authorization" not in self.headers  # the Hub's token is none of its business
         raw = self.service.files.get(path.strip("/"))
         if raw is None:
             self.refuse(404)

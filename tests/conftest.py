@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.archive_server import FileServer
 from tests.faulty_server import serving
 from tests.hub_server import LocalHub
 
@@ -49,3 +50,13 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for processes that a test starts
     with serving(LocalHub(folder, HUB_PORT)) as hub:
         yield hub
+
+
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A server in place of Google's, and an empty cache of archives, `tmp_path / "assets"`."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with serving(FileServer()) as server:
+        monkeypatch.setenv("TIMM_EFFNET_EXT_MIRROR", server.url)
+        yield server

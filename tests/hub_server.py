@@ -73,9 +73,10 @@ class Repo:
 class Refused(Exception):
     """An error answer."""
 
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+    def __init__(self, status: int, message: str, code: str = "", commit: str = "") -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status = status
+        self.headers = {"X-Error-Message": message, "X-Error-Code": code, "X-Repo-Commit": commit}
 
 
 class LocalHub(Service):
@@ -138,8 +139,7 @@ class _HubHandler(Handler):
                     return
             raise Refused(404, f"no route: {self.command} {path}")
         except Refused as refusal:
-            headers = {"X-Error-Message": str(refusal)} | ({"X-Error-Code": refusal.code} if refusal.code else {})
-            self.send({"error": str(refusal)}, refusal.status, headers)
+            self.send({"error": str(refusal)}, refusal.status, refusal.headers)
 
     def caller(self) -> str | None:
         """Return who the token says is calling."""
@@ -214,7 +214,7 @@ class _HubHandler(Handler):
         commit = repo.at(revision)
         blob = commit.files.get(path)
         if blob is None:
-            raise Refused(404, "Entry not found", "EntryNotFound")
+            raise Refused(404, "Entry not found", "EntryNotFound", commit.sha)
         raw = self.service.content(blob.sha256).read_bytes()
         self.send_file(raw, {"X-Repo-Commit": commit.sha, "ETag": f'"{blob.etag}"'})
 

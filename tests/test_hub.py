@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from huggingface_hub import HfApi
 
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
@@ -173,6 +174,21 @@ def test_other_bytes_on_the_hub_are_not_announced_as_done(local_hub: LocalHub, f
         publish(folder, Target(REPO))
 
 
+def test_a_commit_of_someone_else_meanwhile_is_not_overwritten(
+    local_hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_commit = HfApi.create_commit
+
+    def late(api: HfApi, *args: Any, **kwargs: Any) -> Any:
+        local_hub.repos[REPO].commit("main", "theirs", {})
+        return create_commit(api, *args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "create_commit", late)
+    with pytest.raises(EffNetExtError, match=r"the Hub answered 412 .* Someone else committed meanwhile. Push again"):
+        publish(folder, Target(REPO))
+    assert local_hub.repos[REPO].at("main").title == "theirs"
+
+
 def test_no_token(local_hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(EffNetExtError, match=r"no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN"):
@@ -195,7 +211,7 @@ def test_no_permission(local_hub: LocalHub, folder: Path, name: str) -> None:
 
 
 def test_a_pull_request_to_no_repository(local_hub: LocalHub, folder: Path) -> None:
-    with pytest.raises(EffNetExtError, match=r"the Hub shows no repository 'bob/absent'.* A pull request needs"):
+    with pytest.raises(EffNetExtError, match=r"bob/absent: the Hub shows no .*repository.* A pull request needs"):
         publish(folder, Target("bob/absent", create_pr=True))
     assert local_hub.repos == {}
 

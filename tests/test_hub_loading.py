@@ -111,6 +111,40 @@ def test_hf_hub_name_computes_what_was_uploaded(local_hub: LocalHub, small: nn.M
     torch.testing.assert_close(model(image), small(image), rtol=0, atol=0)
 
 
+def test_the_config_of_another_cache_folder_counts_too(local_hub: LocalHub, small: nn.Module, tmp_path: Path) -> None:
+    local_hub.add("alice/small", hub_files(small))
+    load(cache_dir=tmp_path / "mine")
+    assert not (tmp_path / "hub_cache").exists()
+    local_hub.stop()
+    assert torch.equal(load(cache_dir=tmp_path / "mine").conv_stem.weight, small.conv_stem.weight)
+    (config,) = (tmp_path / "mine").rglob("config.json")
+    config.write_text(config.read_text().replace('"model_args": {', '"model_args": {"bn_eps": 1e-5, '))
+    with pytest.raises(CheckpointFormatError, match="says bn_eps=1e-05, the model has"):
+        load(cache_dir=tmp_path / "mine")
+
+
+@pytest.mark.parametrize("names", [("model.safetensors",), ("model.safetensors", "config.json")])
+def test_a_cached_repository_is_not_waited_for(
+    local_hub: LocalHub, small: nn.Module, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    files = hub_files(small)
+    local_hub.add("alice/small", {name: files[name] for name in names})
+    load()
+    local_hub.stop()
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    assert torch.equal(load().conv_stem.weight, small.conv_stem.weight)
+    assert waits == []
+
+
+def test_a_new_commit_is_checked_with_its_own_config(local_hub: LocalHub, small: nn.Module) -> None:
+    local_hub.add("alice/small", hub_files(small))
+    load()
+    local_hub.add("alice/small", hub_files(small, architecture="efficientnet_b0"))
+    with pytest.raises(CheckpointFormatError, match=r"its config.json names 'efficientnet_b0'"):
+        load()
+
+
 def test_a_token_opens_a_private_repository(
     local_hub: LocalHub, small: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +188,7 @@ def test_offline_mode_and_the_cache_empty(local_hub: LocalHub, monkeypatch: pyte
 def test_the_hub_refuses(local_hub: LocalHub, small: nn.Module, status: int) -> None:
     local_hub.add("alice/small", hub_files(small))
     local_hub.faults.append(Fault("/resolve/", status=status, times=100))
-    with pytest.raises(EffNetExtError, match=rf"the Hub answered {status}.* for /alice/small/resolve/main/"):
+    with pytest.raises(EffNetExtError, match=rf"the Hub answered {status} for /alice/small/resolve/main/"):
         load()
 
 

@@ -130,6 +130,7 @@ def test_a_cam_needs_its_folder(folder: Path, photo: Path, tmp_path: Path, capsy
             r"'efficientnet_b9' is neither a folder nor hf-hub:USER/REPO.*did you mean efficientnet_b8",
         ),
         ("efficientnet_lite0.in22k", r"hucorz_efficientnet_lite0 has no weights 'in22k', only in1k"),
+        ("efficientnetv2_b0.in21k", r"hucorz_efficientnetv2_b0.in21k: nobody publishes these weights for timm"),
         ("hf-hub:a/b/c", r"expected hf-hub:USER/REPO"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.convert.download import look_up
-from timm_effnet_ext.convert.google import Archive, convert_archive
+from timm_effnet_ext.convert.google import Archive, cache_folder, convert_archive
 from timm_effnet_ext.convert.records import Options, Progress
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.hub import Target, publish, published_record
@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
     detail: str  # the address, or why not
 
 
-def repo_id(user: str, archive: Archive) -> str:
+def repo_id_for(user: str, archive: Archive) -> str:
     """Return the repository that TIMM_EFFNET_EXT_HUB=user makes `pretrained=True` look for."""
     return f"{user}/{PREFIX}{archive.name}"
 
@@ -45,8 +45,10 @@ def fill(
 
     What is there already, verified and from the same archive, is skipped, so an interrupted run can be repeated.
     """
-    for archive in chosen:
-        target = Target(repo_id(user, archive), private=private)
+    chosen = tuple(chosen)
+    for n, archive in enumerate(chosen, 1):
+        progress(f"{n} of {len(chosen)}: {archive.name}", 0, 1)
+        target = Target(repo_id_for(user, archive), private=private)
         try:
             outcome = _one(archive, target, options, progress, dry_run)
         except (EffNetExtError, OSError) as err:
@@ -63,5 +65,7 @@ def _one(archive: Archive, target: Target, options: Options, progress: Progress,
         return "to do", f"{remote.size:,} bytes to download"
     with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
         out = Path(folder, "converted")
-        convert_archive(archive, out, replace(options, repo_id=target.repo_id), progress, keep=False)
-        return "published", publish(out, target).url
+        convert_archive(archive, out, replace(options, repo_id=target.repo_id), progress)
+        url = publish(out, target).url
+    remote.path(cache_folder()).unlink(missing_ok=True)  # all of them would fill a disk
+    return "published", url

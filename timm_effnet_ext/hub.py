@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from timm_effnet_ext import __version__
-from timm_effnet_ext.convert.download import PASSING
 from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
 from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
+from timm_effnet_ext.hub_retry import cause, patiently
 from timm_effnet_ext.storage import sha256
 
-_logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
 MAIN = "main"
-PAUSES = (1, 4, 16)  # seconds before another attempt, where the Hub does not say how long; its client has its own
-_MAX_PAUSE = 300  # seconds; who is asked to wait longer is told so instead
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,7 @@ def publish(folder: str | Path, target: Target) -> Published:
     try:
         with _explained(target):
             _branch(api, target)
-            found = _patiently(lambda: _commit(api, target, files, is_private), once=target.create_pr)
+            found = patiently(lambda: _commit(api, target, files, is_private), once=target.create_pr)
             _compare(api, target, files, found)
     except EffNetExtError as err:
         if made:
@@ -135,24 +128,33 @@ def published_record(repo_id: str) -> dict[str, Any] | None:
     api, target = _api(), Target(repo_id)
     with _explained(target):
         try:
-            head = _patiently(lambda: api.model_info(repo_id, revision=MAIN)).sha
-            there = {entry.path for entry in _patiently(lambda: api.get_paths_info(repo_id, [*FILES], revision=head))}
+            head = patiently(lambda: api.model_info(repo_id, revision=MAIN)).sha
+            there = {entry.path for entry in patiently(lambda: api.get_paths_info(repo_id, [*FILES], revision=head))}
         except RepositoryNotFoundError:
             return None
         if there != set(FILES):
             return None
-        path = _patiently(lambda: api.hf_hub_download(repo_id, RECORD_FILE, revision=head))
+        path = patiently(lambda: api.hf_hub_download(repo_id, RECORD_FILE, revision=head))
     try:
         return read_record(Path(path).parent)
     except CheckpointFormatError:
         return None
 
 
-def _api() -> HfApi:
-    token = get_token()
-    if token is None:
+def token() -> str:
+    """Return the user's token, as the Hub's client finds it.
+
+    Raises:
+        EffNetExtError: There is none.
+    """
+    found = get_token()
+    if found is None:
         raise EffNetExtError("no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN")
-    return HfApi(token=token, library_name="timm_effnet_ext", library_version=__version__)
+    return found
+
+
+def _api() -> HfApi:
+    return HfApi(token=token(), library_name="timm_effnet_ext", library_version=__version__)
 
 
 def _local(path: Path) -> LocalFile:
@@ -167,11 +169,11 @@ def _local(path: Path) -> LocalFile:
 def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
     """Return whether the repository is private and whether it had to be made."""
     try:
-        is_private = bool(_patiently(lambda: api.model_info(target.repo_id)).private)
+        is_private = bool(patiently(lambda: api.model_info(target.repo_id)).private)
     except RepositoryNotFoundError:
         if target.create_pr:
             raise
-        _patiently(lambda: api.create_repo(target.repo_id, private=target.private, exist_ok=True))
+        patiently(lambda: api.create_repo(target.repo_id, private=target.private, exist_ok=True))
         return target.private, True
     if target.private and not is_private:
         raise EffNetExtError(
@@ -183,7 +185,7 @@ def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
 
 def _branch(api: HfApi, target: Target) -> None:
     if target.revision != MAIN and not target.create_pr and not target.revision.startswith("refs/"):
-        _patiently(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
+        patiently(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
 
 
 def _commit(api: HfApi, target: Target, files: tuple[LocalFile, ...], is_private: bool) -> Published:
@@ -205,7 +207,7 @@ def _commit(api: HfApi, target: Target, files: tuple[LocalFile, ...], is_private
 
 
 def _compare(api: HfApi, target: Target, files: tuple[LocalFile, ...], found: Published) -> None:
-    differing = _patiently(lambda: _differing(api, target.repo_id, found.commit, files))
+    differing = patiently(lambda: _differing(api, target.repo_id, found.commit, files))
     if differing:
         raise VerificationError(
             f"{target.repo_id}: the Hub holds other bytes than were sent for {first_few(differing)} "
@@ -220,47 +222,16 @@ def _differing(api: HfApi, repo_id: str, commit: str, files: tuple[LocalFile, ..
     return [file.name for file in files if there.get(file.name) not in (file.sha256, file.git_oid)]
 
 
-def _patiently(ask: Callable[[], _T], *, once: bool = False) -> _T:
-    """Ask, and ask again after what may pass; `once` is for what must not be done twice."""
-    for pause in () if once else PAUSES:
-        try:
-            return ask()
-        except (*HUB_ERRORS, RuntimeError) as err:
-            wait = _wait(err, pause)
-            if wait is None:
-                raise
-            _logger.warning("%s; trying again in %d s", hub_answer(_cause(err)), wait)
-            time.sleep(wait)
-    return ask()
-
-
-def _wait(err: BaseException, pause: float) -> float | None:
-    """Return how many seconds to wait after an error, or None where waiting does not help."""
-    err = _cause(err)
-    if not isinstance(err, HUB_ERRORS) or isinstance(err, (RepositoryNotFoundError, RevisionNotFoundError)):
-        return None
-    if not isinstance(err, HfHubHTTPError):
-        return pause  # the connection
-    asked = err.response.headers.get("Retry-After", "")
-    wait = max(pause, float(asked)) if asked.isdigit() else pause
-    return wait if err.response.status_code in PASSING and wait <= _MAX_PAUSE else None
-
-
-def _cause(err: BaseException) -> BaseException:
-    """Return the Hub's error behind the RuntimeError that the client makes of a failed upload."""
-    return err.__cause__ if isinstance(err, RuntimeError) and isinstance(err.__cause__, HUB_ERRORS) else err
-
-
 @contextmanager
 def _explained(target: Target) -> Iterator[None]:
     """Turn the client's errors into one line that says what to do."""
     try:
         yield
     except (*HUB_ERRORS, RuntimeError) as err:
-        cause = _cause(err)
-        if not isinstance(cause, HUB_ERRORS):
+        answer = cause(err)
+        if not isinstance(answer, HUB_ERRORS):
             raise
-        raise EffNetExtError(f"{target.repo_id}: {hub_answer(cause)}. {_advice(cause, target)}") from err
+        raise EffNetExtError(f"{target.repo_id}: {hub_answer(answer)}. {_advice(answer, target)}") from err
     except ValueError as err:  # the client on a card that the Hub does not take
         if isinstance(err, EffNetExtError):
             raise

@@ -6,6 +6,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 
 # What the client raises when the Hub refuses, breaks off or cannot be reached: `HTTPError` is its HTTP library's root.
 HUB_ERRORS = (HTTPError, OfflineModeIsEnabled)
+PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses that another attempt may not meet again
 
 
 def hub_answer(err: BaseException | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm.models import PretrainedCfg, generate_default_cfgs, get_arch_pretrained_cfgs, register_model
 
 from timm_effnet_ext.arch import ARCHS, PREFIX
-from timm_effnet_ext.create import create
-from timm_effnet_ext.model import EfficientNet
+
+if TYPE_CHECKING:
+    from timm_effnet_ext.model import EfficientNet
 
 HUB_ENV = "TIMM_EFFNET_EXT_HUB"
 """A Hub user whose repositories `<user>/<model>.<tag>` replace timm's `timm/tf_*` ones."""
@@ -60,157 +61,164 @@ default_cfgs = generate_default_cfgs(
 __all__: list[str] = []  # register_model adds the entry points
 
 
+def _create(name: str, pretrained: bool, **kwargs: Any) -> EfficientNet:
+    # Imported when a model is built: registering stays quick, and may happen while a module of ours imports timm.
+    from timm_effnet_ext.create import create
+
+    return create(name, pretrained, **kwargs)
+
+
 @register_model
 def hucorz_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B0 (arXiv:1905.11946)."""
-    return create("efficientnet_b0", pretrained, **kwargs)
+    return _create("efficientnet_b0", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b1(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B1 (arXiv:1905.11946)."""
-    return create("efficientnet_b1", pretrained, **kwargs)
+    return _create("efficientnet_b1", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B2 (arXiv:1905.11946)."""
-    return create("efficientnet_b2", pretrained, **kwargs)
+    return _create("efficientnet_b2", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b3(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B3 (arXiv:1905.11946)."""
-    return create("efficientnet_b3", pretrained, **kwargs)
+    return _create("efficientnet_b3", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b4(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B4 (arXiv:1905.11946)."""
-    return create("efficientnet_b4", pretrained, **kwargs)
+    return _create("efficientnet_b4", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b5(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B5 (arXiv:1905.11946)."""
-    return create("efficientnet_b5", pretrained, **kwargs)
+    return _create("efficientnet_b5", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b6(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B6 (arXiv:1905.11946)."""
-    return create("efficientnet_b6", pretrained, **kwargs)
+    return _create("efficientnet_b6", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b7(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B7 (arXiv:1905.11946)."""
-    return create("efficientnet_b7", pretrained, **kwargs)
+    return _create("efficientnet_b7", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_b8(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B8 (arXiv:1911.09665)."""
-    return create("efficientnet_b8", pretrained, **kwargs)
+    return _create("efficientnet_b8", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_l2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-L2 (arXiv:1911.04252)."""
-    return create("efficientnet_l2", pretrained, **kwargs)
+    return _create("efficientnet_l2", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_b0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-B0 (arXiv:2104.00298)."""
-    return create("efficientnetv2_b0", pretrained, **kwargs)
+    return _create("efficientnetv2_b0", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_b1(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-B1 (arXiv:2104.00298)."""
-    return create("efficientnetv2_b1", pretrained, **kwargs)
+    return _create("efficientnetv2_b1", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_b2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-B2 (arXiv:2104.00298)."""
-    return create("efficientnetv2_b2", pretrained, **kwargs)
+    return _create("efficientnetv2_b2", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_b3(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-B3 (arXiv:2104.00298)."""
-    return create("efficientnetv2_b3", pretrained, **kwargs)
+    return _create("efficientnetv2_b3", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_s(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-S (arXiv:2104.00298)."""
-    return create("efficientnetv2_s", pretrained, **kwargs)
+    return _create("efficientnetv2_s", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_m(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-M (arXiv:2104.00298)."""
-    return create("efficientnetv2_m", pretrained, **kwargs)
+    return _create("efficientnetv2_m", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_l(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-L (arXiv:2104.00298)."""
-    return create("efficientnetv2_l", pretrained, **kwargs)
+    return _create("efficientnetv2_l", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnetv2_xl(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNetV2-XL (arXiv:2104.00298)."""
-    return create("efficientnetv2_xl", pretrained, **kwargs)
+    return _create("efficientnetv2_xl", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite0 (tensorflow/tpu efficientnet/lite)."""
-    return create("efficientnet_lite0", pretrained, **kwargs)
+    return _create("efficientnet_lite0", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_lite1(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite1 (tensorflow/tpu efficientnet/lite)."""
-    return create("efficientnet_lite1", pretrained, **kwargs)
+    return _create("efficientnet_lite1", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_lite2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite2 (tensorflow/tpu efficientnet/lite)."""
-    return create("efficientnet_lite2", pretrained, **kwargs)
+    return _create("efficientnet_lite2", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_lite3(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite3 (tensorflow/tpu efficientnet/lite)."""
-    return create("efficientnet_lite3", pretrained, **kwargs)
+    return _create("efficientnet_lite3", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_lite4(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite4 (tensorflow/tpu efficientnet/lite)."""
-    return create("efficientnet_lite4", pretrained, **kwargs)
+    return _create("efficientnet_lite4", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_es(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-EdgeTPU-S (tensorflow/tpu efficientnet/edgetpu)."""
-    return create("efficientnet_es", pretrained, **kwargs)
+    return _create("efficientnet_es", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_em(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-EdgeTPU-M (tensorflow/tpu efficientnet/edgetpu)."""
-    return create("efficientnet_em", pretrained, **kwargs)
+    return _create("efficientnet_em", pretrained, **kwargs)
 
 
 @register_model
 def hucorz_efficientnet_el(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-EdgeTPU-L (tensorflow/tpu efficientnet/edgetpu)."""
-    return create("efficientnet_el", pretrained, **kwargs)
+    return _create("efficientnet_el", pretrained, **kwargs)

@@ -45,10 +45,14 @@ class StridedSameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if is_exporting():
             return self._forward_any_size(x)
-        even_h, even_w = 1 - x.shape[2] % 2, 1 - x.shape[3] % 2
-        padding = [self.same + even_h, self.same + even_w]
+        rows, cols = self.surplus(x)
+        padding = [self.same + rows, self.same + cols]
         x = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        return F.pad(x, [-even_w, 0, -even_h, 0]) if even_h + even_w > 0 else x
+        return F.pad(x, [-cols, 0, -rows, 0]) if rows + cols > 0 else x
+
+    def surplus(self, x: Tensor) -> tuple[int, int]:
+        """Return how many first rows and columns of the output, 0 or 1, are dropped for the size of `x`."""
+        return 1 - x.shape[2] % 2, 1 - x.shape[3] % 2
 
     def _forward_any_size(self, x: Tensor) -> Tensor:
         # One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the
@@ -73,9 +77,11 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        x_se = x.mean((2, 3), keepdim=True)
-        x_se = self.conv_expand(self.act1(self.conv_reduce(x_se)))
-        return x * self.gate(x_se)
+        return x * self.scale(x.mean((2, 3), keepdim=True))
+
+    def scale(self, x_se: Tensor) -> Tensor:
+        """Return the factors (B, C, 1, 1) for the channel means (B, C, 1, 1)."""
+        return self.gate(self.conv_expand(self.act1(self.conv_reduce(x_se))))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
@@ -216,8 +216,14 @@ def _source_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
         return _config_beside(Path(cfg["file"]))
     if cfg.get("hf_hub_id"):
         repo, _, revision = cfg["hf_hub_id"].partition("@")
+        where: Any = {"revision": revision or None, "cache_dir": _argument_of_caller("load_pretrained", "cache_dir")}
+        # The cache knows the commit that the weights have just come from: whether it has a config need not be asked
+        # twice, least of all of a Hub that is down, for which the client would wait half a minute.
+        path = try_to_load_from_cache(repo, "config.json", **where)
+        if path is not None and not isinstance(path, str):
+            return None  # known not to be there
         try:
-            return _read_config(Path(hf_hub_download(repo, "config.json", revision=revision or None)))
+            return _read_config(Path(path or hf_hub_download(repo, "config.json", **where)))
         except (EntryNotFoundError, *HUB_ERRORS):
             return None  # the weights were had: a repository without config.json
     return None

@@ -14,6 +14,7 @@ from timm_effnet_ext.arch import Arch, Block, drop_path_rates
 from timm_effnet_ext.freeze import Freezable
 from timm_effnet_ext.layers import BN_EPS_TF, LayerFactory, init_weights, make_block
 from timm_effnet_ext.loading import check_state
+from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
 
 
 class _Trunk(Freezable):
@@ -36,6 +37,7 @@ class _Trunk(Freezable):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         feature_location: str = "bottleneck",
+        lean: bool = False,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -69,6 +71,7 @@ class _Trunk(Freezable):
         stages = arch.blocks(width_mult, depth_mult)
         self.blocks, self._features = _build_blocks(stages, make, output_stride, drop_path_rate, feature_location)
         self._stage_chs = [stem_chs, *(stage[-1].out_chs for stage in stages)]
+        self.set_lean_training(lean)
 
     @torch.jit.ignore
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -85,6 +88,17 @@ class _Trunk(Freezable):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def set_lean_training(self, enable: bool = True) -> None:
+        """Keep only convolution outputs for the backward pass, the rest is recomputed; gradients stay the same.
+
+        For eager training: `torch.compile` has its own means, and gradient checkpointing, which keeps even less in
+        more time, goes before. Differentiating twice needs it off.
+        """
+        self.lean_training = enable
+        if enable:
+            warn_unknown(self)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -121,6 +135,7 @@ class EfficientNet(_Trunk):
         drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
         freeze: Parts that do not train: "stem", "blocks.0", "blocks.0-3", "head", joined by commas.
         linear_probe: Freeze all but the classifier.
+        lean: Train with less memory, see `set_lean_training`.
 
     Shapes: images (B, in_chans, H, W) -> logits (B, num_classes); features (B, num_features, H/32, W/32).
     """
@@ -251,6 +266,9 @@ class EfficientNet(_Trunk):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return features (B, num_features, H/32, W/32)."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
+            if self.lean_training and lean_applies(self, x):
+                return lean_features(self, x)
         x = self.bn1(self.conv_stem(x))
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x, flatten=True)
@@ -294,15 +312,22 @@ class EfficientNetFeatures(_Trunk):
         self.freeze(freeze)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.bn1(self.conv_stem(x))
-        features = []
-        for i, stage in enumerate(self.blocks, start=1):
-            x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
-            if i in self._stages:
-                features.append(x)
+        outputs = self._outputs(x)
         if self.feature_hooks is not None:
             return list(self.feature_hooks.get_output(x.device).values())
-        return features
+        return [outputs[i] for i in self._stages]
+
+    def _outputs(self, x: Tensor) -> list[Tensor]:
+        """Return the outputs of the stem and of each stage."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
+            if self.lean_training and lean_applies(self, x):
+                return [output.value() for output in lean_stages(self, x)]
+        x = self.bn1(self.conv_stem(x))
+        outputs = [x]
+        for stage in self.blocks:
+            x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
+            outputs.append(x)
+        return outputs
 
 
 def _build_blocks(

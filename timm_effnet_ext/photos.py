@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm_effnet_ext.errors import EffNetExtError
 
 # What Pillow's decoders raise over damaged files, beside OSError.
-_DAMAGED = (SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_DAMAGED = (SyntaxError, ValueError, RuntimeError, EOFError, IndexError, struct.error, zlib.error)
 
 
 def check_photo(path: Path) -> None:
@@ -63,6 +63,4 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as err:
         raise EffNetExtError(f"{path}: cannot be read ({err.strerror or err})") from err
     except _DAMAGED as err:
-        if isinstance(err, EffNetExtError):
-            raise
         raise EffNetExtError(f"{path}: the picture is damaged ({err})") from err

@@ -25,6 +25,7 @@ from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 from timm_effnet_ext.loading import explained
 from timm_effnet_ext.summary import parse_model_name
+from timm_effnet_ext.weights import find_cfg
 
 HUB_PREFIX = "hf-hub:"
 
@@ -126,10 +127,8 @@ def _registered(name: str) -> str:
     except EffNetExtError as err:
         raise EffNetExtError(f"{name!r} is neither a folder nor {HUB_PREFIX}USER/REPO, and {err}") from err
     full = f"{PREFIX}{arch.name}.{tag}" if tag else PREFIX + arch.name
-    known = timm.list_models(f"{PREFIX}{arch.name}*", include_tags=True)
-    if tag and full not in known:
-        tags = (key.partition(".")[2] for key in known if key.startswith(f"{PREFIX}{arch.name}."))
-        raise EffNetExtError(f"{PREFIX}{arch.name} has no weights {tag!r}, only {', '.join(tags)}")
+    if tag and not find_cfg(arch, tag).has_weights:
+        raise EffNetExtError(f"{full}: nobody publishes these weights for timm. Convert Google's, and name the folder")
     return full
 
 

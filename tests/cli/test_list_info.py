@@ -80,6 +80,11 @@ def test_a_tag_gives_the_classes_of_its_weights(capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)["params"] == expected.params
 
 
+def test_a_tag_gives_the_size_that_its_weights_are_tested_at(capsys: Capture) -> None:
+    assert main(["info", "efficientnet_l2.ns_jft_in1k_475", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["img_size"] == 475
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,27 @@ def test_a_file_that_changes_between_two_parts_is_not_glued(server: FileServer, 
     with pytest.raises(EffNetExtError, match=r"is not what was announced any more. Try again"):
         fetch(remote, tmp_path, lambda *what: None)
     assert get(server, tmp_path).read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"headers": {"Content-Range": "bytes 7-511999/512000"}}, "is not what was announced any more"),
+        ({"headers": {"Content-Range": "bytes 1000-511999/512001"}}, "is not what was announced any more"),
+        (
+            {"body": CONTENT + b"more", "headers": {"Content-Range": "bytes 1000-511999/512000"}},
+            "more than the 512000 bytes that were announced came",
+        ),
+    ],
+    ids=["begins elsewhere", "of another length", "goes too far"],
+)
+def test_a_part_that_does_not_fit_is_not_appended(
+    server: FileServer, tmp_path: Path, part: dict[str, Any], message: str
+) -> None:
+    server.faults += [Fault("GET", cut_after=1000), Fault("GET", **part)]
+    with pytest.raises(EffNetExtError, match=message):
+        get(server, tmp_path)
+    assert get(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_a_slow_server_is_waited_for(server: FileServer, tmp_path: Path) -> None:

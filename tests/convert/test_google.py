@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,9 @@ import timm
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests._google_archive import archive, variables
 from tests.archive_server import FileServer
-from tests.faulty_server import Fault, serving
+from tests.faulty_server import Fault
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.google import MIRROR_ENV, archives, convert_archive, find, options_for
+from timm_effnet_ext.convert.google import archives, convert_archive, find, options_for
 from timm_effnet_ext.convert.records import Options, Report
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError
 from timm_effnet_ext.hucorz_efficientnet import pretrained_cfgs
@@ -26,15 +25,6 @@ ABSENT_FROM_TIMM = {f"efficientnetv2_b{n}.{tag}" for n in range(3) for tag in ("
 # Without tf_efficientnet_cc_* (CondConv), which are other architectures.
 TIMMS_ARCHS = [f"tf_{name}" for name in ARCHS]
 B0 = find("efficientnet_b0.in1k")
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    with serving(FileServer()) as server:
-        monkeypatch.setenv(MIRROR_ENV, server.url)
-        yield server
 
 
 def convert_b0(folder: Path, **options: object) -> Report:
@@ -108,59 +98,69 @@ def test_what_the_registry_knows_of_an_archive(name: str, expected: dict[str, ob
     assert options.model == name.partition(".")[0]
 
 
-def test_an_archive_becomes_a_folder_with_its_origin(server: FileServer, tmp_path: Path) -> None:
-    server.files[B0.path] = archive(variables())
+def test_an_archive_becomes_a_folder_with_its_origin(google: FileServer, tmp_path: Path) -> None:
+    google.files[B0.path] = archive(variables())
     report = convert_b0(tmp_path / "out")
     assert (report.arch, report.weights, report.num_classes) == ("efficientnet_b0", "ema", 1000)
-    assert report.origin == f"{server.url}/ckpts/efficientnet-b0.tar.gz"
+    assert report.origin == f"{google.url}/ckpts/efficientnet-b0.tar.gz"
     record = json.loads((tmp_path / "out/conversion.json").read_text())
     assert record["origin_version"] == report.origin_version != ""
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["pretrained_cfg"]["tag"] == "in1k"
 
 
-def test_preprocessing_is_the_tags(server: FileServer, tmp_path: Path) -> None:
+def test_preprocessing_is_the_tags(google: FileServer, tmp_path: Path) -> None:
     ap = find("efficientnet_b0.ap_in1k")
-    server.files[ap.path] = archive(variables())
+    google.files[ap.path] = archive(variables())
     report = convert_archive(ap, tmp_path / "out", Options(verify=False), lambda *what: None)
     assert tuple(report.pretrained_cfg["mean"]) == (0.5, 0.5, 0.5)
 
 
-def test_a_cut_download_ends_in_the_same_folder(server: FileServer, tmp_path: Path) -> None:
-    server.files[B0.path] = archive(variables())
-    server.faults.append(Fault("GET", cut_after=100_000, times=2))
+@pytest.mark.parametrize(("keep_background", "classes"), [(False, 1000), (True, 1001)])
+def test_the_background_class_of_edgetpu(
+    google: FileServer, tmp_path: Path, keep_background: bool, classes: int
+) -> None:
+    es = find("efficientnet_es.in1k")
+    google.files[es.path] = archive(variables("efficientnet_es", num_classes=1001), "efficientnet-edgetpu-S")
+    options = Options(verify=False, keep_background=keep_background)
+    assert convert_archive(es, tmp_path / "out", options, lambda *what: None).num_classes == classes
+
+
+def test_a_cut_download_ends_in_the_same_folder(google: FileServer, tmp_path: Path) -> None:
+    google.files[B0.path] = archive(variables())
+    google.faults.append(Fault("GET", cut_after=100_000, times=2))
     convert_b0(tmp_path / "out")
-    assert sum(request.startswith("GET") for request in server.requests) == 3
+    assert sum(request.startswith("GET") for request in google.requests) == 3
 
 
-def test_an_archive_of_another_model(server: FileServer, tmp_path: Path) -> None:
-    server.files[B0.path] = archive(variables("efficientnet_lite0"), "efficientnet-lite0")
+def test_an_archive_of_another_model(google: FileServer, tmp_path: Path) -> None:
+    google.files[B0.path] = archive(variables("efficientnet_lite0"), "efficientnet-lite0")
     with pytest.raises(NameMappingError, match="is not efficientnet_b0: it fits efficientnet_lite0"):
         convert_b0(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_archive_with_other_classes(server: FileServer, tmp_path: Path) -> None:
-    server.files[B0.path] = archive(variables(num_classes=10))
+def test_an_archive_with_other_classes(google: FileServer, tmp_path: Path) -> None:
+    google.files[B0.path] = archive(variables(num_classes=10))
     with pytest.raises(EffNetExtError, match=r"10 classes came out, expected 1000: another checkpoint\?"):
         convert_b0(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_archive_that_is_none(server: FileServer, tmp_path: Path) -> None:
-    server.files[B0.path] = b"<html>" * 100
+def test_an_archive_that_is_none(google: FileServer, tmp_path: Path) -> None:
+    google.files[B0.path] = b"<html>" * 100
     with pytest.raises(CheckpointFormatError, match="the server sent 600 bytes that are no archive"):
         convert_b0(tmp_path / "out")
     assert not list((tmp_path / "assets").rglob("*.tar.gz"))
 
 
-def test_a_cut_archive(server: FileServer, tmp_path: Path) -> None:
-    server.files[B0.path] = archive(variables())[:-1000]
+def test_a_cut_archive(google: FileServer, tmp_path: Path) -> None:
+    google.files[B0.path] = archive(variables())[:-1000]
     with pytest.raises(CheckpointFormatError, match="broken archive"):
         convert_b0(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_archive_that_is_gone(server: FileServer, tmp_path: Path) -> None:
+def test_an_archive_that_is_gone(google: FileServer, tmp_path: Path) -> None:
     with pytest.raises(EffNetExtError, match=r"ckpts/efficientnet-b0.tar.gz: the server answered 404 Not Found"):
         convert_b0(tmp_path / "out")

@@ -5,24 +5,41 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from timm_effnet_ext.cli.facts import print_facts
 from timm_effnet_ext.cli.progress import ProgressBar
+from timm_effnet_ext.cli.publishing import (
+    ALL,
+    LIST,
+    add_publishing_arguments,
+    fill_account,
+    folder_to_write,
+    print_archives,
+    publish_folder,
+    target_of,
+    usage_problem,
+)
 from timm_effnet_ext.convert.classes import read_label_names
+from timm_effnet_ext.convert.google import convert_archive, find
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options, Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to convert, where to, and how."""
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="checkpoint file, prefix, folder or archive")
-    parser.add_argument("-o", "--out", metavar="FOLDER", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "source", metavar="SOURCE", type=Path, nargs="?", help="checkpoint file, prefix, folder or archive"
+    )
+    parser.add_argument("-o", "--out", metavar="FOLDER", type=Path, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that an earlier conversion wrote")
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_reading_arguments(parser)
     add_verification_arguments(parser)
+    add_publishing_arguments(parser)
+    parser.set_defaults(usage_error=parser.error)
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,17 +80,33 @@ def options_from(args: argparse.Namespace) -> Options:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, then print what came of it."""
-    with ProgressBar(quiet=args.quiet) as progress:
-        report = convert(args.source, args.out, options_from(args), progress)
+    """Convert, publish what was verified if asked to, then print what came of it."""
+    problem = usage_problem(args)
+    if problem:
+        args.usage_error(problem)
+    if args.google == LIST:
+        print_archives(args.json)
+        return
+    options, target = options_from(args), None if args.google == ALL else target_of(args)
+    with ProgressBar(quiet=args.quiet) as progress, folder_to_write(args.out) as out:
+        if args.google == ALL:
+            fill_account(args, options, progress)
+            return
+        if target is not None:
+            options = replace(options, repo_id=target.repo_id)
+        if args.google is not None:
+            report = convert_archive(find(args.google), out, options, progress)
+        else:
+            report = convert(args.source, out, options, progress)
+        published, facts = (None, []) if target is None else publish_folder(out, target, progress, dry_run=args.dry_run)
     if args.json:
-        print(json.dumps(report.to_json()))
+        print(json.dumps({**report.to_json(), "published": published and published._asdict()}))
     else:
-        print_facts(summary(report, args.out))
+        print_facts((*summary(report, args.out), *facts))
 
 
-def summary(report: Report, out: Path) -> Iterator[tuple[str, str]]:
-    """Yield what a conversion came to, line by line."""
+def summary(report: Report, out: Path | None) -> Iterator[tuple[str, str]]:
+    """Yield what a conversion came to, line by line; `out` is None where the folder is not kept."""
     yield "read", f"{report.origin}: {report.framework}, {report.format}"
     yield "found", report.reason
     yield (
@@ -85,4 +118,5 @@ def summary(report: Report, out: Path) -> Iterator[tuple[str, str]]:
         yield proof.kind, proof.detail
     for note in report.notes:
         yield "note", note
-    yield "wrote", f"{out}: {report.architecture}, {'verified' if report.verified else 'NOT verified'}"
+    state = f"{report.architecture}, {'verified' if report.verified else 'NOT verified'}"
+    yield ("wrote", f"{out}: {state}") if out else ("converted", state)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import PREFIX, Arch
 from timm_effnet_ext.cli._output import print_json, print_table
-from timm_effnet_ext.errors import EffNetExtError, first_few
 from timm_effnet_ext.summary import StageRow, Summary, parse_model_name, summarize
 
 _MAX_SIZE, _MAX_MULT = 10_000, 16.0  # beyond, it is a slip of the keyboard
@@ -24,21 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table of one model."""
     arch, tag = parse_model_name(args.model)
-    options = {"num_classes": _num_classes(arch.name, tag)} if tag else {}
-    summary = summarize(arch, args.img_size, width_mult=args.width_mult, depth_mult=args.depth_mult, **options)
+    options = _of_weights(arch, tag) if tag else {}
+    if args.img_size:
+        options["img_size"] = args.img_size
+    summary = summarize(arch, width_mult=args.width_mult, depth_mult=args.depth_mult, **options)
     if args.json:
         return print_json(_record(summary))
     _print(summary)
 
 
-def _num_classes(name: str, tag: str) -> int:
-    """Return the number of classes of the weights `tag`."""
-    from timm.models import get_arch_pretrained_cfgs  # imports torch: only for who asks about weights
+def _of_weights(arch: Arch, tag: str) -> dict[str, int]:
+    """Return the classes of some weights, and the size that they are tested at."""
+    from timm_effnet_ext.weights import find_cfg  # imports torch: only for who asks about weights
 
-    tags = {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(PREFIX + name).items()}
-    if tag not in tags:
-        raise EffNetExtError(f"{PREFIX}{name} has no weights {tag!r}, only {first_few(tags, len(tags))}")
-    return tags[tag].num_classes
+    cfg = find_cfg(arch, tag)
+    return {"num_classes": cfg.num_classes, "img_size": (cfg.test_input_size or cfg.input_size)[-1]}
 
 
 def _record(summary: Summary) -> dict[str, object]:

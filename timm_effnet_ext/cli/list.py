@@ -33,17 +33,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _record(arch: Arch) -> dict[str, Any]:
-    from timm.models import get_arch_pretrained_cfgs  # imports torch: after the filter was found to fit
+    from timm_effnet_ext.weights import cfgs_by_tag  # imports torch: after the filter was found to fit
 
     summary = summarize(arch)
-    name = PREFIX + arch.name
     return {
-        "name": name,
+        "name": PREFIX + arch.name,
         "params": summary.params,
         "macs": summary.macs,
         "train_size": arch.train_size,
         "test_size": arch.eval_size,
-        "weights": [key.partition(".")[2] for key, cfg in get_arch_pretrained_cfgs(name).items() if cfg.has_weights],
+        "weights": [tag for tag, cfg in cfgs_by_tag(arch).items() if cfg.has_weights],
     }
 
 

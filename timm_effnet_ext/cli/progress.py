@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class ProgressBar:
@@ -37,6 +39,8 @@ class ProgressBar:
         self._close()
         self._step = step
         if self._on_terminal:
+            from tqdm import tqdm  # only where it is shown
+
             unit = {"unit": "B", "unit_scale": True, "unit_divisor": 1000} if total > 1 else {}
             self._bar = tqdm(total=total, desc=step, file=sys.stderr, leave=False, **unit)
         else:

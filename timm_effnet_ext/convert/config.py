@@ -51,10 +51,13 @@ def model_config(checkpoint: Checkpoint, candidate: Candidate, num_classes: int,
 def _pretrained_cfg(checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options) -> dict[str, Any]:
     """Return timm's pretrained_cfg: what the family does, then what the file says, then what the caller knows."""
     in_chans = candidate.match.in_chans
+    known = {**checkpoint.preprocessing, **options.pretrained_cfg}
+    family = preprocessing(candidate.dialect.name, ARCHS[candidate.match.arch_name])
+    if "input_size" in known:  # a size to test at that belongs to another one
+        family.pop("test_input_size", None)
     cfg: dict[str, Any] = {
-        **preprocessing(candidate.dialect.name, ARCHS[candidate.match.arch_name]),
-        **checkpoint.preprocessing,
-        **options.pretrained_cfg,
+        **family,
+        **known,
         "fixed_input_size": False,
         "num_classes": num_classes,
         "first_conv": "conv_stem",

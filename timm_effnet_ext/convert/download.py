@@ -16,12 +16,11 @@ from huggingface_hub.utils import WeakFileLock, get_session
 
 from timm_effnet_ext.convert.records import Progress
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.hub_errors import HTTPError, OfflineModeIsEnabled, first_line
+from timm_effnet_ext.hub_errors import PASSING, HTTPError, OfflineModeIsEnabled, first_line
 
 _logger = logging.getLogger(__name__)
 
-PAUSES = (1, 2, 4, 8, 16)  # seconds before another attempt; counted anew whenever bytes have come
-PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses that another attempt may not meet again
+PAUSES = (1, 2, 4, 8)  # seconds before another attempt; counted anew whenever bytes have come
 _TIMEOUT = 60  # seconds without a byte
 _AS_IT_IS = {"Accept-Encoding": "identity"}  # so that lengths are those of the file
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -92,12 +91,20 @@ def _complete(remote: Remote, file: IO[bytes], progress: Progress) -> None:
         if _remote(remote.url, answer.headers, size) != remote or start not in (0, have):
             raise EffNetExtError(f"{remote.url}: is not what was announced any more. Try again")
         if start == 0:
-            file.truncate(0)
+            _empty(file)
         for chunk in answer.iter_raw():  # as it comes: gathered chunks would be lost with the connection
+            if file.tell() + len(chunk) > remote.size:
+                _empty(file)
+                raise EffNetExtError(f"{remote.url}: more than the {remote.size} bytes that were announced came")
             file.write(chunk)
             progress(f"downloading {remote.name}", file.tell(), remote.size)
     if file.tell() != remote.size:
         raise _Passing(f"{file.tell()} bytes came, {remote.size} were announced")
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
 
 
 @contextmanager

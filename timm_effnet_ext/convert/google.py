@@ -23,8 +23,7 @@ HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
 """An address that holds the same archives and is asked instead of HOST."""
 
-# Of timm's cfg: what the images of a checkpoint were like, and where it comes from. What the file itself says, its
-# classes above all, is not among them.
+# Of timm's cfg: how the images of a checkpoint were prepared.
 _PREPROCESSING = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
@@ -87,31 +86,29 @@ def options_for(archive: Archive, options: Options) -> Options:
     cfg = pretrained_cfgs(archive.model)[archive.tag]
     known: dict[str, Any] = {name: getattr(cfg, name) for name in _PREPROCESSING if getattr(cfg, name) is not None}
     known |= {"tag": archive.tag, "origin_url": archive.url}
-    return replace(options, model=archive.model, num_classes=cfg.num_classes, pretrained_cfg=known, origin=archive.url)
+    num_classes = None if options.keep_background else cfg.num_classes
+    return replace(options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, origin=archive.url)
 
 
-def convert_archive(
-    archive: Archive, out: str | Path, options: Options, progress: Progress, *, keep: bool = True
-) -> Report:
-    """Download a published checkpoint and convert it.
+def cache_folder() -> Path:
+    """Return where archives lie: in the cache of the Hub's client, which its tools can tidy."""
+    from huggingface_hub import cached_assets_path
 
-    Args:
-        keep: Keep the archive in the cache afterwards.
+    return cached_assets_path("timm_effnet_ext", "google", "archives")
+
+
+def convert_archive(archive: Archive, out: str | Path, options: Options, progress: Progress) -> Report:
+    """Download a published checkpoint, unless it is in the cache, and convert it.
 
     Raises:
         EffNetExtError: It could not be had; and what `convert` raises, an archive of another model included.
     """
-    from huggingface_hub import cached_assets_path
-
     from timm_effnet_ext.convert.download import fetch, look_up
 
     remote = look_up(archive.url)
-    path = fetch(remote, cached_assets_path("timm_effnet_ext", "google", "archives"), progress)
+    path = fetch(remote, cache_folder(), progress)
     source = recognise(path)
     if source is None or source.kind != "archive":
         path.unlink()
         raise CheckpointFormatError(f"{archive.url}: the server sent {remote.size} bytes that are no archive")
-    report = convert(path, out, replace(options_for(archive, options), origin_version=remote.version), progress)
-    if not keep:
-        path.unlink(missing_ok=True)
-    return report
+    return convert(path, out, replace(options_for(archive, options), origin_version=remote.version), progress)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, Arch
@@ -13,6 +15,8 @@ from timm_effnet_ext.identify import Match, depth_fits, depths, identify_state, 
 from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
 
 _MAX_DEPTH_MULT = 64.0
+_NUMBER = re.compile(r"\d+")
+_EDGETPU = re.compile(r"efficientnet_edgetpu_([sml])")
 _MIN_SHARED = 0.1  # of the names, before an architecture is called the nearest
 
 
@@ -29,6 +33,12 @@ class Candidate(NamedTuple):
         options = {key: value for key, value in self.match._asdict().items() if key != "arch_name"}
         return plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the scope that Google's code puts before all names is this architecture's."""
+        name = self.prefix.rstrip("/").replace("-", "_").lower()
+        return _EDGETPU.sub(r"efficientnet_e\1", name) == self.match.arch_name
+
     def network(self) -> tuple[object, ...]:
         """Return what tells it from a reading that computes something else."""
         match = self.match
@@ -38,7 +48,7 @@ class Candidate(NamedTuple):
 
 
 def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:
-    """Return every dialect and architecture that the names and shapes fit, exact rows first.
+    """Return every dialect and architecture that the names and shapes fit: exact rows first, then what the scope names.
 
     `shapes` are the model's variables without EMA twins and optimizer slots. More than one candidate of one
     dialect compute the same, scaled from different rows.
@@ -56,7 +66,7 @@ def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = 
                 if key not in claimed:
                     claimed.add(key)
                     found.append(Candidate(match, dialect, prefix, _reason(match, dialect, prefix, len(mine))))
-    return sorted(found, key=lambda candidate: not candidate.match.is_exact)
+    return sorted(found, key=lambda candidate: (not candidate.match.is_exact, not candidate.is_named))
 
 
 def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> Candidate | None:
@@ -76,6 +86,30 @@ def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = D
                     reason = f"{score:.0%} of the names are shared"
                     best, best_score = Candidate(match, dialect, prefix, reason), score
     return best
+
+
+def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:
+    """Return the readings of a checkpoint after names that no layer of the dialect can have were left out."""
+    found: list[Candidate] = []
+    for dialect in dialects:
+        prefixes = _prefixes(dialect, shapes)
+        vocabulary = _vocabulary(dialect) if prefixes else frozenset()
+        for prefix in prefixes:
+            known = {n: s for n, s in shapes.items() if n.startswith(prefix) and _form(n[len(prefix) :]) in vocabulary}
+            found += identify(known, (dialect,))
+    return found
+
+
+def _vocabulary(dialect: Dialect) -> frozenset[str]:
+    """Return the forms of all names that architectures have in a dialect."""
+    kinds = dialect.blocks.keys()
+    archs = (arch for arch in ARCHS.values() if {stage[0].kind for stage in arch.blocks()} <= kinds)
+    return frozenset(_form(entry.source) for arch in archs for entry in plan(arch, dialect))
+
+
+def _form(name: str) -> str:
+    """Return a name with its numbers made alike."""
+    return _NUMBER.sub("#", name)
 
 
 def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
@@ -121,11 +155,10 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
 
 def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[float]:
     """Yield 1 or another depth multiplier, if one gives the network that many tensors."""
-    ends = [layer for layer in layers(arch, num_classes=int(has_classifier)) if not layer.name.startswith("blocks.")]
-    per_block = [_count(block_layers(stage[0])) for stage in arch.blocks()]
+    ends, *per_block = _tensors_of(arch, has_classifier)
 
     def count(depth_mult: float) -> int:
-        return _count(ends) + sum(map(operator.mul, per_block, depths(arch, depth_mult)))
+        return ends + sum(map(operator.mul, per_block, depths(arch, depth_mult)))
 
     if count(1.0) == tensors:
         yield 1.0
@@ -137,6 +170,13 @@ def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[flo
     depth_mult = depth_fits(arch, depths(arch, hi)) if count(hi) == tensors else None
     if depth_mult is not None:
         yield depth_mult
+
+
+@lru_cache
+def _tensors_of(arch: Arch, has_classifier: bool) -> tuple[int, ...]:
+    """Return how many tensors a source has outside the blocks, and in a block of each stage."""
+    ends = [layer for layer in layers(arch, num_classes=int(has_classifier)) if not layer.name.startswith("blocks.")]
+    return _count(ends), *(_count(block_layers(stage[0])) for stage in arch.blocks())
 
 
 def _count(layer_list: Iterable[Layer]) -> int:

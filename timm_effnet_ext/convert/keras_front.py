@@ -28,6 +28,10 @@ _EPSILON = 1e-7  # keras.config.epsilon(): the smallest standard deviation of a 
 _WHITE = 255.0
 _MAX_CHANNELS = 64
 
+# How Keras brings images to a model's size where nothing else is said: `image_dataset_from_directory` with its defaults
+# interpolation="bilinear" and crop_to_aspect_ratio=False, keras/src/utils/image_dataset_utils.py.
+RESIZING: Mapping[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
+
 Affine = tuple[np.ndarray, np.ndarray]
 """Scale and offset, for all channels or for each."""
 
@@ -105,11 +109,7 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
             steps.append(normalization(node, weights.get(node.path, {})))
         elif node.kind == "Resizing":
             height, width = node.config.get("height"), node.config.get("width")
-            found |= {
-                "interpolation": node.config.get("interpolation", "bilinear"),
-                "crop_pct": 1.0,
-                "crop_mode": "squash",
-            }
+            found |= {**RESIZING, "interpolation": node.config.get("interpolation", RESIZING["interpolation"])}
         elif node.kind not in IDENTITY:
             raise NameMappingError(
                 f"{what}: layer {node.name!r} ({node.kind}) stands before the network; only Rescaling, Normalization, "

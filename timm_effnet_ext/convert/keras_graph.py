@@ -26,23 +26,34 @@ Weights = Mapping[str, TensorEntry]
 Layer = Callable[[Node, Weights, "list[Tensor]"], "Tensor"]
 
 
+def check_kinds(graph: LayerGraph, what: str) -> None:
+    """Raise unless every layer is one that `evaluate` knows.
+
+    Raises:
+        NameMappingError: a layer that no EfficientNet of Keras has; what a class does is never looked up.
+    """
+    for node in graph.nodes:
+        if node.kind not in LAYERS:
+            raise NameMappingError(
+                f"{what}: layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has. Save it without"
+            )
+
+
 def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndarray, output: Path) -> np.ndarray:
     """Return what the layer `output` gives for images (B, H, W, C); of a Dense layer, before its activation.
 
-    Feature maps are averaged to (B, C), as timm does without a classifier.
+    The graph has passed `check_kinds`. Feature maps are averaged to (B, C), as timm does without a classifier.
 
     Raises:
         VerificationError: images of another size than a Resizing layer in the graph gives.
-        NameMappingError: a layer that no EfficientNet of Keras has.
+        NameMappingError: a setting that no EfficientNet of Keras has.
     """
     import torch
 
     uses = Counter(path for node in graph.nodes for path in node.inputs)
-    values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float32)).permute(0, 3, 1, 2)}
+    values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)}
     with torch.inference_mode():
         for node in graph.nodes:
-            if node.kind not in LAYERS:
-                raise NameMappingError(f"layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has")
             value = LAYERS[node.kind](node, weights.get(node.path, {}), [values[path] for path in node.inputs])
             if node.path == output:
                 value = value if node.kind == "Dense" else _activated(node, value)
@@ -66,7 +77,7 @@ def _normalization(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor
 def _affine(x: Tensor, scale: np.ndarray, offset: np.ndarray) -> Tensor:
     import torch
 
-    factor, term = (torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1) for values in (scale, offset))
+    factor, term = (torch.from_numpy(values.astype(np.float64)).reshape(1, -1, 1, 1) for values in (scale, offset))
     return x * factor + term
 
 
@@ -206,4 +217,4 @@ def _tensor(node: Node, weights: Weights, name: str) -> Tensor:
 
     if name not in weights:
         raise CheckpointFormatError(f"layer {node.name!r} has no {name!r} in the file, found {sorted(weights)}")
-    return torch.from_numpy(weights[name].read().astype(np.float32))
+    return torch.from_numpy(weights[name].read().astype(np.float64))

@@ -23,28 +23,34 @@ import numpy as np
 
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.checkpoint import Checkpoint
-from timm_effnet_ext.convert.hdf5 import SIGNATURE, Hdf5, open_hdf5
+from timm_effnet_ext.convert.hdf5 import SIGNATURE, Hdf5
 from timm_effnet_ext.convert.identify import identify
 from timm_effnet_ext.convert.keras_config import LayerGraph, parse_config
 from timm_effnet_ext.convert.keras_config import Path as LayerPath
 from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.keras_front import assumed, preprocessing
-from timm_effnet_ext.convert.keras_graph import evaluate
-from timm_effnet_ext.convert.keras_model import head, model_args, wrong_paddings
-from timm_effnet_ext.convert.keras_weights import KerasWeights, read_weights
+from timm_effnet_ext.convert.keras_front import RESIZING, assumed, preprocessing
+from timm_effnet_ext.convert.keras_graph import check_kinds, evaluate
+from timm_effnet_ext.convert.keras_model import has_paddings, head, model_args, wrong_paddings
+from timm_effnet_ext.convert.keras_weights import CLASSIFIER, LAYER_NAME, KerasWeights, read_weights
 from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import CheckpointFormatError, VerificationError, first_few
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_VERSION, _MODEL_CONFIG = "keras_version", "model_config"
+_ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
 _MAX_GROWTH = 100  # of a compressed member
 _CHUNK = 1 << 20
-_EVEN = 224  # every stage of every architecture sees an even size
+_STRIDE = 32  # of the whole network: at its multiples every stage sees an even size
+_EVEN = 224
+
+_IMAGENET_CLASSES = 1000
 
 _NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
 _ASSUMED = "the file has no config: mean and std are what keras.applications puts in front of this architecture"
 _UNSAID = "the file says no preprocessing: mean and std are those of the architecture's pretrained weights"
+_RESIZED = "the classifier is the user's: images are resized whole, as Keras' image_dataset_from_directory does"
 _EVEN_ONLY = (
     "the graph was built without a size and pads for even ones, at odd ones not as TensorFlow's SAME does, with which "
     "its weights were trained and which the converted model has: input_size {}x{} became {}x{}, where both agree"
@@ -84,25 +90,36 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     with _open_parts(path, crc) as parts:
         graph = parse_config(parts.config, str(path)) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
-        yield _checkpoint(path, parts.format, graph, weights)
+        yield keras_checkpoint(path, parts.format, (path,), graph, weights)
 
 
-def _checkpoint(path: Path, kind: str, graph: LayerGraph | None, weights: KerasWeights) -> Checkpoint:
+def keras_checkpoint(
+    path: Path, kind: str, files: tuple[Path, ...], graph: LayerGraph | None, weights: KerasWeights
+) -> Checkpoint:
+    """Return what a file's layers and weights come to, whatever its format."""
     variables = weights.variables()
-    make = partial(Checkpoint, path=path, framework="keras", format=kind, files=(path,), variables=variables)
+    make = partial(Checkpoint, path=path, framework="keras", format=kind, files=files, variables=variables)
+    kernel = variables.model.get(f"{CLASSIFIER}/kernel")
+    is_own = kernel is not None and kernel.shape[-1] != _IMAGENET_CLASSES
+    resizing, notes = (RESIZING, [_RESIZED]) if is_own else ({}, [])
     if graph is None:
         found = _assumed(variables, weights)
-        return make(preprocessing=found, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID))
+        return make(preprocessing={**resizing, **found}, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID, *notes))
     what = str(path)
+    check_kinds(graph, what)
     end = head(graph, what)
     found = preprocessing(graph, weights.layers, what)
-    notes = [] if "mean" in found else [_UNSAID]
-    size = found.get("input_size", (0, *_default_size(variables)))
-    if wrong_paddings(graph, *size[1:]):
-        found["input_size"] = (graph.input_shape[2] or 3, *(max(32, round(n / 32) * 32) for n in size[1:]))
-        notes.append(_EVEN_ONLY.format(*size[1:], *found["input_size"][1:]))
+    if "mean" not in found:
+        notes.append(_UNSAID)
+    if has_paddings(graph):
+        channels, *size = found.get("input_size") or (graph.input_shape[2] or 3, *_default_size(variables))
+        if wrong_paddings(graph, *size):
+            found["input_size"] = (channels, *(max(_STRIDE, round(n / _STRIDE) * _STRIDE) for n in size))
+            notes.append(_EVEN_ONLY.format(*size, *found["input_size"][1:]))
+    if "input_size" in found:
+        found["test_input_size"] = found["input_size"]
     return make(
-        preprocessing=found,
+        preprocessing={**resizing, **found},
         model_args=model_args(graph, end.pool, what),
         activation=end.activation,
         notes=tuple(notes),
@@ -142,18 +159,18 @@ def _open_parts(path: Path, crc: bool) -> Iterator[_Parts]:
         raise CheckpointFormatError(f"{path}: no such file")
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
-    with _open_zip(path, crc) if is_zip else _open_h5(path) as parts:
-        yield parts
+    if is_zip:
+        with _open_zip(path, crc) as parts:
+            yield parts
+    else:
+        yield _read_h5(path)
 
 
-@contextmanager
-def _open_h5(path: Path) -> Iterator[_Parts]:
-    with open_hdf5(path) as file:
-        version, config = file.text("keras_version"), file.text("model_config")
-        if version is None and "model_weights" in file.groups():
-            version = file.text("keras_version", "model_weights")
-        kind = ".weights.h5" if version is None else ".h5, whole model" if config else ".h5, weights only"
-        yield _Parts(file, config, f"Keras {version or 3} {kind}")
+def _read_h5(path: Path) -> _Parts:
+    file = Hdf5(path, _ATTRIBUTES)
+    version, config = file.text(_VERSION) or file.text(_VERSION, "model_weights"), file.text(_MODEL_CONFIG)
+    kind = ".weights.h5" if version is None else ".h5, whole model" if config else ".h5, weights only"
+    return _Parts(file, config, f"Keras {version or 3} {kind}")
 
 
 @contextmanager
@@ -171,8 +188,9 @@ def _open_zip(path: Path, crc: bool) -> Iterator[_Parts]:
             if isinstance(err, CheckpointFormatError):
                 raise
             raise CheckpointFormatError(f"{path}: broken .keras file: {err}") from err
-        with open_hdf5(*where) as file:
-            yield _Parts(file, config, f"Keras {_version(metadata)} .keras")
+        target, start, size = where
+        file = Hdf5(target, _ATTRIBUTES, start=start, size=size)
+        yield _Parts(file, config, f"Keras {_version(metadata)} .keras")
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:

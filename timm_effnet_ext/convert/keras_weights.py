@@ -22,6 +22,7 @@ from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, firs
 
 Layers = dict[Path, dict[str, TensorEntry]]
 
+LAYER_NAME = "name"  # attribute of a `vars` group
 CLASSIFIER = "predictions"  # keras.applications' own name
 MEAN, VARIANCE, COUNT = "mean", "variance", "count"
 BN_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -134,7 +135,7 @@ def _new(file: Hdf5, name: str, graph: LayerGraph | None) -> tuple[Path, str]:
     path = tuple(part for part in group.split("/") if part != "layers")
     leaves, index = VARIABLES.get(_NUMBER.sub("", path[-1]), ()), int(found["index"])
     leaf = leaves[index] if index < len(leaves) else found["index"]
-    own_name = file.text("name", f"{found['layer']}vars")
+    own_name = file.text(LAYER_NAME, f"{found['layer']}vars")
     if graph is None:
         return (*path[:-1], own_name) if own_name else path, leaf
     node = graph.by_group.get(group)

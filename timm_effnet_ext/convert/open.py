@@ -35,5 +35,11 @@ def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
         with torch_files.open_torch(path) as checkpoint:
             yield checkpoint
     else:
+        from timm_effnet_ext.convert.keras_source import is_keras, open_keras  # h5py: only for those who need it
+
+        if is_keras(path):
+            with open_keras(path) as checkpoint:
+                yield checkpoint
+            return
         what = "not a checkpoint that is known" if path.exists() else "no such file, folder or checkpoint prefix"
         raise CheckpointFormatError(f"{path}: {what}")

@@ -136,7 +136,15 @@ def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write an object for people to read: a line for each entry, and for each row of a list of objects."""
+    lines = (f"  {json.dumps(key)}: {_json(value)}" for key, value in data.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    is_table = isinstance(value, list) and value and isinstance(value[0], dict)
+    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value) if is_table else ""
+    return f"[\n{rows}\n  ]" if is_table else json.dumps(value, ensure_ascii=False)
 
 
 def _report(

@@ -38,7 +38,7 @@ _TORCHVISION = {
 _TORCHVISION_HALF = frozenset({"efficientnetv2_l"})
 
 
-def preprocessing(dialect: str, arch: Arch) -> Mapping[str, Any]:
+def preprocessing(dialect: str, arch: Arch) -> dict[str, Any]:
     """Return how images are prepared for weights of `arch` that come in `dialect`, for all that is known."""
     table = {"torchvision": _torchvision, "wzmiaomiao_v1": _wzmiaomiao_v1, "wzmiaomiao_v2": _wzmiaomiao_v2}
     return {**google_cfg(arch), **table.get(dialect, _nothing)(arch)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.dialects import DIALECTS
-from timm_effnet_ext.convert.identify import Candidate, identify, nearest
+from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
+from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.names import Dialect, Entry, check
 from timm_effnet_ext.convert.records import WeightsKind
 from timm_effnet_ext.convert.tensors import TensorEntry
@@ -31,8 +32,9 @@ class Selection:
 
 
 def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
-    """Return the dialects that files of this framework can have."""
-    return TORCH_DIALECTS if checkpoint.framework == "torch" else DIALECTS
+    """Return the dialects that files of this framework can have; Keras writes SavedModels too."""
+    table = {"tensorflow": (*DIALECTS, *KERAS_DIALECTS), "keras": KERAS_DIALECTS, "torch": TORCH_DIALECTS}
+    return table[checkpoint.framework]
 
 
 def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | None = None) -> Selection:
@@ -50,17 +52,13 @@ def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | No
     spare = {name for name in found.model if name not in used and _is_source_only(name, candidate)}
     left = found.model.keys() - used - spare
     if left:
-        raise NameMappingError(
-            f"{checkpoint.path}: {len(left)} variables are left over after {len(used)} were used for "
-            f"{candidate.match}: {first_few(left)}. Is this a model with parts of its own?"
-        )
+        raise NameMappingError(f"{checkpoint.path}: {_left_over(candidate, len(used), left)}")
     source, kind = _weights(checkpoint, used, weights)
     if kind != weights:
         notes = (*notes, "the file has no EMA weights: the raw ones were taken")
-    twins = sum(source[name] is found.ema.get(name) for name in used)
     counts = {
         "used": len(used),
-        "from_ema": twins,
+        "from_ema": sum(source[name] is found.ema.get(name) for name in used),
         "raw_beside_ema": len(used) if kind == "ema" and found.model is not found.ema else 0,
         "ema_unused": len(found.ema) if kind == "raw" else len(found.ema.keys() - used),
         "no_counterpart": len(spare),
@@ -95,7 +93,7 @@ def _choose(
             "Say which with --model"
         )
     chosen, *others = candidates
-    same = f"other rows, scaled, compute the same: {_names(others)}"
+    same = f"other rows, scaled, compute the same: {', '.join(other.match.arch_name for other in others)}"
     return chosen, (same,) if others else ()
 
 
@@ -103,8 +101,18 @@ def _names(candidates: Iterable[Candidate]) -> str:
     return " and ".join(str(candidate.match) for candidate in candidates)
 
 
+def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
+    return (
+        f"{len(left)} variables are left over after {used} were used for {candidate.match}: {first_few(left)}. "
+        "Is this a model with parts of its own?"
+    )
+
+
 def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str:
-    """Return what is missing to the nearest architecture, or what stands in the file instead."""
+    """Return what is too much or missing for the nearest architecture, or what stands in the file instead."""
+    for candidate in without_foreign(shapes, dialects_for(checkpoint)):
+        used = {entry.source for entry in candidate.plan()}
+        return _left_over(candidate, len(used), shapes.keys() - used)
     found = nearest(shapes, dialects_for(checkpoint))
     if found is None:
         return f"none of the 26 architectures, under any names that are known; it holds {first_few(shapes)}"

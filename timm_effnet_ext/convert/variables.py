@@ -20,7 +20,7 @@ SLOT = re.compile(
     r"(RMSProp|Momentum|Adam|AdamW|AdamWeightDecay|Adagrad|Adadelta|Ftrl|LARS|LAMB|SGD)(Optimizer)?(_\d+)?|adam_[mv]"
 )
 COUNTER = re.compile(
-    r"(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|seed_generator_state)(_\d+)?"
+    r"(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|seed_generator_state|StateVar)(_\d+)?"
 )
 # Object-based: what one part of an attribute path says. Keras keeps its metrics under `keras_api/metrics`.
 SLOT_PART = re.compile(r"\.OPTIMIZER_SLOT|(\w+_|_)?optimizer")

@@ -1,0 +1,367 @@
+"""A checkpoint becomes a folder that timm loads and that computes what TensorFlow computed, or nothing at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import timm_effnet_ext  # noqa: F401  registers the models
+from tests.convert._sources import DATA, EMA, tiny_bundle, tiny_variables, with_ema
+from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.convert.names import plan, to_source
+from timm_effnet_ext.convert.pipeline import FILES, RECORD_FILE, WEIGHTS_FILE, convert, read_record
+from timm_effnet_ext.convert.records import Options
+from timm_effnet_ext.convert.torch_dialects import TIMM
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError, VerificationError
+
+UNVERIFIED = Options(verify=False)
+
+# What TensorFlow wrote and computed: tests/data/tf/*/provenance.json.
+REAL = [
+    ("automl_v2_b0", "model.ckpt-4321", "ema", "hucorz_efficientnetv2_b0"),
+    ("automl_v2_b0", "model.ckpt-4321", "raw", "hucorz_efficientnetv2_b0"),
+    ("tpu_b0", "model.ckpt-4321.index", "ema", "hucorz_efficientnet_b0"),
+    ("tpu_b0", "", "raw", "hucorz_efficientnet_b0"),
+    ("tpu_lite0", "", "raw", "hucorz_efficientnet_lite0"),
+    ("tpu_edgetpu_s", "", "raw", "hucorz_efficientnet_es"),
+    ("automl_v2_b0_tf2", "object", "raw", "hucorz_efficientnetv2_b0"),
+    ("automl_v2_b0_tf2", "save_weights", "raw", "hucorz_efficientnetv2_b0"),
+    ("automl_v2_b0_tf2", "saved_model", "raw", "hucorz_efficientnetv2_b0"),
+]
+
+
+@pytest.mark.parametrize(("name", "source", "weights", "architecture"), REAL)
+def test_outputs_are_those_of_tensorflow(
+    name: str, source: str, weights: str, architecture: str, tmp_path: Path
+) -> None:
+    reference = DATA / name / f"reference_{weights}.npz"
+    report = convert(DATA / name / source, tmp_path / "out", Options(weights=weights, reference=reference))
+    assert report.architecture == architecture
+    assert report.verified
+    assert report.proofs[0].figures["relative"] < 1e-4
+
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    with np.load(reference) as data:
+        for key in (key for key in data.files if key.startswith("input")):
+            expected = data[key.replace("input", "output")][:, -model.num_classes :]
+            with torch.inference_mode():
+                found = model(torch.from_numpy(data[key]).permute(0, 3, 1, 2)).numpy()
+            # TensorFlow's own engines differ by 2e-5 of the largest output; mistakes show at 0.1 and more
+            assert np.abs(found - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+
+
+def test_the_tests_data_is_as_tensorflow_wrote_it() -> None:
+    for provenance in DATA.glob("*/provenance.json"):
+        for name, digest in json.loads(provenance.read_text())["sha256"].items():
+            assert hashlib.sha256((provenance.parent / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_ema_taken_for_raw_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    wrong = Options(weights="raw", reference=DATA / "tpu_b0" / "reference_ema.npz")
+    with pytest.raises(VerificationError, match=r"largest difference of outputs .* allowed 1e-04"):
+        convert(DATA / "tpu_b0", tmp_path / "out", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_variable_is_counted(tmp_path: Path) -> None:
+    values = with_ema(tiny_variables())
+    report = convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+    used = len(tiny_variables())
+    assert report.step == 7
+    assert report.counts["used"] == report.counts["from_ema"] == used
+    spent = ("used", "raw_beside_ema", "ema_unused", "no_counterpart", "optimizer_slots", "counters", "metadata")
+    assert sum(report.counts[kind] for kind in spent) == len(values)
+
+
+def test_ema_and_raw_are_told_apart_in_every_tensor(tmp_path: Path) -> None:
+    source = tiny_bundle(tmp_path, with_ema(tiny_variables()))
+    states = {}
+    for weights in ("ema", "raw"):
+        convert(source, tmp_path / weights, Options(weights=weights, verify=False))
+        states[weights] = load_file(tmp_path / weights / WEIGHTS_FILE)
+    for name, raw in states["raw"].items():
+        assert torch.equal(states["ema"][name], raw / 2), name
+
+
+def test_a_mix_of_ema_and_raw_is_an_error(tmp_path: Path) -> None:
+    values = with_ema(tiny_variables())
+    del values[f"efficientnetv2-b0/stem/tpu_batch_normalization/moving_mean{EMA}"]
+    with pytest.raises(NameMappingError, match=r"1 of 113 variables have no EMA twin: .*moving_mean\. .*--weights raw"):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
+def test_no_ema_is_a_note(tmp_path: Path) -> None:
+    report = convert(tiny_bundle(tmp_path), tmp_path / "out", UNVERIFIED)
+    assert report.weights == "raw"
+    assert any("no EMA weights" in note for note in report.notes)
+
+
+def test_a_variable_left_over_is_named(tmp_path: Path) -> None:
+    values = {
+        **tiny_variables(),
+        "efficientnetv2-b0/extra/kernel": np.ones(3, np.float32),
+        "other/bias": np.ones(3, "f4"),
+    }
+    with pytest.raises(NameMappingError, match=r"left over.*efficientnetv2-b0/extra/kernel"):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
+def test_a_missing_variable_is_named(tmp_path: Path) -> None:
+    values = tiny_variables(width_mult=1.0, depth_mult=1.0)
+    del values["efficientnetv2-b0/blocks_3/conv2d/kernel"]
+    with pytest.raises(NameMappingError, match=r"nearest is efficientnetv2_b0 .*1 missing: .*blocks_3/conv2d/kernel"):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
+def test_something_else_is_told_by_its_names(tmp_path: Path) -> None:
+    values = {"resnet/conv1/kernel": np.ones((7, 7, 3, 64), np.float32), "resnet/fc/bias": np.ones(10, np.float32)}
+    with pytest.raises(NameMappingError, match=r"none of the 26 architectures.*resnet/conv1/kernel"):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
+def test_two_networks_ask_for_the_model(tmp_path: Path) -> None:
+    student = tiny_variables("efficientnet_lite0", prefix="student/", width_mult=0.1)
+    source = tiny_bundle(tmp_path, {**tiny_variables(), **student})
+    with pytest.raises(NameMappingError, match=r"fits 2 different models: .* and .*--model"):
+        convert(source, tmp_path / "out", UNVERIFIED)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_one_that_does(tmp_path: Path) -> None:
+    with pytest.raises(NameMappingError, match=r"is not efficientnet_b7: it fits efficientnetv2_b0"):
+        convert(tiny_bundle(tmp_path), tmp_path / "out", Options(model="efficientnet_b7", verify=False))
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2_b1", "hucorz_efficientnetv2_b1", "tf_efficientnetv2_b1"])
+def test_of_rows_that_compute_the_same_the_wanted_one_is_taken(name: str, tmp_path: Path) -> None:
+    report = convert(tiny_bundle(tmp_path), tmp_path / "out", Options(model=name, verify=False))
+    assert report.arch == "efficientnetv2_b1"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value", "message"),
+    [
+        ("gamma", np.nan, "1 values that are not finite"),
+        ("kernel", np.inf, "1 values that are not finite"),
+        ("moving_variance", -1e-3, r"negative variance \(-0.001\)"),
+    ],
+)
+def test_values_that_no_model_has_are_refused(leaf: str, value: float, message: str, tmp_path: Path) -> None:
+    values = tiny_variables()
+    name = next(name for name in values if name.endswith(leaf))
+    values[name].flat[0] = value
+    with pytest.raises(CheckpointFormatError, match=message):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_variance_of_zero_is_what_dead_channels_have(tmp_path: Path) -> None:
+    values = tiny_variables()
+    for name, value in values.items():
+        if name.endswith("moving_variance"):
+            value[0] = 0
+    assert convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    values = tiny_variables()
+    values["efficientnetv2-b0/stem/conv2d/kernel"] = np.ones((3, 3, 3, 8), np.int32)
+    with pytest.raises(CheckpointFormatError, match=r"conv_stem.weight holds int32"):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
+def test_every_precision_becomes_float32(tmp_path: Path) -> None:
+    values = tiny_variables()
+    names = sorted(values)
+    expected = {name: value.astype(np.float16) for name, value in values.items()}
+    mixed = {name: expected[name].astype(("f2", "f4", "f8")[i % 3]) for i, name in enumerate(names)}
+    convert(tiny_bundle(tmp_path, mixed), tmp_path / "out", UNVERIFIED)
+    state = load_file(tmp_path / "out" / WEIGHTS_FILE)
+    floats = [tensor for tensor in state.values() if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in floats} == {torch.float32}
+    assert np.isclose(
+        sum(float(t.double().sum()) for t in floats), sum(v.astype("f8").sum() for v in expected.values())
+    )
+
+
+def test_partitioned_and_bfloat16_variables_in_three_shards_are_read(tmp_path: Path) -> None:
+    values = tiny_variables()
+    kernel = "efficientnetv2-b0/head/conv2d/kernel"
+    rounded = {name: (value.view("u4") & 0xFFFF0000).view("f4") for name, value in values.items()}
+    convert(tiny_bundle(tmp_path / "a", rounded), tmp_path / "plain", UNVERIFIED)
+    odd = tiny_bundle(
+        tmp_path / "b", rounded, shards=3, slices={kernel: (3, 2)}, bfloat16=[n for n in rounded if n != kernel]
+    )
+    convert(odd, tmp_path / "odd", UNVERIFIED)
+    assert (tmp_path / "plain" / WEIGHTS_FILE).read_bytes() == (tmp_path / "odd" / WEIGHTS_FILE).read_bytes()
+
+
+# Classes
+
+
+def test_the_background_class_is_cut(tmp_path: Path) -> None:
+    values = tiny_variables(num_classes=1001)
+    source = tiny_bundle(tmp_path, values)
+    report = convert(source, tmp_path / "cut", UNVERIFIED)
+    assert report.num_classes == 1000
+    assert "background" in report.classes
+    bias = load_file(tmp_path / "cut" / WEIGHTS_FILE)["classifier.bias"].numpy()
+    assert np.array_equal(bias, values["efficientnetv2-b0/head/dense/bias"][1:])
+    assert convert(source, tmp_path / "kept", Options(keep_background=True, verify=False)).num_classes == 1001
+
+
+def test_1001_names_are_evidence_against_a_background_class(tmp_path: Path) -> None:
+    source = tiny_bundle(tmp_path, tiny_variables(num_classes=1001))
+    names = tuple(f"class {i}" for i in range(1001))
+    assert convert(source, tmp_path / "a", Options(label_names=names, verify=False)).num_classes == 1001
+    assert convert(source, tmp_path / "b", Options(label_names=names[1:], verify=False)).num_classes == 1000
+
+
+def test_label_names_reach_the_model(tmp_path: Path) -> None:
+    names = ("ant", "bee", "cat", "dog", "elk")
+    convert(tiny_bundle(tmp_path), tmp_path / "out", Options(label_names=names, verify=False))
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert tuple(model.pretrained_cfg["label_names"]) == names
+
+
+def test_label_names_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(EffNetExtError, match="3 label names for 5 classes"):
+        convert(tiny_bundle(tmp_path), tmp_path / "out", Options(label_names=("a", "b", "c"), verify=False))
+
+
+def test_a_file_without_classifier_has_no_classes(tmp_path: Path) -> None:
+    report = convert(tiny_bundle(tmp_path, tiny_variables(num_classes=0)), tmp_path / "out", UNVERIFIED)
+    assert report.num_classes == 0
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, model.num_features)
+
+
+# What is written
+
+
+def test_the_folder_is_complete_and_the_record_says_what_is_in_it(tmp_path: Path) -> None:
+    report = convert(tiny_bundle(tmp_path), tmp_path / "out", Options(license="apache-2.0", verify=False))
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    record = read_record(out)
+    assert record == json.loads(json.dumps(report.to_json()))
+    assert record["verified"] is False
+    assert record["weights_sha256"] == hashlib.sha256((out / WEIGHTS_FILE).read_bytes()).hexdigest()
+    source = tmp_path / "model.ckpt-7.index"
+    assert record["sources"][source.name] == hashlib.sha256(source.read_bytes()).hexdigest()
+    rows = {row["torch"]: row["source"] for row in record["mapping"]}
+    assert rows["conv_stem.weight"] == "efficientnetv2-b0/stem/conv2d/kernel"
+
+
+def test_the_keys_are_those_of_the_model_in_safetensors_own_eyes(tmp_path: Path) -> None:
+    convert(tiny_bundle(tmp_path), tmp_path / "out", UNVERIFIED)
+    model = timm.create_model("hucorz_efficientnetv2_b0", num_classes=5, width_mult=0.04, depth_mult=0.2)
+    with safe_open(tmp_path / "out" / WEIGHTS_FILE, framework="pt") as file:
+        assert {key: tuple(file.get_slice(key).get_shape()) for key in list(file.keys())} == {
+            key: tuple(value.shape) for key, value in model.state_dict().items()
+        }
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_b0", "efficientnet_lite0", "efficientnet_es"])
+def test_timm_native_loads_in_timms_own_model(name: str, tmp_path: Path) -> None:
+    values = tiny_variables(name, TIMM, "", width_mult=1.0, depth_mult=1.0)
+    report = convert(_torch_file(tmp_path, values), tmp_path / "out", Options(timm_native=True, verify=False))
+    assert report.architecture == f"tf_{name}"
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert type(model).__module__.startswith("timm.models")
+    entries = to_source(plan(ARCHS[name], TIMM, num_classes=5))
+    assert torch.equal(
+        model.state_dict()["classifier.weight"], torch.from_numpy(values[entries["classifier.weight"].source])
+    )
+
+
+def _torch_file(folder: Path, values: dict[str, np.ndarray]) -> Path:
+    torch.save({name: torch.from_numpy(value) for name, value in values.items()}, folder / "model.pth")
+    return folder / "model.pth"
+
+
+def test_timm_native_refuses_what_timms_model_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(EffNetExtError, match=r"tf_efficientnetv2_b0 is another model: this one needs width_mult=0.04"):
+        convert(tiny_bundle(tmp_path), tmp_path / "out", Options(timm_native=True, verify=False))
+
+
+@pytest.mark.parametrize("license_id", [None, "apache-2.0"])
+def test_the_card_is_what_the_hub_accepts(license_id: str | None, tmp_path: Path) -> None:
+    convert(tiny_bundle(tmp_path), tmp_path / "out", Options(license=license_id, verify=False))
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.library_name == "timm"
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.license == license_id
+    assert "Nothing was verified" in card.text
+
+
+def test_the_card_holds_the_figures_of_the_proof(tmp_path: Path) -> None:
+    report = convert(DATA / "tpu_lite0", tmp_path / "out", Options(reference=DATA / "tpu_lite0" / "reference_raw.npz"))
+    assert report.proofs[0].detail in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_the_caller_knows_comes_before_the_family(tmp_path: Path) -> None:
+    known = {"mean": (0.1, 0.2, 0.3), "crop_pct": 0.5}
+    convert(tiny_bundle(tmp_path), tmp_path / "out", Options(pretrained_cfg=known, verify=False))
+    cfg = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert (cfg["mean"], cfg["crop_pct"], cfg["interpolation"]) == ([0.1, 0.2, 0.3], 0.5, "bicubic")
+
+
+# The target
+
+
+def test_an_existing_folder_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
+    source, out = tiny_bundle(tmp_path), tmp_path / "out"
+    convert(source, out, UNVERIFIED)
+    before = (out / RECORD_FILE).read_bytes()
+    with pytest.raises(EffNetExtError, match=r"exists already.*--overwrite"):
+        convert(source, out, Options(verify=False, license="mit"))
+    assert (out / RECORD_FILE).read_bytes() == before
+    convert(source, out, Options(verify=False, license="mit", overwrite=True))
+    assert read_record(out)["license"] == "mit"
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("model.ckpt")} == {"out"}
+
+
+def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
+    source, out = tiny_bundle(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years")
+    with pytest.raises(EffNetExtError, match=r"holds thesis\.tex, which no conversion wrote"):
+        convert(source, out, Options(verify=False, overwrite=True))
+    assert (out / "thesis.tex").read_text() == "years"
+
+
+def test_an_empty_folder_is_a_target(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert convert(tiny_bundle(tmp_path), tmp_path / "out", UNVERIFIED)
+
+
+def test_a_record_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointFormatError, match=r"Is .* a folder that convert wrote\?"):
+        read_record(tmp_path)
+    (tmp_path / RECORD_FILE).write_text("{}")
+    with pytest.raises(CheckpointFormatError, match="nothing about verification"):
+        read_record(tmp_path)
+
+
+def test_without_verification_neither_torch_nor_timm_is_imported(tmp_path: Path) -> None:
+    source = tiny_bundle(tmp_path)
+    code = (
+        "import sys; from timm_effnet_ext.__main__ import main; "
+        f"assert main(['convert', {str(source)!r}, '-o', {str(tmp_path / 'out')!r}, '--no-verify']) == 0; "
+        "print(sorted({'torch', 'timm', 'huggingface_hub', 'h5py'} & sys.modules.keys()))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,135 @@
+"""optimize_for_inference computes what the model computes, and leaves the model alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+import timm_effnet_ext
+from timm_effnet_ext import optimize_for_inference
+from timm_effnet_ext.arch import ARCHS, PREFIX
+
+SMALL = dict(num_classes=5, width_mult=0.25, depth_mult=0.2)
+TOLERANCE = 1e-5  # of the output's scale: folding moves one rounding of float32 per layer
+
+
+def trained(name: str = "efficientnet_b0", **kwargs: Any) -> Any:
+    """Return a model whose norms hold what training leaves: no statistic is 0 or 1."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model(PREFIX + name, **{**SMALL, **kwargs}).eval()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.1)
+    return model
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 64, 47, generator=torch.Generator().manual_seed(1))
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def norms_left(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if "Norm" in type(module).__name__]
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_every_arch_computes_the_same_without_norms(name: str) -> None:
+    model = trained(name)
+    folded = optimize_for_inference(model)
+    assert_close(folded(images()), model(images()))
+    assert not norms_left(folded)
+    assert folded.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not any(p.requires_grad for p in folded.parameters())
+
+
+def test_the_original_stays_as_it_is() -> None:
+    model = trained().train()
+    before = copy.deepcopy(model.state_dict())
+    optimize_for_inference(model)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_model_in_training_mode_gives_the_eval_model() -> None:
+    model = trained(drop_rate=0.5, drop_path_rate=0.5)
+    expected = model(images())
+    assert_close(optimize_for_inference(model.train())(images()), expected)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"out_indices": (1, 3)}, {"feature_location": "expansion"}])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_s"])
+def test_features_only(name: str, kwargs: dict[str, Any]) -> None:
+    model = trained(name, num_classes=None, features_only=True, **kwargs)
+    for found, expected in zip(optimize_for_inference(model)(images()), model(images()), strict=True):
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("norm", ["groupnorm1", "layernorm2d"])
+def test_other_norms_stay(norm: str) -> None:
+    model = trained(norm_layer=norm)
+    folded = optimize_for_inference(model)
+    assert norms_left(folded) == norms_left(model)
+    assert_close(folded(images()), model(images()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        freeze_batch_norm_2d,
+        lambda model: model.prune_intermediate_layers(2),
+        lambda model: model.set_grad_checkpointing(),
+        lambda model: model.set_lean_training(),
+        lambda model: model.double().float(),
+    ],
+)
+def test_changed_models(change: Any) -> None:
+    model = trained()
+    change(model)
+    folded = optimize_for_inference(model)
+    assert not norms_left(folded)
+    assert_close(folded(images()), model(images()))
+
+
+def test_folding_twice_changes_nothing() -> None:
+    folded = optimize_for_inference(trained())
+    assert torch.equal(optimize_for_inference(folded)(images()), folded(images()))
+
+
+def test_it_can_be_scripted_exported_and_compiled() -> None:
+    model = trained(depth_mult=0.1)
+    folded, x = optimize_for_inference(model), images()
+    expected = model(x)
+    assert_close(torch.jit.script(folded)(x), expected)
+    assert_close(torch.export.export(folded, (x,)).module()(x), expected)
+    assert_close(torch.compile(folded, backend="aot_eager")(x), expected)
+
+
+def test_its_weights_survive_a_round_trip() -> None:
+    folded = optimize_for_inference(trained())
+    other = optimize_for_inference(trained())
+    nn.init.zeros_(other.conv_stem.weight)
+    other.load_state_dict(folded.state_dict())
+    assert torch.equal(other(images()), folded(images()))
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"takes a hucorz_\* model, got Linear"):
+        optimize_for_inference(nn.Linear(2, 2))
+
+
+def test_unknown_attributes_are_named() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'optimise'"):
+        _ = timm_effnet_ext.optimise  # type: ignore[attr-defined]

@@ -1,0 +1,189 @@
+"""Whatever reaches a model through timm is this model's, whole and finite, or refused with a line that helps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tests.models import create, images
+from timm_effnet_ext.errors import CheckpointFormatError
+
+SMALL = {"width_mult": 0.25, "depth_mult": 0.25}
+B0, B1 = "hucorz_efficientnet_b0", "hucorz_efficientnet_b1"
+
+
+def from_overlay(name: str, file: Path, **kwargs: Any) -> nn.Module:
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **kwargs)
+
+
+def from_checkpoint(name: str, file: Path, **kwargs: Any) -> nn.Module:
+    return timm.create_model(name, checkpoint_path=str(file), **kwargs)
+
+
+def from_folder(name: str, file: Path, **kwargs: Any) -> nn.Module:
+    config = file.parent / "config.json"
+    if not config.exists():
+        write_config(file.parent, name)
+    return timm.create_model(f"local-dir:{file.parent}", pretrained=True, **kwargs)
+
+
+WAYS = pytest.mark.parametrize("load", [from_overlay, from_checkpoint, from_folder])
+Load = Callable[..., nn.Module]
+
+
+def write_config(folder: Path, architecture: str, **kwargs: Any) -> None:
+    config = {"architecture": architecture, "num_classes": 1000, "pretrained_cfg": {"num_classes": 1000}, **kwargs}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def file_of(folder: Path, state: dict[str, Tensor]) -> Path:
+    save_file(state, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def refusal(load: Load, name: str, file: Path, **kwargs: Any) -> str:
+    with pytest.raises(CheckpointFormatError) as caught:
+        load(name, file, **kwargs)
+    message = str(caught.value)
+    assert len(message) < 500, "one or two lines"
+    assert "\n" not in message
+    return message
+
+
+@WAYS
+def test_what_was_saved_comes_back(load: Load, tmp_path: Path) -> None:
+    model = create(B0).eval()
+    file = file_of(tmp_path, model.state_dict())
+    assert torch.equal(load(B0, file).eval()(images(64)), model(images(64)))
+
+
+@WAYS
+@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 10}])
+def test_another_architecture_is_named(load: Load, tmp_path: Path, kwargs: dict[str, Any]) -> None:
+    file = file_of(tmp_path, create("hucorz_efficientnet_b0").state_dict())
+    message = refusal(load, B1, file, **kwargs)
+    assert "fits efficientnet_b0 (num_classes=1000" in message
+    assert str(tmp_path) in message
+
+
+def test_another_architecture_is_named_for_features(tmp_path: Path) -> None:
+    file = file_of(tmp_path, create("hucorz_efficientnet_b0").state_dict())
+    assert "fits efficientnet_b0" in refusal(from_overlay, B1, file, features_only=True)
+
+
+@pytest.mark.parametrize("load", [from_overlay, from_checkpoint])
+def test_same_shapes_but_other_padding_is_refused(load: Load, tmp_path: Path) -> None:
+    file = file_of(tmp_path, create("efficientnet_b0").state_dict())
+    write_config(tmp_path, "efficientnet_b0")
+    message = refusal(load, B0, file)
+    assert "'efficientnet_b0'" in message
+    assert "padding" in message
+
+
+@pytest.mark.parametrize("load", [from_overlay, from_checkpoint])
+def test_other_numerics_of_the_config_are_refused(load: Load, tmp_path: Path) -> None:
+    file = file_of(tmp_path, create(B0).state_dict())
+    write_config(tmp_path, B0, model_args={"pad_type": ""})
+    assert "pad_type=''" in refusal(load, B0, file)
+
+
+def test_the_configs_numerics_are_followed_by_local_dir(tmp_path: Path) -> None:
+    file = file_of(tmp_path, create(B0, **SMALL).state_dict())
+    write_config(tmp_path, B0, model_args={**SMALL, "pad_type": "", "bn_eps": 1e-5})
+    model = from_folder(B0, file)
+    assert model.bn1.eps == 1e-5
+    assert type(model.conv_stem) is nn.Conv2d
+
+
+@WAYS
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(load: Load, tmp_path: Path, value: float) -> None:
+    state = create(B0).state_dict()
+    state["blocks.2.0.conv_pw.weight"].view(-1)[5] = value
+    message = refusal(load, B0, file_of(tmp_path, state))
+    assert "blocks.2.0.conv_pw.weight has 1 values that are not finite" in message
+
+
+@WAYS
+def test_negative_variance(load: Load, tmp_path: Path) -> None:
+    state = create(B0).state_dict()
+    state["bn1.running_var"][3] = -0.5
+    assert "bn1.running_var has a negative variance (-0.5)" in refusal(load, B0, file_of(tmp_path, state))
+
+
+@WAYS
+def test_missing_tensor(load: Load, tmp_path: Path) -> None:
+    state = create(B0).state_dict()
+    del state["blocks.2.0.bn1.bias"]
+    message = refusal(load, B0, file_of(tmp_path, state))
+    assert "1 names missing (blocks.2.0.bn1.bias)" in message
+    assert "incomplete" in message
+
+
+@WAYS
+def test_truncated_safetensors(load: Load, tmp_path: Path) -> None:
+    file = file_of(tmp_path, create(B0, **SMALL).state_dict())
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "cut or is no weight file" in refusal(load, B0, file)
+
+
+@pytest.mark.parametrize("load", [from_overlay, from_checkpoint])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>404</html>", "foreign"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(600), "foreign"),
+        (pickle.dumps({"weights": Path("x")}), "no plain state_dict"),
+        (b"", "cut or is no weight file"),
+    ],
+    ids=["html", "hdf5", "pickle", "empty"],
+)
+def test_foreign_files(load: Load, tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "model.pth"
+    file.write_bytes(content)
+    assert message in refusal(load, B0, file)
+
+
+def test_truncated_pth(tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    torch.save(create(B0, **SMALL).state_dict(), file)
+    file.write_bytes(file.read_bytes()[:-2000])
+    assert "cut or damaged" in refusal(from_checkpoint, B0, file, **SMALL)
+
+
+def test_another_class_count_is_told_not_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = file_of(tmp_path, create(B0).state_dict())
+    with caplog.at_level(logging.WARNING):
+        model = from_overlay(B0, file, num_classes=10)
+    assert model.classifier.out_features == 10
+    assert "classifier not loaded: the file has 1000 classes, 10 were asked for" in caplog.text
+
+
+def test_wrong_class_count_of_the_file(tmp_path: Path) -> None:
+    file = file_of(tmp_path, create(B0, num_classes=7).state_dict())
+    assert "7 classes" in refusal(from_overlay, B0, file)
+
+
+def test_one_channel_from_three(tmp_path: Path) -> None:
+    model = create(B0)
+    loaded = from_overlay(B0, file_of(tmp_path, model.state_dict()), in_chans=1)
+    torch.testing.assert_close(loaded.conv_stem.weight, model.conv_stem.weight.sum(1, keepdim=True))
+
+
+def test_load_state_dict_leaves_the_model_as_it_was_when_it_refuses() -> None:
+    model, other = create(B0, **SMALL), create(B0, **SMALL)
+    state = {key: value + 1 for key, value in other.state_dict().items()}
+    state["bn2.bias"] = torch.full_like(state["bn2.bias"], float("nan"))
+    with pytest.raises(CheckpointFormatError, match=r"bn2\.bias"):
+        model.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

@@ -1,0 +1,292 @@
+"""Lean training: keeps convolution outputs and norm statistics for backward, and recomputes what lies between.
+
+Eager autograd keeps three tensors per convolution: its output (for BatchNorm), the normalised value (for the
+activation) and the activated one (for the next convolution). The last two are cheap functions of the first, so a
+network is walked here as a chain of links, each from one convolution's output to the next one's:
+
+    conv output -> BatchNorm -> activation -> attention -> drop path -> + shortcut -> conv
+
+A link keeps its first value and the batch statistics; backward recomputes the rest up to the convolution's input.
+The convolution itself runs once, the statistics are taken and tracked once, and nothing random is drawn again.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+
+from timm_effnet_ext.layers import SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.speed.chains import block_links, has_chain, model_links
+
+_logger = logging.getLogger(__name__)
+
+_ACT_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
+
+
+def lean_applies(trunk: Any, image: Any) -> bool:
+    """Whether `image` is computed eagerly and for backward; compilers, tracers and `no_grad` have no use for links."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(image, Tensor)
+    elsewhere = trunk.grad_checkpointing or _has_hooks(trunk.blocks)
+    return torch.is_grad_enabled() and not recorded and not elsewhere
+
+
+def lean_features(model: Any, image: Tensor) -> Tensor:
+    """Return `model.forward_features(image)`."""
+    return lean_stages(model, image)[-1].into(model.conv_head, model.bn2).value()
+
+
+def lean_stages(trunk: Any, image: Tensor) -> list[Activation]:
+    """Return the outputs of the stem and of each stage of `trunk`."""
+    outputs = [Activation(image).into(trunk.conv_stem, trunk.bn1)]
+    for stage in trunk.blocks:
+        outputs.append(_run(stage, outputs[-1]))
+    return outputs
+
+
+def warn_unknown(trunk: Any) -> None:
+    """Log one line with the kinds of layers of `trunk` that go on keeping their activations, if there are any."""
+    unknown = set()
+    for link in model_links(trunk):
+        checks: list[tuple[Any, Callable[[Any], bool]]]
+        checks = [(link.conv, _is_known_conv), (link.norm, _is_known_norm), (link.attention, _is_known_attention)]
+        checks += [(link.norm.act, _is_known_act)] if hasattr(link.norm, "act") else []
+        unknown |= {type(layer).__name__ for layer, is_known in checks if not is_known(layer)}
+    if unknown:
+        _logger.warning("lean training: %s keep their activations, as without it", ", ".join(sorted(unknown)))
+
+
+class Activation:
+    """A feature map (B, C, H, W) still to be computed: a convolution's output and what follows it."""
+
+    def __init__(self, y: Tensor, norm: nn.Module | None = None, attention: nn.Module | None = None) -> None:
+        self._y = y
+        self._norm = norm  # None once `_y` is the value
+        self._attention = attention
+        self._drop_mask: Tensor | None = None
+        self._shortcut: Tensor | None = None
+        self._is_kept = False  # whether autograd holds the value, so that a sum may be recomputed from it
+
+    def value(self) -> Tensor:
+        """Return the feature map."""
+        if self._norm is not None:
+            self._y = self._link(None)[1] if self._is_known() else self._plain()
+            self._norm = None
+        return self._y
+
+    def into(self, conv: nn.Module, norm: nn.Module, attention: nn.Module | None = None) -> Activation:
+        """Return the output of `conv` with `norm` and `attention` still to come."""
+        if self._norm is not None and self._is_known() and _is_known_conv(conv):
+            y, self._y = self._link(conv)
+            self._norm = None
+        else:
+            y = conv(self.value())
+            self._is_kept = True
+        return Activation(y, norm, attention)
+
+    def add(self, shortcut: Activation, drop_path: nn.Module) -> None:
+        """Let the value pass `drop_path`, then add the value of `shortcut`."""
+        if not isinstance(drop_path, nn.Identity):
+            self._drop_mask = drop_path(self._y.new_ones(self._y.shape[0], 1, 1, 1))
+        self._shortcut = shortcut.value()
+        self._is_kept = not shortcut._is_kept  # in a row of sums every other one is recomputed from the one before
+
+    def _is_known(self) -> bool:
+        norm: Any = self._norm
+        return _is_known_norm(norm) and _is_known_act(norm.act) and _is_known_attention(self._attention)
+
+    def _link(self, conv: nn.Module | None) -> tuple[Any, Tensor]:
+        norm: Any = self._norm
+        link = _Modules(norm, norm.act, self._attention, conv)
+        weights = () if self._attention is None else tuple(self._attention.parameters())
+        conv_weight = None if conv is None else conv.weight
+        return _Link.apply(
+            link, self._is_kept, self._y, self._shortcut, self._drop_mask, conv_weight, norm.weight, norm.bias, *weights
+        )
+
+    def _plain(self) -> Tensor:
+        x = self._norm(self._y)  # type: ignore[misc]
+        x = x if self._attention is None else self._attention(x)
+        x = x if self._drop_mask is None else x * self._drop_mask
+        return x if self._shortcut is None else x + self._shortcut
+
+
+class _Modules(NamedTuple):
+    """The modules of one link."""
+
+    norm: Any
+    act: nn.Module
+    attention: Any
+    conv: Any
+
+
+class _Link(Function):
+    """(conv output, shortcut, drop mask, parameters) -> (next conv output or None, its input)."""
+
+    @staticmethod
+    def forward(ctx, link, is_kept, y, shortcut, mask, weight, gamma, beta, *se_params):  # type: ignore[no-untyped-def]
+        ctx.set_materialize_grads(False)
+        ctx.link, ctx.training, ctx.is_kept = link, link.norm.training, is_kept
+        ctx.autocast = _autocast_like_now(y.device.type)
+        with ctx.autocast:
+            x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
+            x = link.act(x)
+            ctx.squeeze = None if link.attention is None else _Squeeze(link.attention, x)
+            x = _combine(x, ctx.squeeze, mask, shortcut)
+            out = None if link.conv is None else link.conv(x)
+        source = None if out is None else x if is_kept else shortcut
+        ctx.save_for_backward(y, source, mask, weight, mean, invstd, gamma, beta)
+        return out, x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out, d_x):  # type: ignore[no-untyped-def]
+        y, source, mask, weight, mean, invstd, gamma, beta = ctx.saved_tensors
+        _, _, _, needs_shortcut, _, needs_weight, needs_gamma, needs_beta, *needs_se = ctx.needs_input_grad
+        normalized: Any = None
+        activated: Any = None
+        d_weight, d_se = None, [None] * len(needs_se)
+        if not isinstance(ctx.link.act, nn.Identity) or ctx.squeeze or (d_out is not None and not ctx.is_kept):
+            normalized = _normalize(y, gamma, beta, mean, invstd).requires_grad_()
+            with torch.enable_grad(), ctx.autocast:
+                activated = _out_of_place(ctx.link.act)(normalized)
+        if d_out is not None:
+            x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source)
+            d_conv, d_weight = _conv_backward(ctx.link.conv, d_out, x, weight, needs_weight)
+            d_x = d_conv if d_x is None else d_x + d_conv
+            del x, d_conv
+        d = d_x if mask is None else d_x * mask
+        if ctx.squeeze:
+            d, d_se = ctx.squeeze.backward(d, activated.detach(), needs_se)
+        if activated is not None:
+            (d,) = torch.autograd.grad(activated, normalized, d)
+        del normalized, activated
+        d_y, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
+            d, y, gamma, mean, invstd.pow(-2), mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
+        )
+        return None, None, d_y, d_x if needs_shortcut else None, None, d_weight, d_gamma, d_beta, *d_se
+
+
+class _Squeeze:
+    """Squeeze-and-excitation of one feature map; its graph holds (B, C, 1, 1) tensors only and is kept as it is."""
+
+    def __init__(self, attention: SqueezeExcite, x: Tensor) -> None:
+        self._size = x.shape[2] * x.shape[3]
+        self._params = list(attention.parameters())
+        self._mean = x.mean((2, 3), keepdim=True).requires_grad_()
+        with torch.enable_grad():
+            self._scale = attention.scale(self._mean)
+        self.scale = self._scale.detach()
+
+    def backward(self, d_out: Tensor, x: Tensor, needs: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the gradients of `x` and of the parameters for that of `x * scale`."""
+        d_scale = (d_out * x).sum((2, 3), keepdim=True)
+        wanted = [self._mean, *(p for p, needed in zip(self._params, needs, strict=True) if needed)]
+        d_mean, *d_params = torch.autograd.grad(self._scale, wanted, d_scale, retain_graph=True)
+        d_x = torch.addcmul(d_mean / self._size, d_out, self.scale)
+        return d_x, [d_params.pop(0) if needed else None for needed in needs]
+
+
+def _combine(x: Tensor, squeeze: _Squeeze | None, mask: Tensor | None, shortcut: Tensor | None) -> Tensor:
+    """Return what the next convolution sees of the activated `x`."""
+    x = x if squeeze is None else x * squeeze.scale
+    x = x if mask is None else x * mask
+    return x if shortcut is None else x + shortcut
+
+
+def _batch_norm(
+    norm: BatchNormAct2d, y: Tensor, gamma: Tensor | None, beta: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `norm` makes of `y`, its activation left out, with the mean and 1 / deviation that it took."""
+    stats: Any = (norm.running_mean, norm.running_var)
+    if not norm.training:
+        mean, invstd = stats[0].clone(), torch.rsqrt(stats[1] + norm.eps)
+        return _normalize(y, gamma, beta, mean, invstd), mean, invstd
+    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    return torch.ops.aten.native_batch_norm(y, gamma, beta, *stats, True, norm.momentum, norm.eps)
+
+
+def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, invstd: Tensor) -> Tensor:
+    return torch.ops.aten.native_batch_norm(y, gamma, beta, mean, invstd.pow(-2), False, 0.0, 0.0)[0]
+
+
+def _conv_backward(
+    conv: Any, d_out: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of the convolution's input and weight."""
+    padding = list(conv.padding)
+    if isinstance(conv, StridedSameConv2d):
+        rows, cols = conv.surplus(x)
+        padding = [padding[0] + rows, padding[1] + cols]
+        d_out = F.pad(d_out, [cols, 0, rows, 0])
+    d_x, d_weight, _ = torch.ops.aten.convolution_backward(
+        d_out, x.to(d_out.dtype), weight.to(d_out.dtype), None,
+        conv.stride, padding, conv.dilation, False, [0, 0], conv.groups, [True, needs_weight, False],
+    )  # fmt: skip
+    return d_x.to(x.dtype), d_weight
+
+
+def _run(module: Any, x: Activation) -> Activation:
+    """Return the output of a block, or of blocks in a row; others, and those with hooks, are called as they are."""
+    if type(module) is nn.Sequential and not _has_hooks(module):
+        for child in module:
+            x = _run(child, x)
+        return x
+    if _has_hooks(module) or not has_chain(module):
+        return Activation(module(x.value()))
+    shortcut = x
+    for link in block_links(module):
+        x = x.into(link.conv, link.norm, link.attention)
+    if module.has_skip:
+        x.add(shortcut, module.drop_path)
+    return x
+
+
+def _is_known_conv(conv: Any) -> bool:
+    is_plain = type(conv) in (nn.Conv2d, StridedSameConv2d) and not _has_hooks(conv)
+    return is_plain and conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _is_known_norm(norm: Any) -> bool:
+    is_plain = type(norm) is BatchNormAct2d and not _has_hooks(norm) and type(norm.drop) is nn.Identity
+    return is_plain and norm.track_running_stats and norm.momentum is not None
+
+
+def _is_known_act(act: nn.Module) -> bool:
+    """Whether computing `act` twice gives the same value and changes nothing."""
+    is_function = type(act) is nn.Identity or type(act).__module__ in _ACT_MODULES
+    return is_function and not isinstance(act, nn.RReLU) and not act._parameters and not _has_hooks(act)
+
+
+def _is_known_attention(attention: nn.Module | None) -> bool:
+    return attention is None or (type(attention) is SqueezeExcite and not any(map(_has_hooks, attention.modules())))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _out_of_place(act: nn.Module) -> nn.Module:
+    """Return `act` as a function that leaves its input alone."""
+    if not getattr(act, "inplace", False):
+        return act
+    twin: Any = copy.copy(act)
+    twin.inplace = False
+    return twin
+
+
+def _autocast_like_now(device_type: str) -> Any:
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    # No cache: a copy of a weight made without autograd must not meet eager code.
+    return torch.autocast(device_type, dtype=torch.get_autocast_dtype(device_type), cache_enabled=False)
