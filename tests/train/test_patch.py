@@ -1,6 +1,8 @@
 """Progressive learning through timm's public names: what each step trains on is a function of its epoch alone."""
 
+import copy
 import multiprocessing
+import pickle
 
 import pytest
 import timm
@@ -287,3 +289,41 @@ def test_sizes_that_look_alike_deep_in_the_model_are_refused():
 def test_cutmix_range_beside_a_cutmix_strength_is_refused():
     with applied(plan_of("sizes=32,64 cutmix=0:1")), pytest.raises(EffNetExtError, match="--cutmix-minmax"):
         timm.data.Mixup(cutmix_minmax=(0.2, 0.8), num_classes=4)
+
+
+def drops_by_size():
+    """Return a model that drops by size, and its plan."""
+    plan = plan_of("sizes=64,128 dropout=0.1:0.9 drop_path=0.1:0.4")
+    with applied(plan):
+        return timm.create_model("hucorz_efficientnet_b0", **TINY).train(), plan
+
+
+def dropped(model, size):
+    """Return the share of pooled features that a step at `size` drops."""
+    seen = []
+    hook = model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(torch.randn(8, 3, size, size))
+    hook.remove()
+    return (seen[0] == 0).float().mean().item()
+
+
+def test_model_drops_by_size_in_training_alone():
+    model, _ = drops_by_size()
+    # 8 x 320 draws: the standard deviation of a share is below 0.01
+    assert dropped(model, 64) == pytest.approx(0.1, abs=0.05)
+    assert dropped(model, 128) == pytest.approx(0.9, abs=0.05)
+    assert dropped(model.eval(), 128) == 0
+
+
+def test_model_that_drops_by_size_compiles_whole():
+    model, plan = drops_by_size()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for size in plan.sizes:
+        compiled(torch.randn(2, 3, size, size))
+
+
+def test_model_that_drops_by_size_can_be_scripted_and_copied():
+    model, plan = drops_by_size()
+    for made in (torch.jit.script(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for size in plan.sizes:
+            made(torch.randn(2, 3, size, size))

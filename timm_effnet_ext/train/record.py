@@ -6,7 +6,6 @@ import csv
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, fields
@@ -88,11 +87,12 @@ class Recorder:
         rows = {int(row["epoch"]): row for _, row in csv_rows(path)} if path.exists() else {}
         rows.update((row.epoch, _cells(row)) for row in self._rows)
         self._rows.clear()
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=STAGES, delete=False, newline="") as file:
+        part = path.with_name(f".{path.name}-{os.getpid()}.partial")
+        with part.open("w", newline="") as file:
             writer = csv.DictWriter(file, HEADERS)
             writer.writeheader()
             writer.writerows(rows[epoch] for epoch in sorted(rows))
-        os.replace(file.name, path)
+        os.replace(part, path)
 
 
 class RecordingLoader:
