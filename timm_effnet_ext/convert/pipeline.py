@@ -55,10 +55,11 @@ def convert(
         for slot in _told("checking values", progress, slots):
             _check_values(slot, checkpoint.path)
         with new_folder(out, FILES, overwrite=options.overwrite) as folder:
-            digest = write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
+            write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
+            digest = beside.submit(sha256, folder / WEIGHTS_FILE)
             _write_json(folder / CONFIG_FILE, config)
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
-            report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest, options)
+            report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest.result(), options)
             _write_json(folder / RECORD_FILE, report.to_json())
             (folder / CARD_FILE).write_text(model_card(report, options.repo_id), encoding="utf-8")
     return report
