@@ -81,6 +81,14 @@ def test_a_folder_appears_when_it_is_done(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_the_folder_that_one_stands_in_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with new_folder(Path(), OURS) as folder:
+        (folder / "a").write_text("1")
+    assert (tmp_path / "out" / "a").read_text() == "1"
+
+
 def test_the_folder_is_as_readable_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     with new_folder(tmp_path / "out", OURS):

@@ -110,6 +110,7 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
     Raises:
         EffNetExtError: Something lies at the target that must not be replaced.
     """
+    target = Path(os.path.abspath(target))  # `.` has no name of its own
     check_target(target, ours, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
@@ -148,7 +149,7 @@ def _publish(folder: Path, target: Path, ours: tuple[str, ...], overwrite: bool)
 
 def _exchange(one: Path, other: Path) -> None:
     """Swap two folders at once where the system can, else by way of a third name."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None, use_errno=True)
         names = os.fsencode(one), os.fsencode(other)
         if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:

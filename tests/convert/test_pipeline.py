@@ -81,7 +81,16 @@ def test_every_variable_is_counted(tmp_path: Path) -> None:
     used = len(tiny_variables())
     assert report.step == 7
     assert report.counts["used"] == report.counts["from_ema"] == used
-    spent = ("used", "raw_beside_ema", "ema_unused", "no_counterpart", "optimizer_slots", "counters", "metadata")
+    spent = (
+        "used",
+        "raw_beside_ema",
+        "ema_unused",
+        "other_model",
+        "no_counterpart",
+        "optimizer_slots",
+        "counters",
+        "metadata",
+    )
     assert sum(report.counts[kind] for kind in spent) == len(values)
 
 
@@ -93,6 +102,12 @@ def test_ema_and_raw_are_told_apart_in_every_tensor(tmp_path: Path) -> None:
         states[weights] = load_file(tmp_path / weights / WEIGHTS_FILE)
     for name, raw in states["raw"].items():
         assert torch.equal(states["ema"][name], raw / 2), name
+
+
+def test_ema_alone_is_taken_as_such(tmp_path: Path) -> None:
+    averages = {name: value for name, value in with_ema(tiny_variables()).items() if name.endswith(EMA)}
+    report = convert(tiny_bundle(tmp_path, averages), tmp_path / "out", UNVERIFIED)
+    assert (report.weights, report.counts["from_ema"], report.counts["raw_beside_ema"]) == ("ema", len(averages), 0)
 
 
 def test_a_mix_of_ema_and_raw_is_an_error(tmp_path: Path) -> None:
@@ -136,6 +151,10 @@ def test_two_networks_ask_for_the_model(tmp_path: Path) -> None:
     source = tiny_bundle(tmp_path, {**tiny_variables(), **student})
     with pytest.raises(NameMappingError, match=r"fits 2 different models: .* and .*--model"):
         convert(source, tmp_path / "out", UNVERIFIED)
+    report = convert(source, tmp_path / "out", Options(model="efficientnet_lite0", verify=False))
+    assert report.arch == "efficientnet_lite0"
+    assert report.counts["other_model"] == len(tiny_variables())
+    assert report.counts["used"] == len(student)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_one_that_does(tmp_path: Path) -> None:
@@ -154,12 +173,14 @@ def test_of_rows_that_compute_the_same_the_wanted_one_is_taken(name: str, tmp_pa
     [
         ("gamma", np.nan, "1 values that are not finite"),
         ("kernel", np.inf, "1 values that are not finite"),
+        ("beta", 1e300, "1 values that are not finite"),
         ("moving_variance", -1e-3, r"negative variance \(-0.001\)"),
     ],
 )
 def test_values_that_no_model_has_are_refused(leaf: str, value: float, message: str, tmp_path: Path) -> None:
     values = tiny_variables()
     name = next(name for name in values if name.endswith(leaf))
+    values[name] = values[name].astype("f8")
     values[name].flat[0] = value
     with pytest.raises(CheckpointFormatError, match=message):
         convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)

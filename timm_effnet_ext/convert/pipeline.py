@@ -113,6 +113,8 @@ def _check_values(slot: Slot, path: Path) -> None:
         return
     if values.dtype.kind != "f":
         raise CheckpointFormatError(f"{path}: {slot.name} holds {values.dtype}, expected floating-point numbers")
+    with np.errstate(over="ignore"):  # of float64 that float32 cannot hold: infinite, as is said below
+        values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise CheckpointFormatError(f"{path}: {slot.name} has {count} values that are not finite (of {values.size})")
