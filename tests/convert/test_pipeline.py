@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests._bundle_writer import write_bundle
 from tests.convert._sources import DATA, EMA, tiny_bundle, tiny_variables, with_ema
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.names import plan, to_source
@@ -121,6 +122,13 @@ def test_no_ema_is_a_note(tmp_path: Path) -> None:
     report = convert(tiny_bundle(tmp_path), tmp_path / "out", UNVERIFIED)
     assert report.weights == "raw"
     assert any("no EMA weights" in note for note in report.notes)
+
+
+def test_a_saved_model_of_a_tf1_graph_is_read_by_its_names(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "export" / "variables" / "variables", tiny_variables())
+    (tmp_path / "export" / "saved_model.pb").touch()
+    report = convert(tmp_path / "export", tmp_path / "out", UNVERIFIED)
+    assert (report.arch, report.counts["used"]) == ("efficientnetv2_b0", len(tiny_variables()))
 
 
 def test_a_variable_left_over_is_named(tmp_path: Path) -> None:
