@@ -30,6 +30,7 @@ from timm_effnet_ext.layout import Shape
 
 DTYPES = {"F32": "<f4", "I64": "<i8"}
 _CHUNK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux fcntl.h, fs.h
 
 
@@ -118,6 +119,10 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
         os.chmod(folder, 0o777 & ~_umask())
         yield folder
         _publish(folder, target, tuple(ours), overwrite)
+    except OSError as err:
+        if err.errno in _FULL:  # writing names no file
+            raise OSError(err.errno, os.strerror(err.errno), str(target)) from err
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
