@@ -16,6 +16,8 @@ from tests.convert._keras import ARCHIVES, TOLERANCE, candidate, converted, erro
 from timm_effnet_ext.convert.keras_config import INPUT
 from timm_effnet_ext.convert.keras_graph import evaluate
 from timm_effnet_ext.convert.keras_source import is_keras, open_keras
+from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
 
 NESTED = [f"keras{major}_nested{end}" for major in (2, 3) for end in (".keras", ".h5", ".weights.h5")]
@@ -203,6 +205,13 @@ def test_a_model_in_python_code_is_read_by_its_attributes(tmp_path: Path) -> Non
     with open_keras(path) as mine, read("keras2_nested.weights.h5") as plain:
         assert mine.variables.model.keys() == plain.variables.model.keys()
         assert candidate(mine) == candidate(plain)
+
+
+@pytest.mark.parametrize("name", ["keras3_top.keras", "keras2_topless.keras", "keras2_nested_saved"])
+def test_the_whole_conversion_is_verified_by_the_graph(name: str, tmp_path: Path) -> None:
+    report = convert(folder() / name, tmp_path / "out", Options())
+    assert [proof.kind for proof in report.proofs] == ["graph"]
+    assert report.framework == "keras"
 
 
 def test_other_numerics_become_arguments_of_the_model(tmp_path: Path) -> None:

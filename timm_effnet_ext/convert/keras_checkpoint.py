@@ -28,7 +28,10 @@ _IMAGENET_CLASSES = 1000
 
 _NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
 _ASSUMED = "the file has no config: mean and std are what keras.applications puts in front of this architecture"
-_UNSAID = "the file says no preprocessing: mean and std are those of the architecture's pretrained weights"
+_UNSAID = (
+    "the file says no preprocessing: mean and std are those of the architecture's pretrained weights; set them in "
+    "config.json if the images were scaled otherwise (keras.applications: -1 … 1 for V2 without preprocessing layers)"
+)
 _RESIZED = "the classifier is the user's: images are resized whole, as Keras' image_dataset_from_directory does"
 _EVEN_ONLY = (
     "the graph was built without a size and pads for even ones, at odd ones not as TensorFlow's SAME does, with which "
@@ -63,6 +66,7 @@ def keras_checkpoint(
         activation=end.activation,
         notes=tuple(notes),
         graph=partial(_evaluate, graph, weights, end.logits),
+        graph_takes_pixels="mean" in found,
     )
 
 
