@@ -286,6 +286,11 @@ def test_sizes_that_look_alike_deep_in_the_model_are_refused():
         timm.create_model("hucorz_efficientnet_b0", **TINY)
 
 
+def test_loader_of_sequences_is_refused():
+    with applied(plan_of()), pytest.raises(EffNetExtError, match="--naflex-loader"):
+        timm.data.create_naflex_loader(Images())
+
+
 def test_cutmix_range_beside_a_cutmix_strength_is_refused():
     with applied(plan_of("sizes=32,64 cutmix=0:1")), pytest.raises(EffNetExtError, match="--cutmix-minmax"):
         timm.data.Mixup(cutmix_minmax=(0.2, 0.8), num_classes=4)
