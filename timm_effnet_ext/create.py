@@ -10,6 +10,8 @@ from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.loading import check_pretrained, check_readable_checkpoint, explained
 from timm_effnet_ext.model import EfficientNet, EfficientNetFeatures
 
+# Layers of one's own and a chosen place may need values that no weight file holds; all else starts without values.
+_NEEDS_VALUES = {"act_layer", "norm_layer", "se_layer", "device", "dtype"}
 _FEATURES_DROP: Any = ("num_classes", "global_pool")  # of the classifier only
 
 
@@ -31,6 +33,8 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     if kwargs.get("features_only") and not kwargs.keys() & {"feature_cls", "feature_cfg"}:
         kwargs.pop("features_only")
         model_cls, strict, dropped = EfficientNetFeatures, False, _FEATURES_DROP
+    if pretrained and not kwargs.keys() & _NEEDS_VALUES:
+        kwargs["device"] = "meta"  # no random weights that the file then replaces
     check_readable_checkpoint()
     with explained(PREFIX + name):
         model: Any = build_model_with_cfg(

@@ -62,6 +62,8 @@ def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
         _logger.warning(
             "%s: classifier not loaded: the file has %s classes, %s were asked for", where, file_classes, classes
         )
+    if cfg.get("state_dict") and model.conv_stem.weight.is_meta:
+        return {k: v.clone() for k, v in state_dict.items()}  # the caller's own tensors
     return state_dict
 
 
@@ -81,8 +83,24 @@ def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -
         shared = expected.keys() & found.keys()
         expected, found = ({k: d[k] for k in shared} for d in (expected, found))
     _check_shapes(found, expected, where, full=_shapes(state_dict))
-    for key in expected:
+    for key in expected.keys() & found.keys():
         _check_values(key, state_dict[key], where)
+
+
+def placed(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return `state_dict` as a `model` without values can take it over: its dtypes, on the default device.
+
+    Weights of a safetensors file stay the private memory map that they are: training writes into copies of its pages.
+    """
+    device = torch.get_default_device()
+    own = model.state_dict()
+    counters = {k: torch.zeros_like(v, device=device) for k, v in own.items() if k.endswith("num_batches_tracked")}
+    return counters | {k: v.to(device, own[k].dtype) if k in own else v for k, v in state_dict.items()}
+
+
+def modules_without_values(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that a load left without values, e.g. the classifier of other classes."""
+    return [m for m in model.modules() if any(p.is_meta for p in m.parameters(recurse=False))]
 
 
 def check_readable_checkpoint() -> None:
@@ -170,7 +188,8 @@ def _check_shapes(
 def _check_values(key: str, value: Tensor, where: str) -> None:
     if not value.is_floating_point() or value.is_meta:
         return
-    if not torch.isfinite(value).all():
+    # A sum is finite only if every value is, and is several times faster to have; it may overflow, so it only acquits.
+    if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
         count = int((~torch.isfinite(value)).sum())
         raise CheckpointFormatError(f"{where}: {key} has {count} values that are not finite (of {value.numel()})")
     if key.endswith("running_var") and bool((value < 0).any()):

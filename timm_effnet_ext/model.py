@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from timm_effnet_ext.arch import Arch, Block, drop_path_rates
 from timm_effnet_ext.freeze import Freezable
 from timm_effnet_ext.layers import BN_EPS_TF, LayerFactory, init_weights, make_block
-from timm_effnet_ext.loading import check_state
+from timm_effnet_ext.loading import check_state, modules_without_values, placed
 from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
 
 
@@ -82,7 +82,13 @@ class _Trunk(Freezable):
                 a name is missing or unknown.
         """
         check_state(self, state_dict, strict)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        if not self.conv_stem.weight.is_meta:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        result = super().load_state_dict(placed(state_dict, self), strict=strict, assign=True)
+        for module in modules_without_values(self):
+            module.to_empty(device=torch.get_default_device(), recurse=False)
+            init_weights(module)
+        return result
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -189,8 +189,20 @@ def test_a_second_dense_layer_is_refused(tmp_path: Path) -> None:
     path.write_bytes((folder() / "keras3_nested.weights.h5").read_bytes())
     with h5py.File(path, "a") as file:
         file["layers/dense_1/vars/0"] = np.zeros((5, 5), np.float32)
-    with pytest.raises(NameMappingError, match=r"2 dense layers .*expected one classifier"), open_keras(path):
+    with pytest.raises(NameMappingError, match=r"2 dense layers .*expected one, the classifier"), open_keras(path):
         pass
+
+
+def test_a_model_in_python_code_is_read_by_its_attributes(tmp_path: Path) -> None:
+    """A subclass of keras.Model with `self.base` and `self.out`, saved with `save_weights`."""
+    path = tmp_path / "mine.weights.h5"
+    path.write_bytes((folder() / "keras2_nested.weights.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        file.move("layers/functional", "base")
+        file.move("layers/dense", "out")
+    with open_keras(path) as mine, read("keras2_nested.weights.h5") as plain:
+        assert mine.variables.model.keys() == plain.variables.model.keys()
+        assert candidate(mine) == candidate(plain)
 
 
 def test_other_numerics_become_arguments_of_the_model(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from timm_effnet_ext.identify import Match, depth_fits, depths, identify_state, 
 from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
 
 _MAX_DEPTH_MULT = 64.0
+_STEM: Mapping[str, LayerKind] = {"conv_stem": "conv", "bn1": "norm"}
+_MAX_SCOPES = 8  # that are tried for a checkpoint that fits nothing
 _NUMBER = re.compile(r"\d+")
 _EDGETPU = re.compile(r"efficientnet_edgetpu_([sml])")
 _MIN_SHARED = 0.1  # of the names, before an architecture is called the nearest
@@ -73,19 +76,24 @@ def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = D
     """Return the unscaled architecture that shares the most names with a checkpoint that none fits, if any does."""
     best, best_score = None, _MIN_SHARED
     for dialect in dialects:
-        prefixes = {"", *_prefixes(dialect, shapes), *(name.partition(dialect.sep)[0] + dialect.sep for name in shapes)}
-        for prefix in prefixes:
-            given = {name for name in shapes if name.startswith(prefix)}
-            for arch in ARCHS.values():
-                if not {stage[0].kind for stage in arch.blocks()} <= dialect.blocks.keys():
-                    continue
-                wanted = {entry.source for entry in plan(arch, dialect, prefix=prefix)}
-                score = len(wanted & given) / len(wanted | given)
+        firsts = Counter(name.partition(dialect.sep)[0] + dialect.sep for name in shapes)
+        scopes = {"", *_prefixes(dialect, shapes), *(first for first, _ in firsts.most_common(_MAX_SCOPES))}
+        vocabulary = _vocabulary(dialect)
+        below = {scope: {name[len(scope) :] for name in shapes if name.startswith(scope)} for scope in scopes}
+        below = {scope: names for scope, names in below.items() if any(_form(name) in vocabulary for name in names)}
+        for arch in _nameable(dialect) if below else ():
+            wanted = {entry.source for entry in plan(arch, dialect)}
+            for scope, names in below.items():
+                score = len(wanted & names) / len(wanted | names)
                 if score > best_score:
-                    match = Match(arch.name, *_ends(dialect, prefix, len(arch.stages), shapes))
-                    reason = f"{score:.0%} of the names are shared"
-                    best, best_score = Candidate(match, dialect, prefix, reason), score
+                    match = Match(arch.name, *_ends(dialect, scope, len(arch.stages), shapes))
+                    best, best_score = Candidate(match, dialect, scope, f"{score:.0%} of the names are shared"), score
     return best
+
+
+def _nameable(dialect: Dialect) -> list[Arch]:
+    """Return the architectures whose blocks a dialect can name."""
+    return [arch for arch in ARCHS.values() if {stage[0].kind for stage in arch.blocks()} <= dialect.blocks.keys()]
 
 
 def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:
@@ -102,9 +110,8 @@ def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dial
 
 def _vocabulary(dialect: Dialect) -> frozenset[str]:
     """Return the forms of all names that architectures have in a dialect."""
-    kinds = dialect.blocks.keys()
-    archs = (arch for arch in ARCHS.values() if {stage[0].kind for stage in arch.blocks()} <= kinds)
-    return frozenset(_form(entry.source) for arch in archs for entry in plan(arch, dialect))
+    deepest = {arch.stages: arch for arch in sorted(_nameable(dialect), key=lambda arch: arch.depth)}
+    return frozenset(_form(entry.source) for arch in deepest.values() for entry in plan(arch, dialect))
 
 
 def _form(name: str) -> str:
@@ -125,20 +132,18 @@ def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Seque
 
 
 def _prefixes(dialect: Dialect, names: Iterable[str]) -> list[str]:
-    """Return what stands before the stem's kernel, wherever one is."""
-    (leaf, *_) = dialect.leaves["conv"]
-    stem = f"{dialect.end('conv_stem')}{dialect.sep}{leaf.source}"
-    heads = [name[: -len(stem)] for name in names if name.endswith(stem)]
-    return [head for head in heads if not head or head.endswith(dialect.sep)]
+    """Return what stands before the stem's kernel and norm, wherever both are."""
+    given = set(names)
+    stem, norm = (f"{dialect.end(layer)}{dialect.sep}{dialect.leaves[kind][0].source}" for layer, kind in _STEM.items())
+    heads = [name[: -len(stem)] for name in given if name.endswith(stem)]
+    return [head for head in heads if (not head or head.endswith(dialect.sep)) and f"{head}{norm}" in given]
 
 
 def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[Match]:
     """Return the matches of all distinct networks that have exactly the given names."""
     tried: set[tuple[object, ...]] = set()
     found: list[Match] = []
-    for arch in ARCHS.values():
-        if not {stage[0].kind for stage in arch.blocks()} <= dialect.blocks.keys():
-            continue  # no file of this dialect holds such blocks
+    for arch in _nameable(dialect):
         leaf = dialect.leaves["linear"][0].source
         has_classifier = f"{prefix}{dialect.end('classifier', len(arch.stages))}{dialect.sep}{leaf}" in given
         for depth_mult in _depth_mults(arch, len(given), has_classifier):

@@ -47,8 +47,10 @@ def _run(call: Callable[[], bytes], writer: int, cpu_seconds: int) -> None:
     """Send the result through the pipe and end the process, whatever happens."""
     code = 1
     try:
+        import faulthandler
         import resource
 
+        faulthandler.disable()  # a crash is reported by us
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         try:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.keras_checkpoint import keras_checkpoint
 from timm_effnet_ext.convert.keras_config import LayerGraph, parse_config
-from timm_effnet_ext.convert.keras_source import keras_checkpoint
 from timm_effnet_ext.convert.keras_weights import KerasWeights, Layers
 from timm_effnet_ext.convert.protowire import chunk, fields, text
 from timm_effnet_ext.convert.tensors import TensorEntry

@@ -1,8 +1,10 @@
 """A Keras file on disk, whichever of its formats -> an open Checkpoint.
 
-.keras          zip of config.json, metadata.json and model.weights.h5 (Keras 3, and Keras 2 from 2.12 on)
-.weights.h5     the last of them alone: no config
-.h5             whole model with the config as an attribute, or weights only (Keras 2, tf_keras; legacy in Keras 3)
+    .keras          zip of config.json, metadata.json and model.weights.h5 (Keras 3, and Keras 2 from 2.12 on)
+    .weights.h5     the last of them alone: no config
+    .h5             whole model with the config as an attribute, or weights only (Keras 2, tf_keras; legacy in Keras 3)
+
+hdf5.py reads the tensors, keras_weights.py sorts them, keras_checkpoint.py says what they come to.
 """
 
 from __future__ import annotations
@@ -15,25 +17,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.hdf5 import SIGNATURE, Hdf5
-from timm_effnet_ext.convert.identify import identify
-from timm_effnet_ext.convert.keras_config import LayerGraph, parse_config
-from timm_effnet_ext.convert.keras_config import Path as LayerPath
-from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.keras_front import RESIZING, assumed, preprocessing
-from timm_effnet_ext.convert.keras_graph import check_kinds, evaluate
-from timm_effnet_ext.convert.keras_model import has_paddings, head, model_args, wrong_paddings
-from timm_effnet_ext.convert.keras_weights import CLASSIFIER, LAYER_NAME, KerasWeights, read_weights
-from timm_effnet_ext.convert.variables import Variables
-from timm_effnet_ext.errors import CheckpointFormatError, VerificationError, first_few
+from timm_effnet_ext.convert.keras_checkpoint import keras_checkpoint
+from timm_effnet_ext.convert.keras_config import parse_config
+from timm_effnet_ext.convert.keras_weights import LAYER_NAME, read_weights
+from timm_effnet_ext.errors import CheckpointFormatError
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -42,19 +34,6 @@ _ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
 _MAX_GROWTH = 100  # of a compressed member
 _CHUNK = 1 << 20
-_STRIDE = 32  # of the whole network: at its multiples every stage sees an even size
-_EVEN = 224
-
-_IMAGENET_CLASSES = 1000
-
-_NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
-_ASSUMED = "the file has no config: mean and std are what keras.applications puts in front of this architecture"
-_UNSAID = "the file says no preprocessing: mean and std are those of the architecture's pretrained weights"
-_RESIZED = "the classifier is the user's: images are resized whole, as Keras' image_dataset_from_directory does"
-_EVEN_ONLY = (
-    "the graph was built without a size and pads for even ones, at odd ones not as TensorFlow's SAME does, with which "
-    "its weights were trained and which the converted model has: input_size {}x{} became {}x{}, where both agree"
-)
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 
@@ -91,66 +70,6 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
         graph = parse_config(parts.config, str(path)) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
         yield keras_checkpoint(path, parts.format, (path,), graph, weights)
-
-
-def keras_checkpoint(
-    path: Path, kind: str, files: tuple[Path, ...], graph: LayerGraph | None, weights: KerasWeights
-) -> Checkpoint:
-    """Return what a file's layers and weights come to, whatever its format."""
-    variables = weights.variables()
-    make = partial(Checkpoint, path=path, framework="keras", format=kind, files=files, variables=variables)
-    kernel = variables.model.get(f"{CLASSIFIER}/kernel")
-    is_own = kernel is not None and kernel.shape[-1] != _IMAGENET_CLASSES
-    resizing, notes = (RESIZING, [_RESIZED]) if is_own else ({}, [])
-    if graph is None:
-        found = _assumed(variables, weights)
-        return make(preprocessing={**resizing, **found}, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID, *notes))
-    what = str(path)
-    check_kinds(graph, what)
-    end = head(graph, what)
-    found = preprocessing(graph, weights.layers, what)
-    if "mean" not in found:
-        notes.append(_UNSAID)
-    if has_paddings(graph):
-        channels, *size = found.get("input_size") or (graph.input_shape[2] or 3, *_default_size(variables))
-        if wrong_paddings(graph, *size):
-            found["input_size"] = (channels, *(max(_STRIDE, round(n / _STRIDE) * _STRIDE) for n in size))
-            notes.append(_EVEN_ONLY.format(*size, *found["input_size"][1:]))
-    if "input_size" in found:
-        found["test_input_size"] = found["input_size"]
-    return make(
-        preprocessing={**resizing, **found},
-        model_args=model_args(graph, end.pool, what),
-        activation=end.activation,
-        notes=tuple(notes),
-        graph=partial(_evaluate, graph, weights, end.logits),
-    )
-
-
-def _evaluate(graph: LayerGraph, weights: KerasWeights, output: LayerPath, images: np.ndarray) -> np.ndarray:
-    """Evaluate the graph at a size for which its paddings were made."""
-    wrong = wrong_paddings(graph, *images.shape[1:3])
-    if wrong:
-        raise VerificationError(
-            f"the graph was built for images of another size than {images.shape[1:3]}: {first_few(wrong)} pad otherwise"
-        )
-    return evaluate(graph, weights.layers, images, output)
-
-
-def _archs(variables: Variables) -> set[str]:
-    """Return the architectures that the variables fit, for what a file does not say of itself."""
-    shapes = {name: entry.shape for name, entry in variables.model.items()}
-    return {candidate.match.arch_name for candidate in identify(shapes, KERAS_DIALECTS)}
-
-
-def _assumed(variables: Variables, weights: KerasWeights) -> dict[str, Any]:
-    found = [assumed(arch, weights.layers) for arch in _archs(variables)]
-    return found[0] if found and all(one == found[0] for one in found) else {}
-
-
-def _default_size(variables: Variables) -> tuple[int, int]:
-    sizes = {ARCHS[arch].eval_size for arch in _archs(variables)}
-    return (size := sizes.pop() if len(sizes) == 1 else _EVEN), size
 
 
 @contextmanager

@@ -13,12 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from timm_effnet_ext.convert.hdf5 import Hdf5
 from timm_effnet_ext.convert.keras_config import LayerGraph, Path
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
+
+if TYPE_CHECKING:
+    from timm_effnet_ext.convert.hdf5 import Hdf5
 
 Layers = dict[Path, dict[str, TensorEntry]]
 
@@ -52,26 +55,26 @@ class KerasWeights:
     slots: dict[str, TensorEntry] = field(default_factory=dict)
     counters: dict[str, TensorEntry] = field(default_factory=dict)
 
-    def variables(self) -> Variables:
-        """Return them under canonical names: `layer/variable`, the classifier as keras.applications calls it."""
+    def variables(self, what: str) -> Variables:
+        """Return them under canonical names: `layer/variable`, the classifier as keras.applications calls it.
+
+        Raises:
+            NameMappingError: there are several that could be the classifier.
+        """
         short = [path[-1] for path in self.layers]
         model = {}
         for path, tensors in self.layers.items():
             layer = path[-1] if short.count(path[-1]) == 1 else "/".join(path)
             model.update({f"{layer}/{leaf}": entry for leaf, entry in tensors.items()})
-        return Variables("layers", name_classifier(model), {}, self.slots, self.counters)
+        return Variables("layers", _name_classifier(model, what), {}, self.slots, self.counters)
 
 
-def name_classifier(model: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
-    """Rename the one dense layer as keras.applications does: its name is the user's.
-
-    Raises:
-        NameMappingError: there are several.
-    """
-    dense = [name.rpartition("/")[0] for name, entry in model.items() if is_dense_kernel(name, entry)]
+def _name_classifier(model: Mapping[str, TensorEntry], what: str) -> dict[str, TensorEntry]:
+    """Rename the one dense layer, whose name is the user's; kernels of convolutions have four axes."""
+    dense = [n.rpartition("/")[0] for n, entry in model.items() if n.endswith("/kernel") and len(entry.shape) == 2]
     if len(dense) > 1:
         raise NameMappingError(
-            f"{len(dense)} dense layers ({first_few(dense)}), expected one classifier: no timm EfficientNet has more"
+            f"{what}: {len(dense)} dense layers ({first_few(dense)}), expected one, the classifier: timm has no more"
         )
     if not dense:
         return dict(model)
@@ -79,11 +82,6 @@ def name_classifier(model: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
         f"{CLASSIFIER}/{name.rpartition('/')[2]}" if name.rpartition("/")[0] == dense[0] else name: entry
         for name, entry in model.items()
     }
-
-
-def is_dense_kernel(name: str, entry: TensorEntry) -> bool:
-    """Whether a variable is the kernel of a dense layer: those of convolutions have four axes."""
-    return name.endswith("/kernel") and len(entry.shape) == 2
 
 
 def read_weights(file: Hdf5, graph: LayerGraph | None) -> KerasWeights:
@@ -133,7 +131,11 @@ def _new(file: Hdf5, name: str, graph: LayerGraph | None) -> tuple[Path, str]:
         raise CheckpointFormatError(f"{file.path}: {name!r} belongs to no layer")
     group = "/".join("layers" if part in _CONTAINERS else part for part in found["layer"].rstrip("/").split("/"))
     path = tuple(part for part in group.split("/") if part != "layers")
-    leaves, index = VARIABLES.get(_NUMBER.sub("", path[-1]), ()), int(found["index"])
+    kind, index = _NUMBER.sub("", path[-1]), int(found["index"])
+    first = f"{found['layer']}vars/0"
+    # A layer that is an attribute of a model in Python code has the attribute's name, which says no class.
+    is_dense = kind not in VARIABLES and first in file and len(file[first].shape) == 2
+    leaves = VARIABLES["dense"] if is_dense else VARIABLES.get(kind, ())
     leaf = leaves[index] if index < len(leaves) else found["index"]
     own_name = file.text(LAYER_NAME, f"{found['layer']}vars")
     if graph is None:

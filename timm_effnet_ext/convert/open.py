@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from timm_effnet_ext.convert import torch_files
+from timm_effnet_ext.convert import keras_bundle, torch_files
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.sources import open_bundle, recognise
 from timm_effnet_ext.convert.variables import variables
@@ -30,7 +30,11 @@ def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
     if recognise(path) is not None:
         with open_bundle(path) as bundle:
             found = variables(bundle)
-            yield Checkpoint(path, "tensorflow", _STYLES[found.style], bundle.files(), found)
+            kind, files = _STYLES[found.style], bundle.files()
+            if keras_bundle.has_keras_names(found):
+                yield keras_bundle.from_bundle(path, kind, files, found)
+            else:
+                yield Checkpoint(path, "tensorflow", kind, files, found)
     elif torch_files.recognise(path) is not None:
         with torch_files.open_torch(path) as checkpoint:
             yield checkpoint

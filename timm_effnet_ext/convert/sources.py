@@ -81,8 +81,11 @@ def open_bundle(path: str | Path, *, crc: bool = True) -> Iterator[Bundle]:
         with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
             unpack(source.path, Path(folder))
             inner = _unpacked(Path(folder), source.path)
-            with _closing(inner, crc) as bundle:
-                yield bundle
+            try:
+                with _closing(inner, crc) as bundle:
+                    yield bundle
+            except CheckpointFormatError as err:  # where it was unpacked is nobody's business
+                raise CheckpointFormatError(str(err).replace(f"{folder}/", f"{source.path}: ")) from err
     else:
         with _closing(source.prefix, crc) as bundle:
             yield bundle

@@ -92,7 +92,7 @@ def _is_pickle(path: Path) -> bool:
         try:
             with zipfile.ZipFile(path) as archive:
                 return any(name.endswith("/data.pkl") for name in archive.namelist())
-        except (zipfile.BadZipFile, OSError, ValueError):
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
             return path.suffix in (".pth", ".pt", ".bin")  # cut: its own reader says so
     return head == _LEGACY
 
@@ -140,7 +140,7 @@ def _pickle(path: Path) -> tuple[Variables, str | None]:
             f"{path}: holds other Python objects than tensors, or is damaged. They are never loaded: save "
             f"model.state_dict() instead ({str(err).splitlines()[0]})"
         ) from err
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as err:
+    except Exception as err:  # damaged bytes are a program of the unpickler's own: it may end in any error
         raise CheckpointFormatError(
             f"{path}: cut or damaged ({str(err).splitlines()[0] if str(err) else err!r})"
         ) from err

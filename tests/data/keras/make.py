@@ -113,6 +113,12 @@ def write(folder, name, seed):
         model.save_weights(f"{stem}.weights.h5")
         if MAJOR == 2:
             model.save_weights(f"{stem}_weights.h5", save_format="h5")
+            model.save_weights(f"{stem}_checkpoint/model")
+            model.save(f"{stem}_saved")
+        else:
+            model.export(f"{stem}_saved")
+        # Its functions, megabytes that nobody reads: what counts of this file is that it is there.
+        Path(f"{stem}_saved", "saved_model.pb").write_bytes(b"")
     outputs = {}
     for which, size in (("native", NATIVE), ("odd", ODD)):
         images = rng.integers(0, 256, (2, size[0] // 8 + 1, size[1] // 8 + 1, 3), dtype=np.uint8)
@@ -132,10 +138,11 @@ def main():
         for seed, name in enumerate(MODELS):
             write(Path(folder), name, seed)
         with tarfile.open(HERE / f"keras{MAJOR}.tar.xz", "w:xz") as archive:
-            for path in sorted(Path(folder).iterdir()):
-                archive.add(path, path.name)
-                record["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-                print(path.name, path.stat().st_size)
+            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+                name = str(path.relative_to(folder))
+                archive.add(path, name)
+                record["files"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                print(name, path.stat().st_size)
     (HERE / f"keras{MAJOR}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

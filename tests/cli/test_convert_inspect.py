@@ -1,0 +1,140 @@
+"""`convert` and `inspect` as they are typed: what is on stdout, on stderr, and in the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.convert._sources import DATA, tiny_bundle, tiny_variables, with_ema
+from timm_effnet_ext.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+Capture = pytest.CaptureFixture[str]
+
+
+def test_convert_prints_what_it_did(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    arguments = ["convert", str(DATA / "tpu_lite0"), "-o", str(out)]
+    assert main([*arguments, "--reference", str(DATA / "tpu_lite0" / "reference_raw.npz")]) == 0
+    printed = capsys.readouterr()
+    facts = dict(line.split(None, 1) for line in printed.out.splitlines())
+    assert facts["found"].startswith("all 112 names of dialect 'tf1' under 'efficientnet-lite0/'")
+    assert facts["weights"].startswith("raw, 112 variables")
+    assert "allowed 1e-04" in facts["reference"]
+    assert facts["wrote"] == f"{out}: hucorz_efficientnet_lite0, verified"
+    assert printed.err.splitlines() == ["checking values …", "writing …", "verifying …"]
+
+
+def test_json_is_the_record(tmp_path: Path, capsys: Capture) -> None:
+    assert (
+        main(["convert", str(tiny_bundle(tmp_path)), "-o", str(tmp_path / "out"), "--no-verify", "--json", "--quiet"])
+        == 0
+    )
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    report = json.loads(printed.out)
+    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert {key: report[key] for key in record} == record
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/none", "-o", "{tmp}/out"], "none: no such file, folder or checkpoint prefix"),
+        (["{tmp}/text", "-o", "{tmp}/out"], "text: not a checkpoint that is known"),
+        (["{data}/tpu_b0", "-o", "{tmp}/out", "--model", "b7", "--no-verify"], "is not b7: it fits efficientnet_b0"),
+        (["{data}/tpu_b0", "-o", "{tmp}/out", "--label-names", "{tmp}/none"], "No such file or directory"),
+        (["{data}/tpu_b0", "-o", "{tmp}/out", "--label-names", "{tmp}/text"], "1 label names for 5 classes"),
+        (["{data}/tpu_b0", "-o", "{tmp}/out", "--reference", "{tmp}/none.npz"], "No such file or directory"),
+        (["{data}/tpu_b0", "-o", "{tmp}/out", "--images", "{tmp}/none"], "no such folder of photos"),
+        (["{data}/tpu_b0", "-o", "{tmp}/text", "--no-verify"], "text: is no folder"),
+        (["{data}/tpu_b0", "-o", "{tmp}", "--no-verify", "--overwrite"], "holds text, which no conversion wrote"),
+    ],
+)
+def test_an_error_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "text").write_text("hello")
+    assert main(["convert", "--quiet", *(word.format(tmp=tmp_path, data=DATA) for word in arguments)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_inspect_says_what_a_file_is(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(tiny_bundle(tmp_path, with_ema(tiny_variables())))]) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "efficientnetv2_b0 x0.04 x0.2",
+        "tf1 under 'efficientnetv2-b0/'",
+        "yes, of 113 variables",
+        "step          7",
+    ):
+        assert part in printed, part
+
+
+def test_inspect_lists_every_tensor(tmp_path: Path, capsys: Capture) -> None:
+    values = with_ema(tiny_variables())
+    source = tiny_bundle(tmp_path, values)
+    assert main(["inspect", str(source), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["readings"][0]["num_classes"] == 5
+    assert sum(len(found[kind]) for kind in ("variables", "ema", "slots", "counters")) == len(values)
+    assert found["variables"]["efficientnetv2-b0/stem/conv2d/kernel"] == ["float32", [3, 3, 3, 8]]
+    assert main(["inspect", str(source), "--tensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("EMA" in line for line in lines) >= 113
+    assert any("stem/conv2d/kernel" in line and "3 × 3 × 3 × 8" in line for line in lines)
+
+
+def test_inspect_of_something_else_says_why(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(tiny_bundle(tmp_path, {"resnet/conv1/kernel": np.ones((7, 7, 3, 64), "f4")}))]) == 0
+    assert "unknown: none of the 26 architectures" in capsys.readouterr().out
+
+
+def test_inspect_reads_no_tensor(tmp_path: Path, capsys: Capture) -> None:
+    source = tiny_bundle(tmp_path)
+    data = tmp_path / f"{source.name}.data-00000-of-00001"
+    data.write_bytes(b"\xff" * data.stat().st_size)
+    assert main(["inspect", str(source)]) == 0
+
+
+def test_inspect_answers_at_once(tmp_path: Path) -> None:
+    source = tiny_bundle(tmp_path, with_ema(tiny_variables(width_mult=0.3, depth_mult=1.0)))
+    command = [sys.executable, "-c", "import numpy"], [sys.executable, "-m", "timm_effnet_ext", "inspect", str(source)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    times = []
+    for words in command * 2:
+        started = time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True, env=env)
+        times.append(time.perf_counter() - started)
+    numpy, ours = min(times[::2]), min(times[1::2])
+    assert ours < 0.5 + 4 * numpy  # half a second is the aim; a loaded machine stretches all that Python imports
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect"])
+def test_usage_is_told_with_2(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--no-such-option"])
+    assert end.value.code == 2
+
+
+def test_the_script_is_the_same_command(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "convert_tf_weights.py"), str(tiny_bundle(tmp_path))]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "out"), "--no-verify"], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert len((ROOT / "scripts" / "convert_tf_weights.py").read_text().splitlines()) <= 60
