@@ -11,7 +11,7 @@ SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientne
 .PHONY: help demo test test-all timm-suite bench-progressive fmt lint type clean
 
 help:  ## list the verbs
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,7 @@ test-all: $(VENV)/.installed  ## our tests with the slow ones: all 26 models at 
 timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 26 models
 	$(RUN) tests/timm_suite/run.py --numprocesses auto
 
-bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (needs TIMM_TRAIN_PY and Fashion-MNIST)
+bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
 	$(RUN) scripts/bench_progressive.py build/bench-progressive
 
 fmt: $(VENV)/.installed  ## format the code
