@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
+from tests.models import assert_same_values
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
 SMALL = {"width_mult": 0.25, "depth_mult": 0.25}
@@ -98,7 +99,7 @@ def test_hub_user_of_the_environment_replaces_timms_repositories_and_adds_tags(
     files = "hucorz_efficientnetv2_b0.in21k", tmp_path / "out.npy", tmp_path / "image.npy"
     listed = run(LOGITS_THEN_PRETRAINED_NAMES, *files, TIMM_EFFNET_EXT_HUB="someuser")
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "out.npy")), model(image), rtol=0, atol=0)
+        assert_same_values(torch.from_numpy(np.load(tmp_path / "out.npy")), model(image))
     assert all("someuser/" in request for request in local_hub.requests if "resolve" in request)
     timms = set(timm.list_models("hucorz_*", pretrained=True))
     assert timms < set(listed.split())
@@ -108,7 +109,7 @@ def test_hub_user_of_the_environment_replaces_timms_repositories_and_adds_tags(
 def test_hf_hub_name_computes_what_was_uploaded(local_hub: LocalHub, small: nn.Module, image: Tensor) -> None:
     local_hub.add("alice/small", hub_files(small))
     model = timm.create_model("hf-hub:alice/small", pretrained=True).eval()
-    torch.testing.assert_close(model(image), small(image), rtol=0, atol=0)
+    assert_same_values(model(image), small(image))
 
 
 def test_the_config_of_another_cache_folder_counts_too(local_hub: LocalHub, small: nn.Module, tmp_path: Path) -> None:

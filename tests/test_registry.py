@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
 from timm.models import get_arch_pretrained_cfgs, save_for_hf
 
-from tests.models import create, images
+from tests.models import assert_same_values, create, images
 from timm_effnet_ext import hucorz_efficientnet
 from timm_effnet_ext.arch import ARCHS, PREFIX
 
@@ -66,7 +65,7 @@ def test_scaling_survives_saving_and_loading(tmp_path: Path) -> None:
     save_for_hf(model, str(tmp_path), model_args=model_args, safe_serialization=True)
     assert model_args.items() <= json.loads((tmp_path / "config.json").read_text())["model_args"].items()
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert torch.equal(loaded(images(64)), model(images(64)))
+    assert_same_values(loaded(images(64)), model(images(64)))
 
 
 @pytest.mark.parametrize(("width", "depth"), [(0, 1), (1, -1), (float("nan"), 1)])

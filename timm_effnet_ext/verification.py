@@ -99,13 +99,20 @@ class _Difference(NamedTuple):
 
 
 def verify(
-    folder: Path, *, graph: Graph | None = None, reference: Path | None = None, images: Path | None = None, cut: int = 0
+    folder: Path,
+    *,
+    graph: Graph | None = None,
+    graph_takes_pixels: bool = True,
+    reference: Path | None = None,
+    images: Path | None = None,
+    cut: int = 0,
 ) -> tuple[Proof, ...]:
     """Return what was proved of a written folder; without a graph or a reference, whether it is plausible.
 
     Args:
         folder: config.json and weights.
         graph: Evaluates the source's own layer graph, images (B, H, W, 3) of 0 … 255 -> outputs.
+        graph_takes_pixels: False if it takes normalised images instead.
         reference: .npz of inputs and outputs; see `by_reference`.
         images: Folder of photos.
         cut: How many outputs of the source come before the first that was written.
@@ -119,7 +126,7 @@ def verify(
     if reference is not None:
         proofs.append(by_reference(converted, reference, cut))
     if graph is not None:
-        proofs.append(by_graph(converted, graph, images, cut))
+        proofs.append(by_graph(converted, graph, images, cut, graph_takes_pixels))
     if not proofs or images is not None:
         proofs += by_photos(converted, images)
     return tuple(proofs)
@@ -170,15 +177,16 @@ def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         raise CheckpointFormatError(f"{path}: not readable as .npz of numbers ({err})") from err
 
 
-def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0) -> Proof:
+def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0, takes_pixels: bool = True) -> Proof:
     """Compare with the source's own layer graph, on photos and on noise."""
     height, width = converted.size
     found = [*photos(images), _noise()]
     differences = []
     for image in found:
         batch = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)[None]
-        output = graph(batch)
-        differences.append(_difference(converted.run(converted.normalise(batch)), output[:, cut:], "layer graph"))
+        normalised = converted.normalise(batch)
+        output = graph(batch if takes_pixels else normalised)
+        differences.append(_difference(converted.run(normalised), output[:, cut:], "layer graph"))
     return _compared("graph", differences, f"{len(found) - 1} photos and noise")
 
 

@@ -129,7 +129,14 @@ def _verify(
     progress("verifying", 0, 1)
     from timm_effnet_ext.verification import verify
 
-    proofs = verify(folder, graph=checkpoint.graph, reference=options.reference, images=options.images, cut=classes.cut)
+    proofs = verify(
+        folder,
+        graph=checkpoint.graph,
+        graph_takes_pixels=checkpoint.graph_takes_pixels,
+        reference=options.reference,
+        images=options.images,
+        cut=classes.cut,
+    )
     progress("verifying", 1, 1)
     return proofs
 
