@@ -29,7 +29,7 @@ from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_
 from timm_effnet_ext.layout import Shape
 
 DTYPES = {"F32": "<f4", "I64": "<i8"}
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux fcntl.h, fs.h
 
@@ -94,10 +94,10 @@ def _reread(path: Path, header: bytes, slots: Sequence[Slot], sums: list[int]) -
 
 def sha256(path: Path) -> str:
     """Return the sha256 of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))  # one buffer: fresh ones cost as much as hashing
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(chunk):
+            digest.update(chunk[:size])
     return digest.hexdigest()
 
 

@@ -47,10 +47,10 @@ def convert(
     out = Path(out)
     check_target(out, FILES, overwrite=options.overwrite)
     with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(1) as beside:
+        hashes = beside.submit(_hashes, checkpoint)
         chosen = select(checkpoint, options.weights, options.model)
         classes = choose_classes(chosen.candidate.match.num_classes, checkpoint.framework, options)
         config = model_config(checkpoint, chosen.candidate, classes.num_classes, options)
-        hashes = beside.submit(_hashes, checkpoint)
         slots = tuple(_slots(chosen, classes))
         for slot in _told("checking values", progress, slots):
             _check_values(slot, checkpoint.path)
