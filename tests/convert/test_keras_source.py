@@ -299,7 +299,7 @@ def test_a_stored_size_beyond_the_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["keras2_nested_weights.h5", "keras3_nested.h5", "keras3_flat.keras"])
-@pytest.mark.parametrize("cases", [5, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_damaged_files_give_an_error_or_a_checkpoint(name: str, cases: int, tmp_path: Path) -> None:
     data = (folder() / name).read_bytes()
     rng = np.random.default_rng(cases)
@@ -327,7 +327,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("name", ["keras3_flat.keras", "keras2_topless.keras"])
-@pytest.mark.parametrize("cases", [8, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [8, pytest.param(300, marks=pytest.mark.slow)])
 def test_nonsense_in_the_config_gives_an_error_or_a_checkpoint(name: str, cases: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(cases)
 
