@@ -11,8 +11,8 @@ import numpy as np
 
 from tests._bundle_writer import write_bundle
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.dialects import TF1
 from timm_effnet_ext.convert.names import plan
+from timm_effnet_ext.convert.tensorflow.dialects import TF1
 
 SMALL = {"width_mult": 0.25, "depth_mult": 0.25}
 EMA = "/ExponentialMovingAverage"

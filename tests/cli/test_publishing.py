@@ -12,7 +12,7 @@ from tests.archive_server import FileServer
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
 from timm_effnet_ext.__main__ import main
-from timm_effnet_ext.convert.google import archives, find
+from timm_effnet_ext.convert.google.archives import archives, find
 from timm_effnet_ext.convert.pipeline import FILES
 
 B0 = find("efficientnet_b0.in1k")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.dialects import DIALECTS, TF1
 from timm_effnet_ext.convert.identify import identify, nearest
-from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
+from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.names import SAME, Dialect, Layout, check, plan, tensors, to_source, to_torch
+from timm_effnet_ext.convert.pytorch.dialects import TIMM, TORCH_DIALECTS, model_args, stated_args
+from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS, TF1
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.torch_dialects import TIMM, TORCH_DIALECTS, model_args, stated_args
 from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.identify import identify_state
 from timm_effnet_ext.layers import BLOCKS

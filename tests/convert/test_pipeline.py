@@ -23,8 +23,8 @@ from tests.convert._sources import DATA, EMA, tiny_bundle, tiny_variables, with_
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.names import plan, to_source
 from timm_effnet_ext.convert.pipeline import FILES, RECORD_FILE, WEIGHTS_FILE, convert, read_record
+from timm_effnet_ext.convert.pytorch.dialects import TIMM
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.convert.torch_dialects import TIMM
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError, VerificationError
 
 UNVERIFIED = Options(verify=False)

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timm_effnet_ext.convert.google import HOST, MIRROR_ENV, archives, find
+from timm_effnet_ext.convert.google.archives import HOST, MIRROR_ENV, archives, find
 from timm_effnet_ext.convert.records import Options, Progress
 from timm_effnet_ext.errors import EffNetExtError, first_few
 
 if TYPE_CHECKING:  # the Hub's client is imported by those who need it
-    from timm_effnet_ext.hub import Published, Target
+    from timm_effnet_ext.hub.publish import Published, Target
 
 LIST, ALL = "list", "all"
 
@@ -92,11 +92,11 @@ def target_of(args: argparse.Namespace) -> Target | None:
     """
     if args.push_to_hub is None:
         return None
-    from timm_effnet_ext.hub import MAIN, Target, token
+    from timm_effnet_ext.hub.publish import MAIN, Target, token
 
     repo_id = args.push_to_hub
     if args.google is not None and "/" not in repo_id:
-        from timm_effnet_ext.account import repo_id_for
+        from timm_effnet_ext.hub.account import repo_id_for
 
         repo_id = repo_id_for(repo_id, find(args.google))
     if not args.dry_run:
@@ -119,7 +119,7 @@ def publish_folder(
     folder: Path, target: Target, progress: Progress, *, dry_run: bool
 ) -> tuple[Published | None, list[tuple[str, str]]]:
     """Publish a folder, or say what would be published; return what came of it, and that in words."""
-    from timm_effnet_ext.hub import files_to_publish, publish
+    from timm_effnet_ext.hub.publish import files_to_publish, publish
 
     if dry_run:
         files = [(f"{file.name}, {file.size:,} bytes, sha256 {file.sha256}") for file in files_to_publish(folder)]
@@ -140,8 +140,8 @@ def fill_account(args: argparse.Namespace, options: Options, progress: Progress)
     """
     from tabulate import tabulate
 
-    from timm_effnet_ext.account import fill
-    from timm_effnet_ext.hub import token
+    from timm_effnet_ext.hub.account import fill
+    from timm_effnet_ext.hub.publish import token
 
     token()
     hide_bars(args.quiet)

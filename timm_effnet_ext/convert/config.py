@@ -8,8 +8,8 @@ from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.identify import Candidate
 from timm_effnet_ext.convert.preprocessing import preprocessing
+from timm_effnet_ext.convert.pytorch.dialects import model_args
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.convert.torch_dialects import model_args
 from timm_effnet_ext.errors import EffNetExtError
 
 TIMM_NATIVE = "tf_"

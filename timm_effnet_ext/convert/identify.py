@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, Arch
-from timm_effnet_ext.convert.dialects import DIALECTS
 from timm_effnet_ext.convert.names import Dialect, Entry, plan
+from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS
 from timm_effnet_ext.identify import Match, depth_fits, depths, identify_state, stage_parts
 from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
 

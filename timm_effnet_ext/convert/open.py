@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from timm_effnet_ext.convert import keras_bundle, torch_files
 from timm_effnet_ext.convert.checkpoint import Checkpoint
-from timm_effnet_ext.convert.sources import open_bundle, recognise
+from timm_effnet_ext.convert.keras import bundle as keras_bundle
+from timm_effnet_ext.convert.pytorch import files as torch_files
+from timm_effnet_ext.convert.tensorflow.sources import open_bundle, recognise
 from timm_effnet_ext.convert.variables import variables
 from timm_effnet_ext.errors import CheckpointFormatError
 
@@ -20,15 +21,15 @@ _STYLES = {
 
 
 @contextmanager
-def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
-    """Open a source; its tensors can be read while it is open.
+def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
+    """Open a source; its tensors can be read while it is open. `crc=False` leaves checksums of tensors out.
 
     Raises:
         CheckpointFormatError: No checkpoint, or a damaged one.
     """
     path = Path(path)
     if recognise(path) is not None:
-        with open_bundle(path) as bundle:
+        with open_bundle(path, crc=crc) as bundle:
             found = variables(bundle)
             kind, files = _STYLES[found.style], bundle.files()
             if keras_bundle.has_keras_names(found):
@@ -39,11 +40,15 @@ def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
         with torch_files.open_torch(path) as checkpoint:
             yield checkpoint
     else:
-        from timm_effnet_ext.convert.keras_source import is_keras, open_keras  # h5py: only for those who need it
+        from timm_effnet_ext.convert.keras.source import is_keras, open_keras  # h5py: only for those who need it
 
         if is_keras(path):
-            with open_keras(path) as checkpoint:
+            with open_keras(path, crc=crc) as checkpoint:
                 yield checkpoint
             return
-        what = "not a checkpoint that is known" if path.exists() else "no such file, folder or checkpoint prefix"
-        raise CheckpointFormatError(f"{path}: {what}")
+        if not path.exists():
+            raise CheckpointFormatError(f"{path}: no such file, folder or checkpoint prefix")
+        raise CheckpointFormatError(
+            f"{path}: not a checkpoint that is known. Expected a TensorFlow checkpoint or SavedModel, "
+            "Keras' .keras or .h5, or PyTorch's .pth or .safetensors"
+        )

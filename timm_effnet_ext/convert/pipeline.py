@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_effnet_ext.card import model_card
+from timm_effnet_ext.convert.card import model_card
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes, choose_classes
 from timm_effnet_ext.convert.config import model_config
@@ -127,7 +127,7 @@ def _verify(
 ) -> tuple[Proof, ...]:
     """Run what was written, in timm: here torch is imported."""
     progress("verifying", 0, 1)
-    from timm_effnet_ext.verification import verify
+    from timm_effnet_ext.convert.verification import verify
 
     proofs = verify(
         folder,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
-from timm_effnet_ext.convert.dialects import DIALECTS
 from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
-from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
+from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.names import Dialect, Entry, check
+from timm_effnet_ext.convert.pytorch.dialects import TORCH_DIALECTS
 from timm_effnet_ext.convert.records import WeightsKind
+from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.torch_dialects import TORCH_DIALECTS
 from timm_effnet_ext.errors import NameMappingError, first_few
 
 _TF_NATIVE = "tf_"

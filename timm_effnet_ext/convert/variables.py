@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from timm_effnet_ext.convert.bundle import Bundle
+from timm_effnet_ext.convert.tensorflow.bundle import Bundle
+from timm_effnet_ext.convert.tensorflow.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
 
 Style = Literal["name_based", "object_graph", "saved_model", "state_dict", "layers"]

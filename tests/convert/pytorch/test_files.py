@@ -1,0 +1,201 @@
+"""PyTorch's files: every layout becomes the network that its own code builds, no pickle is trusted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+import timm_effnet_ext  # noqa: F401  registers the models
+from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.pytorch.files import open_torch, recognise
+from timm_effnet_ext.convert.records import Options
+from timm_effnet_ext.errors import CheckpointFormatError
+
+UNVERIFIED = Options(verify=False)
+SMALL = {"num_classes": 3, "width_mult": 0.1, "depth_mult": 0.1}
+# torchvision takes its scale from its tables: multipliers of V1 and of every other kind of block.
+TORCHVISION = {
+    "efficientnet_b0": {"pad_type": "", "bn_eps": 1e-5},
+    "efficientnet_v2_s": {"pad_type": ""},
+}
+
+
+def _trained(model: nn.Module) -> nn.Module:
+    """Return the model with weights and statistics that are nobody's default."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor, middle, spread in (
+                    (module.weight, 1.0, 0.2), (module.bias, 0.0, 0.2),
+                    (module.running_mean, 0.0, 0.2), (module.running_var, 0.05, 0.02),
+                ):  # fmt: skip
+                    tensor.copy_(middle + spread * torch.rand(tensor.shape, generator=generator))
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, generator=generator)
+            elif isinstance(module, nn.Linear):
+                module.weight.normal_(generator=generator)
+    return model.eval()
+
+
+def _check_same_outputs(model: nn.Module, folder: Path) -> None:
+    converted = timm.create_model(f"local-dir:{folder}", pretrained=True).eval().double()
+    model = copy.deepcopy(model).double()  # float32's roundings would need a tolerance of 1e-3
+    for size in ((48, 48), (43, 57)):
+        images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1)).double()
+        with torch.inference_mode():
+            expected, found = model(images), converted(images)
+        assert expected.std() > 1e-3  # a network that says the same of everything would agree with anyone
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=0.0)  # float64; another order of summation
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_files_compute_what_torchvision_does(name: str, tmp_path: Path) -> None:
+    model = _trained(torchvision.models.get_model(name, num_classes=3))
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    report = convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+    assert report.dialect == "torchvision"
+    assert report.model_args == TORCHVISION[name]
+    _check_same_outputs(model, tmp_path / "out")
+
+
+def test_torchvision_preprocessing_is_that_of_its_weights() -> None:
+    from timm_effnet_ext.arch import ARCHS
+    from timm_effnet_ext.convert.preprocessing import preprocessing
+
+    for name, weights in (
+        ("efficientnet_b0", torchvision.models.EfficientNet_B0_Weights.DEFAULT),
+        ("efficientnet_b4", torchvision.models.EfficientNet_B4_Weights.DEFAULT),
+        ("efficientnetv2_s", torchvision.models.EfficientNet_V2_S_Weights.DEFAULT),
+        ("efficientnetv2_l", torchvision.models.EfficientNet_V2_L_Weights.DEFAULT),
+    ):
+        theirs, ours = weights.transforms(), preprocessing("torchvision", ARCHS[name])
+        assert ours["input_size"] == ours["test_input_size"] == (3, *theirs.crop_size * 2)
+        assert ours["crop_pct"] == pytest.approx(theirs.crop_size[0] / theirs.resize_size[0], abs=1e-3)
+        assert ours["interpolation"] == theirs.interpolation.value
+        assert (list(ours["mean"]), list(ours["std"])) == (list(theirs.mean), list(theirs.std))
+
+
+def _save(value: Any, path: Path, kind: str) -> Path:
+    if kind == "safetensors":
+        save_file(value, path)
+    else:
+        torch.save(value, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+@pytest.fixture
+def ours() -> nn.Module:
+    return _trained(timm.create_model("hucorz_efficientnetv2_b0", **SMALL))
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_and_file_formats_do_not_matter(ours: nn.Module, kind: str, prefix: str, tmp_path: Path) -> None:
+    state = {prefix + name: value for name, value in ours.state_dict().items()}
+    report = convert(_save(state, tmp_path / "model", kind), tmp_path / "out", UNVERIFIED)
+    assert report.dialect == "timm"
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", ["zip", "safetensors"])
+def test_other_precisions_are_read(ours: nn.Module, dtype: torch.dtype, kind: str, tmp_path: Path) -> None:
+    rounded = {n: v.to(dtype) if v.is_floating_point() else v for n, v in ours.state_dict().items()}
+    convert(_save(rounded, tmp_path / "model", kind), tmp_path / "out", UNVERIFIED)
+    ours.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in rounded.items()})
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("raw_key", "ema_key"), [("state_dict", "state_dict_ema"), ("model", "model_ema")])
+def test_training_checkpoints_have_both_weights(ours: nn.Module, raw_key: str, ema_key: str, tmp_path: Path) -> None:
+    raw = ours.state_dict()
+    ema = {f"module.{name}": value / 2 if value.is_floating_point() else value for name, value in raw.items()}
+    saved = {
+        raw_key: raw, ema_key: {**ema, "n_averaged": torch.tensor(3)}, "epoch": 3, "arch": "hucorz_efficientnetv2_b0",
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2), "step": torch.tensor(1.0)}}, "param_groups": []},
+    }  # fmt: skip
+    source = _save(saved, tmp_path / "last.pth.tar", "zip")
+    report = convert(source, tmp_path / "ema", UNVERIFIED)
+    assert (report.weights, report.counts["from_ema"]) == ("ema", report.counts["used"])
+    assert (report.counts["optimizer_slots"], report.counts["counters"]) == (2, 2)
+    assert convert(source, tmp_path / "raw", Options(weights="raw", verify=False)).weights == "raw"
+    _check_same_outputs(ours, tmp_path / "raw")
+    halved = {name: ema[f"module.{name}"] for name in raw}
+    ours.load_state_dict(halved)
+    _check_same_outputs(ours, tmp_path / "ema")
+
+
+def test_a_name_of_timms_own_without_tf_means_symmetric_padding(tmp_path: Path) -> None:
+    model = _trained(timm.create_model("efficientnet_lite0", num_classes=3))
+    torch.save({"state_dict": model.state_dict(), "arch": "efficientnet_lite0"}, tmp_path / "model.pth")
+    convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+    _check_same_outputs(model, tmp_path / "out")
+
+
+def test_a_hub_folder_is_read_with_its_config(ours: nn.Module, tmp_path: Path) -> None:
+    timm.models.save_for_hf(ours, tmp_path / "hub", safe_serialization=True, data_config={"mean": (0.1, 0.2, 0.3)})
+    report = convert(tmp_path / "hub", tmp_path / "out", UNVERIFIED)
+    assert tuple(report.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+def test_values_are_not_read_before_they_are_asked_for(ours: nn.Module, tmp_path: Path) -> None:
+    source = _save(ours.state_dict(), tmp_path / "model", "safetensors")
+    with open_torch(source) as checkpoint:
+        entry = checkpoint.variables.model["conv_stem.weight"]
+        values = entry.read()
+        assert not values.flags.owndata
+        assert not values.flags.writeable
+
+
+class _Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("attacked"),))
+
+
+def test_no_object_of_a_pickle_is_ever_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": _Attack()}}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointFormatError, match="other Python objects than tensors"):
+        convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+    assert not Path("attacked").exists()
+
+
+@pytest.mark.parametrize("size", [9, 60, 500, -9])
+@pytest.mark.parametrize("kind", ["zip", "safetensors"])
+def test_a_cut_file_says_so(ours: nn.Module, kind: str, size: int, tmp_path: Path) -> None:
+    whole = _save(ours.state_dict(), tmp_path / "whole", kind).read_bytes()
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(whole[:size])
+    with pytest.raises(CheckpointFormatError, match=r"cut|known"):
+        convert(cut, tmp_path / "out", UNVERIFIED)
+
+
+def test_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"conv_stem.weight": 1}}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointFormatError, match=r"1 entries are no tensors: conv_stem.weight"):
+        convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"PK\x03\x04", pickle.dumps({}), b"<html>", b"\x00" * 100])
+def test_other_files_are_not_taken_for_pytorchs(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert recognise(tmp_path / "file") is None
+
+
+def test_a_damaged_config_is_named(ours: nn.Module, tmp_path: Path) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": 3}))
+    with pytest.raises(CheckpointFormatError, match=r"config\.json: expected an object"):
+        convert(tmp_path / "model.safetensors", tmp_path / "out", UNVERIFIED)

@@ -1,0 +1,211 @@
+"""verification.py finds what is wrong, says how wrong, and lets pass what is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.convert._sources import DATA
+from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.records import Options
+from timm_effnet_ext.convert.verification import (
+    IMPLAUSIBLE,
+    MAX_TOLERANCE,
+    TOLERANCE,
+    Converted,
+    by_graph,
+    by_photos,
+    by_reference,
+    photos,
+    verify,
+)
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError
+
+LITE = DATA / "tpu_lite0"
+REFERENCE = LITE / "reference_raw.npz"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("verification") / "out"
+    convert(LITE, out, Options(verify=False))
+    return out
+
+
+@pytest.fixture
+def converted(folder: Path) -> Converted:
+    return Converted.load(folder)
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    return tmp_path
+
+
+def test_tensorflows_own_outputs_pass(converted: Converted) -> None:
+    proof = by_reference(converted, REFERENCE)
+    assert proof.kind == "reference"
+    assert proof.figures["relative"] < 1e-5
+
+
+def test_images_before_normalisation_are_normalised(converted: Converted, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    output = converted.run(converted.normalise(images))
+    np.savez(tmp_path / "r.npz", images=images, output=output)
+    assert by_reference(converted, tmp_path / "r.npz").figures["max_abs_diff"] < 1e-6
+    np.savez(tmp_path / "r.npz", input=images.astype("f4"), output=output)
+    with pytest.raises(VerificationError):
+        by_reference(converted, tmp_path / "r.npz")
+
+
+# What a wrong table of names would do to the weights of one layer.
+MISTAKES = {
+    "kernel transposed": lambda state: state["conv_stem.weight"].transpose(2, 3),
+    "channels permuted": lambda state: state["conv_stem.weight"].flip(0),
+    "half of the weight": lambda state: state["conv_stem.weight"] / 2,
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_one_layer_is_found(mistake: str, folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    state = load_file(folder / "model.safetensors")
+    state["conv_stem.weight"] = MISTAKES[mistake](state).contiguous()
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(VerificationError, match=r"reference, 2 batches .* allowed 1e-04\)\. Nothing was written"):
+        verify(tmp_path, reference=REFERENCE)
+
+
+@pytest.mark.parametrize(("pad_type", "bn_eps"), [("", 1e-3), ("same", 1e-5)])
+def test_other_numerics_are_found(pad_type: str, bn_eps: float, folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = (folder / "config.json").read_text()
+    args = f'"model_args": {{"pad_type": "{pad_type}", "bn_eps": {bn_eps}, '
+    (tmp_path / "config.json").write_text(config.replace('"model_args": {', args))
+    with pytest.raises(VerificationError):
+        verify(tmp_path, reference=REFERENCE)
+
+
+def test_a_graph_is_compared_on_photos_and_noise(converted: Converted, photo_folder: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def graph(images: np.ndarray) -> np.ndarray:
+        seen.append(images.shape)
+        return converted.run(converted.normalise(images))
+
+    proof = by_graph(converted, graph, photo_folder)
+    assert proof.detail.startswith("2 photos and noise")
+    assert seen == [(1, *converted.size, 3)] * 3
+
+
+@pytest.mark.parametrize("change", [lambda y: y + 1, lambda y: y * np.nan, lambda y: y[:, 1:]])
+def test_a_graph_that_says_something_else_is_a_refusal(
+    change: object, converted: Converted, photo_folder: Path
+) -> None:
+    with pytest.raises(VerificationError):
+        by_graph(converted, lambda images: change(converted.run(converted.normalise(images))), photo_folder)  # type: ignore[operator]
+
+
+def test_outputs_before_the_first_written_are_left_out(converted: Converted, tmp_path: Path) -> None:
+    with np.load(REFERENCE) as data:
+        output = np.concatenate([np.ones((2, 1), "f4"), data["output_32x32"]], 1)
+        np.savez(tmp_path / "r.npz", input=data["input_32x32"], output=output)
+    assert by_reference(converted, tmp_path / "r.npz", cut=1)
+    with pytest.raises(VerificationError, match=r"outputs of shape \(2, 6\), the model gives \(2, 5\)"):
+        by_reference(converted, tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.ones(3)}, "holds x, expected pairs 'input' or 'images' and 'output'"),
+        ({"input_1": np.ones((1, 32, 32, 3))}, "'input_1' has no 'output_1' beside it"),
+        ({"input": np.ones((32, 32, 3)), "output": np.ones((1, 5))}, r"shape \(32, 32, 3\)"),
+        ({"input": np.ones((2, 32, 32, 3)), "output": np.ones((1, 5))}, r"expected \(B, H, W, C\) and \(B, outputs\)"),
+        ({"input": np.array([{}], object), "output": np.ones((1, 5))}, "not readable as .npz of numbers"),
+    ],
+)
+def test_references_that_are_none_say_why(
+    arrays: dict[str, np.ndarray], message: str, converted: Converted, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "r.npz", **arrays)
+    with pytest.raises(CheckpointFormatError, match=message):
+        by_reference(converted, tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", REFERENCE.read_bytes()[:5000]])
+def test_a_damaged_reference_says_so(content: bytes, converted: Converted, tmp_path: Path) -> None:
+    (tmp_path / "r.npz").write_bytes(content)
+    with pytest.raises(CheckpointFormatError, match=r"r\.npz: not readable as \.npz"):
+        by_reference(converted, tmp_path / "r.npz")
+
+
+def test_plausible_weights_pass_with_their_figure(converted: Converted, photo_folder: Path) -> None:
+    (proof,) = by_photos(converted, photo_folder)
+    assert proof.kind == "plausibility"
+    assert 0 < proof.figures["median_z"] < IMPLAUSIBLE
+
+
+def test_every_proof_that_can_be_had_is_given(folder: Path, converted: Converted, photo_folder: Path) -> None:
+    def graph(images: np.ndarray) -> np.ndarray:
+        return converted.run(converted.normalise(images))
+
+    proofs = verify(folder, graph=graph, reference=REFERENCE, images=photo_folder)
+    assert [proof.kind for proof in proofs] == ["reference", "graph", "plausibility"]
+    assert [proof.kind for proof in verify(folder, images=photo_folder)] == ["plausibility"]
+    assert [proof.kind for proof in verify(folder, reference=REFERENCE)] == ["reference"]
+
+
+def test_the_tolerance_is_wider_only_as_far_as_float32_is_rough(converted: Converted) -> None:
+    assert by_reference(converted, REFERENCE).figures["tolerance"] == TOLERANCE
+    rough = Converted(_Rough(converted.model), *converted[1:])
+    assert TOLERANCE < by_reference(rough, REFERENCE).figures["tolerance"] <= MAX_TOLERANCE
+
+
+class _Rough(torch.nn.Module):
+    """A model that float32 changes more than others."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.model(x)
+        return y + 5e-5 * y.abs().max() if x.dtype == torch.float32 else y
+
+
+def test_statistics_of_something_else_are_refused(converted: Converted, photo_folder: Path) -> None:
+    for module in converted.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean += 100 * module.running_var.sqrt()
+    with pytest.raises(VerificationError, match=r"plausibility: median z-score .* \(refused above 20\)"):
+        by_photos(converted, photo_folder)
+
+
+def test_without_photos_nothing_is_claimed(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm_effnet_ext.verification._PACKAGED_PHOTOS", ())
+    assert photos() == []
+    assert by_photos(converted, None) == []
+
+
+def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EffNetExtError, match="no photos"):
+        photos(tmp_path)
+    with pytest.raises(EffNetExtError, match="no such folder of photos"):
+        photos(tmp_path / "none")
+
+
+def test_scikit_learns_photos_are_found() -> None:
+    pytest.importorskip("sklearn")
+    assert [photo.mode for photo in photos()] == ["RGB", "RGB"]

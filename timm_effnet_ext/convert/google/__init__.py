@@ -1,0 +1,1 @@
+"""The checkpoints that Google published: their table, and how they are fetched."""

@@ -1,0 +1,114 @@
+"""The checkpoints that Google published: their table, and each as a source with what is known of it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.records import Options, Progress, Report
+from timm_effnet_ext.convert.tensorflow.sources import recognise
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
+
+HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
+MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
+"""An address that holds the same archives and is asked instead of HOST."""
+
+# Of timm's cfg: how the images of a checkpoint were prepared.
+_PREPROCESSING = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+
+
+class Archive(NamedTuple):
+    """One published checkpoint: a row of checkpoints.tsv."""
+
+    model: str  # row of ARCHS
+    tag: str  # timm's, or one of the same kind
+    reported_top1: float | None  # percent, where Google's table has it
+    path: str  # below HOST
+    source: str  # where Google lists it: repository and file
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line."""
+        return f"{self.model}.{self.tag}"
+
+    @property
+    def url(self) -> str:
+        """The address it is fetched from."""
+        return f"{os.environ.get(MIRROR_ENV, HOST).rstrip('/')}/{self.path}"
+
+
+@lru_cache
+def archives() -> Mapping[str, Archive]:
+    """Return the published checkpoints by name."""
+    text = files("timm_effnet_ext.convert.google").joinpath("checkpoints.tsv").read_text(encoding="utf-8")
+    rows = csv.reader(text.splitlines()[1:], delimiter="\t")
+    found = [
+        Archive(model, tag, float(top1) if top1 else None, path, source) for model, tag, top1, path, source in rows
+    ]
+    return MappingProxyType({archive.name: archive for archive in found})
+
+
+def find(name: str) -> Archive:
+    """Return the checkpoint of that name; a registry prefix may stand before it.
+
+    Raises:
+        EffNetExtError: Google published none, or several and the tag is not said.
+    """
+    name = name.removeprefix(PREFIX).removeprefix("tf_")
+    if name in archives():
+        return archives()[name]
+    model, _, tag = name.partition(".")
+    tags = [archive.name for archive in archives().values() if archive.model == model]
+    if len(tags) == 1 and not tag:
+        return archives()[tags[0]]
+    close = tags or get_close_matches(name, archives(), n=3)
+    hint = f"Did you mean {', '.join(close)}?" if close else "`--google list` prints them all."
+    raise EffNetExtError(f"{name}: Google published no checkpoint of that name. {hint}")
+
+
+def options_for(archive: Archive, options: Options) -> Options:
+    """Return the options with what is known of a checkpoint: model, classes, preprocessing, origin.
+
+    Source: the pretrained cfgs of our registry, which are timm's. Imports timm.
+    """
+    from timm_effnet_ext.hucorz_efficientnet import pretrained_cfgs
+
+    cfg = pretrained_cfgs(archive.model)[archive.tag]
+    known: dict[str, Any] = {name: getattr(cfg, name) for name in _PREPROCESSING if getattr(cfg, name) is not None}
+    known |= {"tag": archive.tag, "origin_url": archive.url}
+    num_classes = None if options.keep_background else cfg.num_classes
+    return replace(options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, origin=archive.url)
+
+
+def cache_folder() -> Path:
+    """Return where archives lie: in the cache of the Hub's client, which its tools can tidy."""
+    from huggingface_hub import cached_assets_path
+
+    return cached_assets_path("timm_effnet_ext", "google", "archives")
+
+
+def convert_archive(archive: Archive, out: str | Path, options: Options, progress: Progress) -> Report:
+    """Download a published checkpoint, unless it is in the cache, and convert it.
+
+    Raises:
+        EffNetExtError: It could not be had; and what `convert` raises, an archive of another model included.
+    """
+    from timm_effnet_ext.convert.google.download import fetch, look_up
+
+    remote = look_up(archive.url)
+    path = fetch(remote, cache_folder(), progress)
+    source = recognise(path)
+    if source is None or source.kind != "archive":
+        path.unlink()
+        raise CheckpointFormatError(f"{archive.url}: the server sent {remote.size} bytes that are no archive")
+    return convert(path, out, replace(options_for(archive, options), origin_version=remote.version), progress)

@@ -1,0 +1,1 @@
+"""Keras files of every version, read without Keras, and their layer graphs."""

@@ -1,0 +1,1 @@
+"""Other PyTorch implementations' files."""

@@ -1,0 +1,241 @@
+"""PyTorch's files -> Checkpoint: safetensors without torch, pickles by torch's own loader of weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.pytorch.dialects import stated_args
+from timm_effnet_ext.convert.tensors import TensorEntry
+from timm_effnet_ext.convert.variables import Variables
+from timm_effnet_ext.errors import CheckpointFormatError, first_few
+from timm_effnet_ext.layout import Shape
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what a folder in timm's Hub format holds
+CONFIG = "config.json"
+# What training scripts call the weights and their average: timm train.py, torchvision references/classification.
+_RAW_KEYS = ("state_dict", "model", "model_state_dict")
+_EMA_KEYS = ("state_dict_ema", "model_ema")
+_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
+_EMA_COUNTER = "n_averaged"
+_STEPS = ("epoch", "step", "global_step")
+_CFG_KEYS = ("input_size", "test_input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+_ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
+_MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows
+# safetensors dtype -> (name, numpy dtype of the bytes)
+_DTYPES = {
+    "F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"),
+    "I64": ("int64", "<i8"), "I32": ("int32", "<i4"), "I16": ("int16", "<i2"), "I8": ("int8", "|i1"),
+    "U8": ("uint8", "|u1"), "BOOL": ("bool", "|b1"),
+}  # fmt: skip
+
+
+def recognise(path: Path) -> Path | None:
+    """Return the weight file that a path names, if it is one of PyTorch's; a folder may be in timm's Hub format."""
+    if path.is_dir():
+        return next((path / name for name in HUB_FILES if (path / name).is_file()), None)
+    if not path.is_file():
+        return None
+    return path if _is_safetensors(path) or _is_pickle(path) else None
+
+
+@contextmanager
+def open_torch(path: Path) -> Iterator[Checkpoint]:
+    """Open a file that `recognise` knows.
+
+    Raises:
+        CheckpointFormatError: Damaged, or with other Python objects than tensors, which are never loaded.
+    """
+    file = recognise(path)
+    if file is None:
+        raise CheckpointFormatError(f"{path}: is no PyTorch file")
+    if _is_safetensors(file):
+        found, form, stated = _safetensors(file), "safetensors", None
+    else:
+        found, stated = _pickle(file)
+        form = "PyTorch pickle"
+    config = _config_beside(file)
+    stated = config.get("architecture", stated)
+    cfg = config.get("pretrained_cfg", {})
+    yield Checkpoint(
+        path=path,
+        framework="torch",
+        format=form,
+        files=(file,),
+        variables=found,
+        preprocessing={key: cfg[key] for key in _CFG_KEYS if cfg.get(key) is not None},
+        model_args={**stated_args(stated), **config.get("model_args", {})},
+    )
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(len(_LEGACY))
+    if head.startswith(_ZIP):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("/data.pkl") for name in archive.namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+            return path.suffix in (".pth", ".pt", ".bin")  # cut: its own reader says so
+    return head == _LEGACY
+
+
+def _safetensors(path: Path) -> Variables:
+    """Return the tensors as views of the mapped file, after the library has checked the header."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OverflowError, MemoryError) as err:
+        raise CheckpointFormatError(f"{path}: cut or no safetensors file ({err})") from err
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, "r", offset=8 + size) if path.stat().st_size > 8 + size else np.empty(0, np.uint8)
+    tensors = {name: _mapped(path, data, name, row) for name, row in header.items()}
+    return _sorted(tensors, {})
+
+
+def _mapped(path: Path, data: np.ndarray, name: str, row: Mapping[str, Any]) -> TensorEntry:
+    kind, shape = row["dtype"], tuple(row["shape"])
+    begin, end = row["data_offsets"]
+    dtype, stored = _DTYPES.get(kind, (kind, None))
+
+    def load() -> np.ndarray:
+        if stored is None:
+            raise CheckpointFormatError(f"{path}: {name!r} has dtype {kind}, supported are {', '.join(_DTYPES)}")
+        values = data[begin:end].view(stored).reshape(shape)
+        # bfloat16 is the upper half of a float32
+        return (values.astype("<u4") << 16).view("<f4") if dtype == "bfloat16" else values
+
+    return TensorEntry(name, dtype, shape, load)
+
+
+def _pickle(path: Path) -> tuple[Variables, str | None]:
+    """Return the variables and the architecture that the file states, if it does."""
+    import torch
+
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            # timm's train.py saves its arguments; damaged files make torch warn before it fails
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except UnpicklingError as err:
+        raise CheckpointFormatError(
+            f"{path}: holds other Python objects than tensors, or is damaged. They are never loaded: save "
+            f"model.state_dict() instead ({str(err).splitlines()[0]})"
+        ) from err
+    except Exception as err:  # damaged bytes are a program of the unpickler's own: it may end in any error
+        raise CheckpointFormatError(
+            f"{path}: cut or damaged ({str(err).splitlines()[0] if str(err) else err!r})"
+        ) from err
+    if not isinstance(loaded, Mapping):
+        raise CheckpointFormatError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
+    raw = next((loaded[key] for key in _RAW_KEYS if isinstance(loaded.get(key), Mapping)), None)
+    ema = next((loaded[key] for key in _EMA_KEYS if isinstance(loaded.get(key), Mapping)), None)
+    if raw is None and ema is None:
+        return _sorted(_entries(path, loaded), {}), None
+    averages = _entries(path, ema or {})
+    found = _sorted(averages if raw is None else _entries(path, raw), averages)
+    found.counters.update({k: _scalar(k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
+    found.slots.update(_slots(path, loaded.get("optimizer")))
+    stated = loaded.get("arch")
+    return found, stated if isinstance(stated, str) else None
+
+
+def _entries(path: Path, state: Mapping[Any, Any]) -> dict[str, TensorEntry]:
+    """Return the tensors of a state_dict under their clean names."""
+    import torch
+
+    wrong = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if wrong:
+        raise CheckpointFormatError(f"{path}: {len(wrong)} entries are no tensors: {first_few(wrong)}")
+    entries = {}
+    for key, tensor in state.items():
+        name = _clean(str(key))
+        entries[name] = _entry(path, name, tensor)
+    return entries
+
+
+def _clean(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def _entry(path: Path, name: str, tensor: Any) -> TensorEntry:
+    """Return one tensor; its bytes stay in the mapped file until they are read."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+
+    def load() -> np.ndarray:
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise CheckpointFormatError(f"{path}: {name!r} is a {tensor.layout} tensor of {dtype}, not a plain one")
+        plain = tensor.detach().float() if dtype == "bfloat16" else tensor.detach()
+        return plain.resolve_neg().resolve_conj().numpy()
+
+    return TensorEntry(name, dtype, _shape(tensor), load)
+
+
+def _shape(tensor: Any) -> Shape:
+    return tuple(tensor.shape)
+
+
+def _scalar(name: str, value: int) -> TensorEntry:
+    return TensorEntry(name, "int64", (), lambda: np.array(value))
+
+
+def _slots(path: Path, optimizer: Any) -> dict[str, TensorEntry]:
+    """Return the tensors of an optimizer's state, by parameter number and name."""
+    import torch
+
+    states = optimizer.get("state") if isinstance(optimizer, Mapping) else None
+    found = {}
+    for number, state in states.items() if isinstance(states, Mapping) else ():
+        for key, value in state.items() if isinstance(state, Mapping) else ():
+            if isinstance(value, torch.Tensor):
+                name = f"optimizer/{number}/{key}"
+                found[name] = _entry(path, name, value)
+    return found
+
+
+def _sorted(model: dict[str, TensorEntry], ema: dict[str, TensorEntry]) -> Variables:
+    counters = {f"{_EMA_COUNTER}": ema.pop(_EMA_COUNTER)} if _EMA_COUNTER in ema else {}
+    if _EMA_COUNTER in model:
+        counters[_EMA_COUNTER] = model.pop(_EMA_COUNTER)
+    return Variables("state_dict", model, ema, {}, counters)
+
+
+def _config_beside(file: Path) -> dict[str, Any]:
+    """Return the config.json of a folder in timm's Hub format, or nothing."""
+    path = file.with_name(CONFIG)
+    if file.name not in HUB_FILES or not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(k, {}), dict) for k in ("pretrained_cfg", "model_args")
+    ):
+        raise CheckpointFormatError(f"{path}: expected an object in timm's Hub format")
+    return config

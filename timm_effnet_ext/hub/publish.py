@@ -1,0 +1,253 @@
+"""Publishes a converted folder on the Hub: one commit, and what lies there is compared before it is called done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from timm_effnet_ext import __version__
+from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
+from timm_effnet_ext.hub.retry import cause, patiently
+from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
+from timm_effnet_ext.storage import sha256
+
+MAIN = "main"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish: `USER/REPO`, and how.
+
+    Args:
+        repo_id: Repository; made if it is not there.
+        private: Make it private. One that is public already is refused, not changed.
+        create_pr: Open a pull request instead of writing to the branch.
+        revision: Branch; made from main if it is not there.
+    """
+
+    repo_id: str
+    private: bool = False
+    create_pr: bool = False
+    revision: str = MAIN
+
+    def __post_init__(self) -> None:
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError as err:
+            raise EffNetExtError(f"{self.repo_id}: no name for a repository: {first_line(err)}") from err
+        if self.repo_id.count("/") != 1:
+            raise EffNetExtError(f"{self.repo_id}: no name for a repository, expected USER/REPO")
+
+
+class LocalFile(NamedTuple):
+    """One file to publish, with the hashes by which the Hub knows it."""
+
+    path: Path
+    size: int  # bytes
+    sha256: str  # of LFS content
+    git_oid: str  # of what lies in git itself
+
+    @property
+    def name(self) -> str:
+        """Its name in the repository."""
+        return self.path.name
+
+
+class Published(NamedTuple):
+    """What lies on the Hub now, compared with the folder file by file."""
+
+    url: str
+    commit: str
+    is_private: bool
+    is_new: bool  # False: the same files were there already, and no commit was made
+
+
+def files_to_publish(folder: str | Path) -> tuple[LocalFile, ...]:
+    """Return the files of a converted folder that may be published.
+
+    Raises:
+        CheckpointFormatError: No folder that `convert` wrote, or damaged since.
+        VerificationError: Converted without verification.
+    """
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointFormatError(f"{folder}: no folder that convert wrote: {first_few(missing)} not there")
+    record = read_record(folder)
+    if not record["verified"]:
+        raise VerificationError(
+            f"{folder}: was not verified, so it is not published. Convert it again without --no-verify, and with "
+            "photos (--images FOLDER, or scikit-learn installed)"
+        )
+    found = tuple(_local(folder / name) for name in FILES)
+    if found[0].sha256 != record.get("weights_sha256"):
+        raise CheckpointFormatError(f"{found[0].path}: was changed after it was verified. Convert it again")
+    return found
+
+
+def publish(folder: str | Path, target: Target) -> Published:
+    """Publish a converted folder and return what lies on the Hub then.
+
+    A Hub that stumbles is asked again; an upload whose answer was lost is looked for before it is repeated.
+
+    Raises:
+        EffNetExtError: No token, no permission, or a Hub that refuses; says whether the repository was made.
+        CheckpointFormatError, VerificationError: The folder must not be published, or the Hub holds other bytes.
+    """
+    files = files_to_publish(folder)
+    api = _api()
+    with _explained(target):
+        is_private, made = _repository(api, target)
+    try:
+        with _explained(target):
+            _branch(api, target)
+            found = patiently(lambda: _commit(api, target, files, is_private), once=target.create_pr)
+            _compare(api, target, files, found)
+    except EffNetExtError as err:
+        if made:
+            raise type(err)(f"{err} The repository was made before that; nothing in it is announced as done.") from err
+        raise
+    return found
+
+
+def published_record(repo_id: str) -> dict[str, Any] | None:
+    """Return the conversion.json of a repository's main branch, or None where there is no finished conversion.
+
+    Raises:
+        EffNetExtError: The Hub does not say.
+    """
+    api, target = _api(), Target(repo_id)
+    with _explained(target):
+        try:
+            head = patiently(lambda: api.model_info(repo_id, revision=MAIN)).sha
+            there = {entry.path for entry in patiently(lambda: api.get_paths_info(repo_id, [*FILES], revision=head))}
+        except RepositoryNotFoundError:
+            return None
+        if there != set(FILES):
+            return None
+        path = patiently(lambda: api.hf_hub_download(repo_id, RECORD_FILE, revision=head))
+    try:
+        return read_record(Path(path).parent)
+    except CheckpointFormatError:
+        return None
+
+
+def token() -> str:
+    """Return the user's token, as the Hub's client finds it.
+
+    Raises:
+        EffNetExtError: There is none.
+    """
+    found = get_token()
+    if found is None:
+        raise EffNetExtError("no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN")
+    return found
+
+
+def _api() -> HfApi:
+    return HfApi(token=token(), library_name="timm_effnet_ext", library_version=__version__)
+
+
+def _local(path: Path) -> LocalFile:
+    size = path.stat().st_size
+    git = hashlib.sha1(b"blob %d\0" % size)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            git.update(chunk)
+    return LocalFile(path, size, sha256(path), git.hexdigest())
+
+
+def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
+    """Return whether the repository is private and whether it had to be made."""
+    try:
+        is_private = bool(patiently(lambda: api.model_info(target.repo_id)).private)
+    except RepositoryNotFoundError:
+        if target.create_pr:
+            raise
+        patiently(lambda: api.create_repo(target.repo_id, private=target.private, exist_ok=True))
+        return target.private, True
+    if target.private and not is_private:
+        raise EffNetExtError(
+            f"{target.repo_id}: is public already. Leave out --private, name another repository, or make it private "
+            "in its settings"
+        )
+    return is_private, False
+
+
+def _branch(api: HfApi, target: Target) -> None:
+    if target.revision != MAIN and not target.create_pr and not target.revision.startswith("refs/"):
+        patiently(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
+
+
+def _commit(api: HfApi, target: Target, files: tuple[LocalFile, ...], is_private: bool) -> Published:
+    """Make the one commit, unless the branch holds these very files."""
+    head = api.model_info(target.repo_id, revision=target.revision).sha
+    assert head is not None  # every branch has a commit
+    url = f"{api.endpoint}/{target.repo_id}" + ("" if target.revision == MAIN else f"/tree/{target.revision}")
+    if not _differing(api, target.repo_id, head, files):
+        return Published(url, head, is_private, is_new=False)
+    info = api.create_commit(
+        target.repo_id,
+        [CommitOperationAdd(file.name, file.path) for file in files],
+        commit_message=f"Upload weights converted by timm_effnet_ext {__version__}",
+        revision=target.revision,
+        create_pr=target.create_pr,
+        parent_commit=None if target.create_pr else head,  # two at once: the second is refused, not mixed
+    )
+    return Published(info.pr_url or url, info.oid, is_private, is_new=True)
+
+
+def _compare(api: HfApi, target: Target, files: tuple[LocalFile, ...], found: Published) -> None:
+    differing = patiently(lambda: _differing(api, target.repo_id, found.commit, files))
+    if differing:
+        raise VerificationError(
+            f"{target.repo_id}: the Hub holds other bytes than were sent for {first_few(differing)} "
+            f"(commit {found.commit}). Do not use it; push again."
+        )
+
+
+def _differing(api: HfApi, repo_id: str, commit: str, files: tuple[LocalFile, ...]) -> list[str]:
+    """Return the names of files that a commit lacks or holds with other content."""
+    entries = api.get_paths_info(repo_id, [file.name for file in files], revision=commit)
+    there = {entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in entries}  # type: ignore[union-attr]
+    return [file.name for file in files if there.get(file.name) not in (file.sha256, file.git_oid)]
+
+
+@contextmanager
+def _explained(target: Target) -> Iterator[None]:
+    """Turn the client's errors into one line that says what to do."""
+    try:
+        yield
+    except (*HUB_ERRORS, RuntimeError) as err:
+        answer = cause(err)
+        if not isinstance(answer, HUB_ERRORS):
+            raise
+        raise EffNetExtError(f"{target.repo_id}: {hub_answer(answer)}. {_advice(answer, target)}") from err
+    except ValueError as err:  # the client on a card that the Hub does not take
+        if isinstance(err, EffNetExtError):
+            raise
+        raise EffNetExtError(f"{target.repo_id}: {CARD_FILE} was refused: {first_line(err)}") from err
+
+
+def _advice(err: BaseException, target: Target) -> str:
+    if isinstance(err, RepositoryNotFoundError) and target.create_pr:
+        return "A pull request needs a repository that is there and that you may see."
+    status = err.response.status_code if isinstance(err, HfHubHTTPError) else None
+    if status == 401:
+        return "Is the token right? Log in again with `hf auth login`."
+    if status == 403:
+        return f"May your token write to {target.repo_id}? It needs write access; --create-pr proposes instead."
+    if status == 412:
+        return "Someone else committed meanwhile. Push again."
+    if target.create_pr:
+        return "Look at the repository's pull requests before you push again: it may have been opened."
+    return "Push again later: what is there already is not sent twice."
