@@ -8,7 +8,7 @@ PYTEST := $(RUN) -m pytest --numprocesses auto --timeout 600
 # One of each family for `make test`; `make timm-suite` runs all 26.
 SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
 
-.PHONY: help demo test test-all timm-suite fmt lint type clean
+.PHONY: help demo test test-all timm-suite bench fmt lint type clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -35,6 +35,9 @@ test-all: $(VENV)/.installed  ## our tests with the slow ones: all 26 models at 
 
 timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 26 models
 	$(RUN) tests/timm_suite/run.py --numprocesses auto
+
+bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (build/bench/bench.png)
+	$(BIN)/python -m timm_effnet_ext bench
 
 fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .
