@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "storage": {"errors", "layout"},
     "layers": {"arch"},
     "freeze": set(),
-    "speed": {"layers"},
+    "speed": {"arch", "errors", "layers"},
     "loading": {"arch", "errors", "hub_errors", "identify"},
     "model": {"arch", "freeze", "layers", "loading", "speed"},
     "create": {"arch", "loading", "model"},

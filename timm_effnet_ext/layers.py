@@ -250,6 +250,8 @@ def init_weights(model: nn.Module) -> None:
     `dense_kernel_initializer`.
     """
     for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.is_meta:
+            continue  # nothing to draw, and torch is slow at it
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
             nn.init.normal_(module.weight, 0.0, (2.0 / fan_out) ** 0.5)

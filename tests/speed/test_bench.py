@@ -1,0 +1,104 @@
+"""The benchmark counts what it says it counts, and writes what it printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from timm_effnet_ext.__main__ import main
+from timm_effnet_ext.cli import bench as cli
+from timm_effnet_ext.speed import bench
+from timm_effnet_ext.speed.contenders import Work, predictors, train_step, trainers
+from timm_effnet_ext.speed.measure import Spread, alternate, kept_bytes, numbers_of
+
+CPU = torch.device("cpu")
+
+
+def test_a_layer_keeps_its_input_and_a_storage_counts_once() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    x = torch.randn(16, 8)
+    # The image was there before; tanh keeps its output, which is the second layer's input: one storage.
+    assert kept_bytes(model, lambda: model(x)) == 16 * 4 * 4
+    assert kept_bytes(model, lambda: model(x + 1)) == 16 * 4 * 4 + 16 * 8 * 4
+
+
+def test_what_checkpointing_holds_counts_too() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+    x = torch.randn(16, 8)
+
+    def forward() -> torch.Tensor:
+        return torch.utils.checkpoint.checkpoint(model[1], model[0](x), use_reentrant=False, preserve_rng_state=False)
+
+    assert kept_bytes(model, forward) == 16 * 8 * 4
+
+
+def test_contenders_take_turns() -> None:
+    order: list[str] = []
+    times = alternate({name: lambda name=name: order.append(name) for name in "ab"}, 2, CPU)
+    assert order == ["a", "b"] * 3  # the first round is not counted
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+
+
+def test_spread() -> None:
+    assert Spread.of([3.0, 1.0, 8.0]) == (1.0, 3.0, 3)
+
+
+def test_numbers_of_another_process() -> None:
+    assert numbers_of("import sys; print(sys.argv[1], 2.5)", 7) == [7, 2.5]
+
+
+def test_every_contender_trains_and_predicts() -> None:
+    work = Work("efficientnet_b0", 32, 2, CPU)
+    for model, images in trainers(work, compiled=False).values():
+        train_step(model, images)()
+        assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.slow  # two exports to ONNX
+def test_every_engine_predicts() -> None:
+    with predictors(Work("efficientnet_b0", 32, 2, CPU)) as steps:
+        for step in steps.values():
+            step()
+
+
+def table() -> bench.Table:
+    bars = (bench.Bar(0.5, (("ours", "timm"),)), bench.Bar(1.0, (("ours", "timm"),)))
+    return bench.Table("train", "Step", "ms", {"timm": Spread(8, 9, 3), "ours": Spread(6, 7, 3)}, bars)
+
+
+def test_the_best_pair_is_held_to_the_bar() -> None:
+    values = {name: Spread.of([value]) for name, value in zip("abcd", (1.0, 2.0, 3.0, 4.0), strict=True)}
+    found = bench.Table("x", "x", "ms", values)
+    assert found.ratio(bench.Bar(1.0, (("a", "b"), ("c", "d")))) == 0.5
+
+
+def test_the_command_prints_bars_and_writes_both_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(bench.PARTS, "train", lambda options: iter([table()]))
+    assert main(["bench", "--only", "train", "-o", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "MISSED: ours / timm 0.750 (bar 0.500)" in printed
+    assert "holds: ours / timm 0.750 (bar 1.000)" in printed
+    written: dict[str, Any] = json.loads((tmp_path / "bench.json").read_text())
+    assert written["machine"]["torch"] == torch.__version__.partition("+")[0]
+    assert written["tables"][0]["values"]["ours"] == {"min": 6, "median": 7, "rounds": 3}
+    assert [bar["holds"] for bar in written["tables"][0]["bars"]] == [False, True]
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.json", "bench.png"]
+
+
+def test_the_command_knows_every_part() -> None:
+    assert tuple(bench.PARTS) == cli._PARTS
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--device", "cuda"]) == 1
+    assert capsys.readouterr().err == "error: --device cuda: this PyTorch sees no GPU\n"

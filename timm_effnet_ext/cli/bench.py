@@ -1,0 +1,85 @@
+"""`bench`: our models beside timm's, torchvision's and other engines, each figure with its bar."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from timm_effnet_ext.cli._output import print_json, print_table
+from timm_effnet_ext.errors import EffNetExtError
+
+_PARTS = ("bytes", "train", "inference", "creation", "import")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is run, where, and where the result goes."""
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, metavar="PART", help=", ".join(_PARTS))
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="B0 only, three rounds: shows that it runs")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"), metavar="FOLDER",
+                        help="gets bench.json and bench.png (default: build/bench)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the JSON too, instead of tables")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the parts, print each table as soon as it is there, and write both files."""
+    import torch
+
+    from timm_effnet_ext.speed import bench, bench_plot
+
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EffNetExtError(f"--device {args.device}: this PyTorch sees no GPU")
+    args.output.mkdir(parents=True, exist_ok=True)
+    machine = bench.machine(device)
+    caption = ", ".join(f"{name} {value}" for name, value in machine.items())
+    for line in (caption, *bench.left_out()):
+        print(line, file=sys.stderr)
+    tables = []
+    for part in args.only:
+        for table in bench.PARTS[part](bench.Options(device, args.quick)):
+            tables.append(table)
+            if not args.json:
+                _print(table)
+    result = {"machine": machine, "left_out": bench.left_out(), "tables": [_record(table) for table in tables]}
+    _write(args.output / "bench.json", json.dumps(result, indent=2))
+    bench_plot.save_bars(tables, caption, args.output / "bench.png")
+    if args.json:
+        print_json(result)
+    else:
+        print(args.output / "bench.json", args.output / "bench.png", sep="\n")
+
+
+def _print(table: Any) -> None:
+    print(f"\n{table.title} ({table.unit})")
+    base = table.values.get("timm")
+    rows = [
+        (name, f"{s.min:.4g}", f"{s.median:.4g}", f"{s.min / base.min:.3f}x" if base else "", s.rounds)
+        for name, s in table.values.items()
+    ]
+    print_table(rows, ["", "min", "median", "of timm", "rounds"])
+    for bar in table.bars:
+        ratio = table.ratio(bar)
+        names = " or ".join(f"{mine} / {theirs}" for mine, theirs in bar.pairs)
+        print(f"{'holds' if ratio <= bar.limit else 'MISSED'}: {names} {ratio:.3f} (bar {bar.limit:.3f})")
+
+
+def _record(table: Any) -> dict[str, Any]:
+    bars = [
+        {"pairs": bar.pairs, "limit": bar.limit, "ratio": table.ratio(bar), "holds": table.ratio(bar) <= bar.limit}
+        for bar in table.bars
+    ]
+    values = {name: spread._asdict() for name, spread in table.values.items()}
+    return {"part": table.name, "title": table.title, "unit": table.unit, "values": values, "bars": bars}
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bench-") as folder:
+        part = Path(folder) / path.name
+        part.write_text(text)
+        os.replace(part, path)

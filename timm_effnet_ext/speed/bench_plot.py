@@ -1,0 +1,45 @@
+"""Draws the tables of the benchmark as bars, ours in colour."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.speed.bench import Table
+
+_OURS, _THEIRS, _GREY = "#0072B2", "#bbbbbb", "#555555"  # blue: Okabe & Ito, Color Universal Design
+_OUR_NAMES = ("ours", "lean", "optimized")
+
+
+def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
+    """Write one panel a table to `path`.
+
+    Raises:
+        EffNetExtError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as err:
+        raise EffNetExtError("the picture needs matplotlib: pip install 'timm_effnet_ext[plot]'") from err
+    rows = (len(tables) + 1) // 2
+    figure = Figure(figsize=(12, 0.6 + 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False).flat
+    for table, ax in zip(tables, axes, strict=False):
+        names = sorted(table.values, key=lambda name: table.values[name].min, reverse=True)
+        heights = [table.values[name].min for name in names]
+        bars = ax.barh(names, heights, color=[_OURS if n.startswith(_OUR_NAMES) else _THEIRS for n in names])
+        ax.bar_label(bars, fmt="%.3g", padding=3, fontsize=8, color=_GREY)
+        ax.set_title(f"{table.title} ({table.unit})", loc="left", fontsize=9, fontweight="bold")
+        ax.spines[["top", "right", "bottom"]].set_visible(False)
+        ax.tick_params(labelsize=8, bottom=False, labelbottom=False)
+        ax.margins(x=0.12)
+    for ax in axes[len(tables) :]:
+        ax.remove()
+    figure.supxlabel(caption, fontsize=8, color=_GREY, x=0.01, ha="left")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bench-") as folder:
+        part = Path(folder) / path.name
+        figure.savefig(part, dpi=140)
+        os.replace(part, path)

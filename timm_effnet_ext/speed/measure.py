@@ -1,0 +1,88 @@
+"""Measures side by side: the same rounds for every contender, one after the other, and what each leaves in memory."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+
+class Spread(NamedTuple):
+    """What the rounds of one contender gave."""
+
+    min: float
+    median: float
+    rounds: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Summarise the values of the rounds."""
+        values = list(values)
+        return cls(min(values), statistics.median(values), len(values))
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Return the milliseconds of each contender in each round; a first round warms up and is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for counted in [False] + [True] * rounds:
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if counted:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Return the bytes that `forward` leaves behind for backward, without parameters and what was there before.
+
+    That is what autograd saves, and what closures hold, as those of gradient checkpointing do; a storage counts once.
+    """
+    before = {t.untyped_storage().data_ptr() for t in (*_tensors(), *model.parameters())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in before:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = forward()
+        for tensor in _tensors():
+            if tensor is not output:
+                keep(tensor)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _tensors() -> list[Tensor]:
+    gc.collect()
+    return [x for x in gc.get_objects() if type(x) is Tensor and x.layout is torch.strided and not x.is_meta]
+
+
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """Return the most device memory that `step` has in use at once, beyond what was in use before it."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def numbers_of(program: str, *args: Any) -> list[float]:
+    """Return the numbers that a Python program of its own process prints."""
+    done = subprocess.run([sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
