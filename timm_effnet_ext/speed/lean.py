@@ -155,19 +155,21 @@ class _Link(Function):
         normalized: Any = None
         activated: Any = None
         d_weight, d_se = None, [None] * len(needs_se)
-        if not isinstance(ctx.link.act, nn.Identity) or ctx.squeeze or (d_out is not None and not ctx.is_kept):
-            normalized = _normalize(y, gamma, beta, mean, invstd).requires_grad_()
+        is_linear = isinstance(ctx.link.act, nn.Identity)
+        if not is_linear or ctx.squeeze or (d_out is not None and not ctx.is_kept):
+            normalized = activated = _normalize(y, gamma, beta, mean, invstd)
+        if not is_linear:
             with torch.enable_grad(), ctx.autocast:
-                activated = _out_of_place(ctx.link.act)(normalized)
+                activated = _out_of_place(ctx.link.act)(normalized.requires_grad_())
         if d_out is not None:
             x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source)
             d_conv, d_weight = _conv_backward(ctx.link.conv, d_out, x, weight, needs_weight)
-            d_x = d_conv if d_x is None else d_x + d_conv
+            d_x = d_conv if d_x is None else d_conv.add_(d_x)
             del x, d_conv
         d = d_x if mask is None else d_x * mask
         if ctx.squeeze:
             d, d_se = ctx.squeeze.backward(d, activated.detach(), needs_se)
-        if activated is not None:
+        if not is_linear:
             (d,) = torch.autograd.grad(activated, normalized, d)
         del normalized, activated
         d_y, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
