@@ -8,10 +8,10 @@ PYTEST := $(RUN) -m pytest --numprocesses auto --timeout 600
 # One of each family for `make test`; `make timm-suite` runs all 26.
 SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
 
-.PHONY: help demo test test-all timm-suite bench fmt lint type clean
+.PHONY: help demo test test-all timm-suite fuzz bench bench-progressive fmt lint type clean
 
 help:  ## list the verbs
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,12 @@ timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 26 m
 
 bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (build/bench/bench.png)
 	$(BIN)/python -m timm_effnet_ext bench
+
+fuzz: $(VENV)/.installed  ## thousands of damaged files and interrupted conversions
+	$(PYTEST) -m slow tests/convert
+
+bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
+	$(RUN) scripts/bench_progressive.py build/bench-progressive
 
 fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .

@@ -37,9 +37,16 @@ def test_scalars_empty_and_foreign_arrays_arrive(values: np.ndarray, tmp_path: P
     assert np.array_equal(load_file(tmp_path / "f")["x"], values)
 
 
-def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
-    digest = write_safetensors(tmp_path / "f", [_slot("ä", np.ones(3, "f4"))])
-    assert digest == sha256(tmp_path / "f") == hashlib.sha256((tmp_path / "f").read_bytes()).hexdigest()
+def test_a_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "f", [_slot("ä", np.ones(3, "f4"))])
+    assert sha256(tmp_path / "f") == hashlib.sha256((tmp_path / "f").read_bytes()).hexdigest()
+
+
+def test_what_reads_otherwise_than_it_was_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = iter(range(9))
+    monkeypatch.setattr("google_crc32c.value", lambda data: next(sums))
+    with pytest.raises(CheckpointFormatError, match="reads otherwise than it was written"):
+        write_safetensors(tmp_path / "f", [_slot("a", np.ones(3, "f4"))])
 
 
 def test_one_tensor_at_a_time_is_asked_for(tmp_path: Path) -> None:
@@ -72,6 +79,14 @@ def test_a_folder_appears_when_it_is_done(tmp_path: Path) -> None:
         assert folder.parent == target.parent  # the same file system, so that a rename is enough
     assert (target / "a").read_text() == "1"
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_folder_that_one_stands_in_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with new_folder(Path(), OURS) as folder:
+        (folder / "a").write_text("1")
+    assert (tmp_path / "out" / "a").read_text() == "1"
 
 
 def test_the_folder_is_as_readable_as_any_other(tmp_path: Path) -> None:

@@ -14,7 +14,17 @@ from tests.convert._sources import DATA
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError
-from timm_effnet_ext.verification import IMPLAUSIBLE, Converted, by_graph, by_photos, by_reference, photos, verify
+from timm_effnet_ext.verification import (
+    IMPLAUSIBLE,
+    MAX_TOLERANCE,
+    TOLERANCE,
+    Converted,
+    by_graph,
+    by_photos,
+    by_reference,
+    photos,
+    verify,
+)
 
 LITE = DATA / "tpu_lite0"
 REFERENCE = LITE / "reference_raw.npz"
@@ -145,6 +155,34 @@ def test_plausible_weights_pass_with_their_figure(converted: Converted, photo_fo
     (proof,) = by_photos(converted, photo_folder)
     assert proof.kind == "plausibility"
     assert 0 < proof.figures["median_z"] < IMPLAUSIBLE
+
+
+def test_every_proof_that_can_be_had_is_given(folder: Path, converted: Converted, photo_folder: Path) -> None:
+    def graph(images: np.ndarray) -> np.ndarray:
+        return converted.run(converted.normalise(images))
+
+    proofs = verify(folder, graph=graph, reference=REFERENCE, images=photo_folder)
+    assert [proof.kind for proof in proofs] == ["reference", "graph", "plausibility"]
+    assert [proof.kind for proof in verify(folder, images=photo_folder)] == ["plausibility"]
+    assert [proof.kind for proof in verify(folder, reference=REFERENCE)] == ["reference"]
+
+
+def test_the_tolerance_is_wider_only_as_far_as_float32_is_rough(converted: Converted) -> None:
+    assert by_reference(converted, REFERENCE).figures["tolerance"] == TOLERANCE
+    rough = Converted(_Rough(converted.model), *converted[1:])
+    assert TOLERANCE < by_reference(rough, REFERENCE).figures["tolerance"] <= MAX_TOLERANCE
+
+
+class _Rough(torch.nn.Module):
+    """A model that float32 changes more than others."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.model(x)
+        return y + 5e-5 * y.abs().max() if x.dtype == torch.float32 else y
 
 
 def test_statistics_of_something_else_are_refused(converted: Converted, photo_folder: Path) -> None:

@@ -15,6 +15,7 @@ class Freezable(nn.Module):
     """A model of which some parts stay in evaluation mode whatever mode it is put in, and have no gradients.
 
     Autograd keeps nothing of a part whose input needs no gradient: a frozen beginning costs no activation memory.
+    TorchScript does not keep the mode: call `eval()` on the frozen parts of a scripted model after each `train()`.
     """
 
     def __init__(self) -> None:

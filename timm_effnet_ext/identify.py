@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, Arch, round_repeats
@@ -71,6 +72,7 @@ def identify_state(shapes: Mapping[str, Sequence[int]]) -> list[Match]:
     return [match for match in found if match.is_exact] or sorted(found, key=_roughness)
 
 
+@lru_cache
 def stage_parts(arch: Arch) -> tuple[frozenset[str], ...]:
     """Return the module names of each stage's first block."""
     return tuple(frozenset(_part(layer.name) for layer in block_layers(stage[0])) for stage in arch.blocks())

@@ -29,7 +29,8 @@ from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_
 from timm_effnet_ext.layout import Shape
 
 DTYPES = {"F32": "<f4", "I64": "<i8"}
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux fcntl.h, fs.h
 
 
@@ -49,8 +50,8 @@ class Slot(NamedTuple):
 
 def write_safetensors(
     path: Path, slots: Sequence[Slot], *, each: Callable[[Sequence[Slot]], Iterable[Slot]] = iter
-) -> str:
-    """Write a new file tensor by tensor, read it again, and return its sha256; `each` may watch the loop.
+) -> None:
+    """Write a new file tensor by tensor and compare what can be read again; `each` may watch the loop.
 
     Raises:
         CheckpointFormatError: Values of another shape than was announced, or the file reads otherwise than written.
@@ -67,7 +68,7 @@ def write_safetensors(
             data = np.ascontiguousarray(values, DTYPES[slot.dtype]).reshape(-1).view(np.uint8)
             file.write(data.data)
             sums.append(google_crc32c.value(data))
-    return _reread(path, header, slots, sums)
+    _reread(path, header, slots, sums)
 
 
 def _header(slots: Sequence[Slot]) -> bytes:
@@ -82,27 +83,21 @@ def _header(slots: Sequence[Slot]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _reread(path: Path, header: bytes, slots: Sequence[Slot], sums: list[int]) -> str:
-    """Return the sha256 of a file after comparing it with what was meant to be in it."""
-    sha = hashlib.sha256()
+def _reread(path: Path, header: bytes, slots: Sequence[Slot], sums: list[int]) -> None:
     with path.open("rb") as file:
         is_same = file.read(len(header)) == header
-        sha.update(header)
         for slot, expected in zip(slots, sums, strict=True):
-            data = file.read(slot.nbytes)
-            is_same &= google_crc32c.value(data) == expected
-            sha.update(data)
+            is_same &= google_crc32c.value(file.read(slot.nbytes)) == expected
         if not is_same or file.read(1):
             raise CheckpointFormatError(f"{path}: reads otherwise than it was written: is the disk in order?")
-    return sha.hexdigest()
 
 
 def sha256(path: Path) -> str:
     """Return the sha256 of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))  # one buffer: fresh ones cost as much as hashing
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(chunk):
+            digest.update(chunk[:size])
     return digest.hexdigest()
 
 
@@ -116,6 +111,7 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
     Raises:
         EffNetExtError: Something lies at the target that must not be replaced.
     """
+    target = Path(os.path.abspath(target))  # `.` has no name of its own
     check_target(target, ours, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
@@ -123,6 +119,10 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
         os.chmod(folder, 0o777 & ~_umask())
         yield folder
         _publish(folder, target, tuple(ours), overwrite)
+    except OSError as err:
+        if err.errno in _FULL:  # writing names no file
+            raise OSError(err.errno, os.strerror(err.errno), str(target)) from err
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -154,7 +154,7 @@ def _publish(folder: Path, target: Path, ours: tuple[str, ...], overwrite: bool)
 
 def _exchange(one: Path, other: Path) -> None:
     """Swap two folders at once where the system can, else by way of a third name."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None, use_errno=True)
         names = os.fsencode(one), os.fsencode(other)
         if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:

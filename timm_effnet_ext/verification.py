@@ -17,7 +17,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
-from timm_effnet_ext.convert.records import Proof
+from timm_effnet_ext.convert.records import Proof, ProofKind
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
 from timm_effnet_ext.photos import read_photo
 
@@ -25,6 +25,13 @@ Graph = Callable[[np.ndarray], np.ndarray]
 
 TOLERANCE = 1e-4
 """Of the largest output, or of 1: TensorFlow's own engines differ by 2e-5, the smallest mistakes seen by 1e-1."""
+
+ROUNDING_FACTOR, MAX_TOLERANCE = 10, 1e-3
+"""Outputs that another program computed in float32 may differ by so many times what float32 changes in this one.
+
+Of the oracles one image does so, a random network's third of a size that it was not made for: there TensorFlow is
+1.7e-4 from float64 and torch's float32 5e-5, elsewhere both are within 5e-6.
+"""
 
 IMPLAUSIBLE = 20.0
 """Median z-score above which weights are refused.
@@ -61,25 +68,51 @@ class Converted(NamedTuple):
         cfg: Mapping[str, Any] = model.pretrained_cfg
         return cls(model.eval().double(), np.array(cfg["mean"]), np.array(cfg["std"]), tuple(cfg["input_size"][1:]))
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray, dtype: torch.dtype = torch.float64) -> np.ndarray:
         """Return the outputs for images (B, H, W, C) as the network gets them."""
+        model = self.model.to(dtype)  # float32 there and back is lossless: so the weights are stored
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)
-            return torch.cat([self.model(image[None]) for image in batch]).numpy()
+            batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(dtype)
+            return torch.cat([model(image[None]) for image in batch]).numpy()
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """Return images of 0 … 255 as the network gets them."""
         return (images.astype(np.float64) / 255 - self.mean) / self.std
 
 
+class _Difference(NamedTuple):
+    """How far outputs are from those expected of them."""
+
+    worst: float
+    largest: float  # of the expected outputs
+    tolerance: float = TOLERANCE
+
+    @property
+    def relative(self) -> float:
+        """The difference as a share of the largest output, or of 1."""
+        return self.worst / max(1, self.largest)
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether it is small enough; not a number is not."""
+        return self.relative <= self.tolerance
+
+
 def verify(
-    folder: Path, *, graph: Graph | None = None, reference: Path | None = None, images: Path | None = None, cut: int = 0
+    folder: Path,
+    *,
+    graph: Graph | None = None,
+    graph_takes_pixels: bool = True,
+    reference: Path | None = None,
+    images: Path | None = None,
+    cut: int = 0,
 ) -> tuple[Proof, ...]:
     """Return what was proved of a written folder; without a graph or a reference, whether it is plausible.
 
     Args:
         folder: config.json and weights.
         graph: Evaluates the source's own layer graph, images (B, H, W, 3) of 0 … 255 -> outputs.
+        graph_takes_pixels: False if it takes normalised images instead.
         reference: .npz of inputs and outputs; see `by_reference`.
         images: Folder of photos.
         cut: How many outputs of the source come before the first that was written.
@@ -93,7 +126,7 @@ def verify(
     if reference is not None:
         proofs.append(by_reference(converted, reference, cut))
     if graph is not None:
-        proofs.append(by_graph(converted, graph, images, cut))
+        proofs.append(by_graph(converted, graph, images, cut, graph_takes_pixels))
     if not proofs or images is not None:
         proofs += by_photos(converted, images)
     return tuple(proofs)
@@ -109,7 +142,11 @@ def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
     differences = []
     for kind, given, output in _pairs(path):
         inputs = converted.normalise(given) if kind == "images" else given
-        differences.append(_difference(converted.run(inputs), output[:, cut:], str(path)))
+        found = converted.run(inputs)
+        difference = _difference(found, output[:, cut:], str(path))
+        rounding = float(np.abs(converted.run(inputs, torch.float32) - found).max()) / max(1, difference.largest)
+        tolerance = min(max(TOLERANCE, ROUNDING_FACTOR * rounding), MAX_TOLERANCE)
+        differences.append(difference._replace(tolerance=tolerance))
     return _compared("reference", differences, f"{len(differences)} batches of {path.name}")
 
 
@@ -140,15 +177,16 @@ def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         raise CheckpointFormatError(f"{path}: not readable as .npz of numbers ({err})") from err
 
 
-def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0) -> Proof:
+def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0, takes_pixels: bool = True) -> Proof:
     """Compare with the source's own layer graph, on photos and on noise."""
     height, width = converted.size
     found = [*photos(images), _noise()]
     differences = []
     for image in found:
         batch = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)[None]
-        output = graph(batch)
-        differences.append(_difference(converted.run(converted.normalise(batch)), output[:, cut:], "layer graph"))
+        normalised = converted.normalise(batch)
+        output = graph(batch if takes_pixels else normalised)
+        differences.append(_difference(converted.run(normalised), output[:, cut:], "layer graph"))
     return _compared("graph", differences, f"{len(found) - 1} photos and noise")
 
 
@@ -157,23 +195,23 @@ def _noise() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
 
 
-def _difference(found: np.ndarray, expected: np.ndarray, where: str) -> tuple[float, float]:
-    """Return the largest difference and the largest output."""
+def _difference(found: np.ndarray, expected: np.ndarray, where: str) -> _Difference:
     if found.shape != expected.shape:
         raise VerificationError(f"{where}: outputs of shape {expected.shape}, the model gives {found.shape}")
-    expected = expected.astype(np.float64)
-    return float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    return _Difference(float(np.abs(found - expected.astype(np.float64)).max()), float(np.abs(expected).max()))
 
 
-def _compared(kind: Any, differences: list[tuple[float, float]], what: str) -> Proof:
+def _compared(kind: ProofKind, differences: list[_Difference], what: str) -> Proof:
     """Return the proof of the worst difference, or raise."""
-    worst, largest = max(differences, key=lambda d: d[0] / max(1, d[1]))
-    relative = worst / max(1, largest)
-    told = f"largest difference of outputs {worst:.2g}, of {largest:.4g} ({relative:.1e}, allowed {TOLERANCE:.0e})"
-    if not relative <= TOLERANCE:  # so that NaN fails
+    worst = max(differences, key=lambda d: (not d.is_allowed, d.relative))
+    told = (
+        f"largest difference of outputs {worst.worst:.2g}, of {worst.largest:.4g} "
+        f"({worst.relative:.1e}, allowed {worst.tolerance:.0e})"
+    )
+    if not all(difference.is_allowed for difference in differences):
         raise VerificationError(f"{kind}, {what}: {told}. Nothing was written")
-    figures = {"max_abs_diff": worst, "max_abs_output": largest, "relative": relative, "tolerance": TOLERANCE}
-    return Proof(kind, figures, f"{what}: {told}")
+    figures = {"max_abs_diff": worst.worst, "max_abs_output": worst.largest, "relative": worst.relative}
+    return Proof(kind, {**figures, "tolerance": worst.tolerance}, f"{what}: {told}")
 
 
 def by_photos(converted: Converted, images: Path | None) -> list[Proof]:
@@ -188,7 +226,7 @@ def by_photos(converted: Converted, images: Path | None) -> list[Proof]:
     cfg = resolve_data_config({}, model=converted.model)
     transform = create_transform(**cfg)
     batch = torch.stack([transform(photo) for photo in found]).double()
-    score = statistics.median(z_scores(converted.model, batch))
+    score = statistics.median(z_scores(converted.model.double(), batch))
     told = f"median z-score of channel means {score:.2f} on {len(found)} photos (refused above {IMPLAUSIBLE:g})"
     if not score <= IMPLAUSIBLE:
         raise VerificationError(

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.convert._keras import damaged
 from timm_effnet_ext.convert.hdf5 import Hdf5
 from timm_effnet_ext.errors import CheckpointFormatError
 
@@ -179,18 +180,6 @@ def read_all(path: Path) -> None:
         for name in file:
             assert file[name].read().nbytes <= 100 * path.stat().st_size
     assert sum(os.times()[:4]) - start < 10
-
-
-def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return the data with one to four bytes, or a run of them, overwritten."""
-    out = bytearray(data)
-    if rng.random() < 0.7:
-        for at in rng.integers(len(out), size=rng.integers(1, 5)):
-            out[at] ^= int(rng.integers(1, 256))
-    else:
-        at, count = int(rng.integers(len(out))), int(rng.choice([4, 8, 64]))
-        out[at : at + count] = bytes([int(rng.choice([0, 255]))]) * len(out[at : at + count])
-    return bytes(out)
 
 
 @pytest.mark.parametrize("cases", [40, pytest.param(4000, marks=pytest.mark.slow)])

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests._bundle_writer import write_bundle
 from tests.convert._sources import DATA, EMA, tiny_bundle, tiny_variables, with_ema
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.names import plan, to_source
@@ -81,7 +82,16 @@ def test_every_variable_is_counted(tmp_path: Path) -> None:
     used = len(tiny_variables())
     assert report.step == 7
     assert report.counts["used"] == report.counts["from_ema"] == used
-    spent = ("used", "raw_beside_ema", "ema_unused", "no_counterpart", "optimizer_slots", "counters", "metadata")
+    spent = (
+        "used",
+        "raw_beside_ema",
+        "ema_unused",
+        "other_model",
+        "no_counterpart",
+        "optimizer_slots",
+        "counters",
+        "metadata",
+    )
     assert sum(report.counts[kind] for kind in spent) == len(values)
 
 
@@ -95,6 +105,12 @@ def test_ema_and_raw_are_told_apart_in_every_tensor(tmp_path: Path) -> None:
         assert torch.equal(states["ema"][name], raw / 2), name
 
 
+def test_ema_alone_is_taken_as_such(tmp_path: Path) -> None:
+    averages = {name: value for name, value in with_ema(tiny_variables()).items() if name.endswith(EMA)}
+    report = convert(tiny_bundle(tmp_path, averages), tmp_path / "out", UNVERIFIED)
+    assert (report.weights, report.counts["from_ema"], report.counts["raw_beside_ema"]) == ("ema", len(averages), 0)
+
+
 def test_a_mix_of_ema_and_raw_is_an_error(tmp_path: Path) -> None:
     values = with_ema(tiny_variables())
     del values[f"efficientnetv2-b0/stem/tpu_batch_normalization/moving_mean{EMA}"]
@@ -106,6 +122,13 @@ def test_no_ema_is_a_note(tmp_path: Path) -> None:
     report = convert(tiny_bundle(tmp_path), tmp_path / "out", UNVERIFIED)
     assert report.weights == "raw"
     assert any("no EMA weights" in note for note in report.notes)
+
+
+def test_a_saved_model_of_a_tf1_graph_is_read_by_its_names(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "export" / "variables" / "variables", tiny_variables())
+    (tmp_path / "export" / "saved_model.pb").touch()
+    report = convert(tmp_path / "export", tmp_path / "out", UNVERIFIED)
+    assert (report.arch, report.counts["used"]) == ("efficientnetv2_b0", len(tiny_variables()))
 
 
 def test_a_variable_left_over_is_named(tmp_path: Path) -> None:
@@ -136,6 +159,10 @@ def test_two_networks_ask_for_the_model(tmp_path: Path) -> None:
     source = tiny_bundle(tmp_path, {**tiny_variables(), **student})
     with pytest.raises(NameMappingError, match=r"fits 2 different models: .* and .*--model"):
         convert(source, tmp_path / "out", UNVERIFIED)
+    report = convert(source, tmp_path / "out", Options(model="efficientnet_lite0", verify=False))
+    assert report.arch == "efficientnet_lite0"
+    assert report.counts["other_model"] == len(tiny_variables())
+    assert report.counts["used"] == len(student)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_one_that_does(tmp_path: Path) -> None:
@@ -154,12 +181,14 @@ def test_of_rows_that_compute_the_same_the_wanted_one_is_taken(name: str, tmp_pa
     [
         ("gamma", np.nan, "1 values that are not finite"),
         ("kernel", np.inf, "1 values that are not finite"),
+        ("beta", 1e300, "1 values that are not finite"),
         ("moving_variance", -1e-3, r"negative variance \(-0.001\)"),
     ],
 )
 def test_values_that_no_model_has_are_refused(leaf: str, value: float, message: str, tmp_path: Path) -> None:
     values = tiny_variables()
     name = next(name for name in values if name.endswith(leaf))
+    values[name] = values[name].astype("f8")
     values[name].flat[0] = value
     with pytest.raises(CheckpointFormatError, match=message):
         convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
@@ -260,8 +289,14 @@ def test_the_folder_is_complete_and_the_record_says_what_is_in_it(tmp_path: Path
     assert record["weights_sha256"] == hashlib.sha256((out / WEIGHTS_FILE).read_bytes()).hexdigest()
     source = tmp_path / "model.ckpt-7.index"
     assert record["sources"][source.name] == hashlib.sha256(source.read_bytes()).hexdigest()
-    rows = {row["torch"]: row["source"] for row in record["mapping"]}
-    assert rows["conv_stem.weight"] == "efficientnetv2-b0/stem/conv2d/kernel"
+    rows = {row["torch"]: row for row in record["mapping"]}
+    assert rows["conv_stem.weight"]["source"] == "efficientnetv2-b0/stem/conv2d/kernel"
+    assert rows["conv_stem.weight"]["perm"] == [3, 2, 0, 1]
+
+
+def test_the_mapping_says_which_of_the_twins_was_read(tmp_path: Path) -> None:
+    report = convert(tiny_bundle(tmp_path, with_ema(tiny_variables())), tmp_path / "out", UNVERIFIED)
+    assert {row["stored"] for row in report.mapping} == {row["source"] + EMA for row in report.mapping}
 
 
 def test_the_keys_are_those_of_the_model_in_safetensors_own_eyes(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from timm.models import load_state_dict
 
 from timm_effnet_ext.train.launch import asked_model, options
 from timm_effnet_ext.train.runs import STAGES, csv_rows
@@ -225,3 +227,19 @@ def test_real_train_py_learns_our_models_from_device_modules(images, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plain" / "summary.csv").exists()
+
+
+@needs_train_py
+def test_real_linear_probe_in_two_processes_resumes_and_moves_the_classifier_alone(images, tmp_path):
+    def epochs(count, *args):
+        probe = ("--epochs", count, "--model-kwargs", "width_mult=0.25", "depth_mult=0.3", "linear_probe=True")
+        arguments = train_args(images, tmp_path, f"probe-{count}", *probe, "--model-ema", *args, batch=4)
+        options = ("--standalone", "--nproc-per-node", 2, "-m", "timm_effnet_ext", "run")
+        done = python("-m", "torch.distributed.run", *options, SPY, tmp_path / "log", 0, TRAIN_PY, *arguments)
+        assert done.returncode == 0, done.stderr
+        return tmp_path / f"probe-{count}" / "last.pth.tar"
+
+    first = epochs(1)
+    before, after = (load_state_dict(path, use_ema=False) for path in (first, epochs(2, "--resume", first)))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"classifier.weight", "classifier.bias"}

@@ -286,6 +286,11 @@ def test_sizes_that_look_alike_deep_in_the_model_are_refused():
         timm.create_model("hucorz_efficientnet_b0", **TINY)
 
 
+def test_loader_of_sequences_is_refused():
+    with applied(plan_of()), pytest.raises(EffNetExtError, match="--naflex-loader"):
+        timm.data.create_naflex_loader(Images())
+
+
 def test_cutmix_range_beside_a_cutmix_strength_is_refused():
     with applied(plan_of("sizes=32,64 cutmix=0:1")), pytest.raises(EffNetExtError, match="--cutmix-minmax"):
         timm.data.Mixup(cutmix_minmax=(0.2, 0.8), num_classes=4)
@@ -327,3 +332,16 @@ def test_model_that_drops_by_size_can_be_scripted_and_copied():
     for made in (torch.jit.script(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         for size in plan.sizes:
             made(torch.randn(2, 3, size, size))
+
+
+def test_lean_model_drops_by_size_as_the_eager_one():
+    model, plan = drops_by_size()
+    for size in plan.sizes:
+        images = torch.randn(4, 3, size, size)
+        features = []
+        for lean in (False, True):
+            model.set_lean_training(lean)
+            torch.manual_seed(1)
+            features.append(model.forward_features(images))
+        # float32: the two ways round differently; another mask would differ by the size of the features themselves
+        torch.testing.assert_close(*features, rtol=1e-3, atol=1e-4)

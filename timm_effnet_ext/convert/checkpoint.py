@@ -23,7 +23,8 @@ class Checkpoint:
     `graph` evaluates the layer graph that the file carries, independently of any name table: images (B, H, W, 3) in
     float32, 0 … 255, as the framework's model takes them, to what comes before the last activation: logits
     (B, classes), or pooled features (B, C) where there is no classifier. It raises VerificationError for a size that
-    the graph was not built for. `notes` are for whoever converts: what the file leaves open and what was taken.
+    the graph was not built for. Where the file has no preprocessing layers, `graph_takes_pixels` is false, and it takes
+    normalised images. `notes` are for whoever converts: what the file leaves open and what was taken.
     """
 
     path: Path
@@ -36,3 +37,4 @@ class Checkpoint:
     activation: str | None = None
     notes: tuple[str, ...] = ()
     graph: Callable[[np.ndarray], np.ndarray] | None = None
+    graph_takes_pixels: bool = True

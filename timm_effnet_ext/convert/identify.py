@@ -93,7 +93,8 @@ def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = D
 
 def _nameable(dialect: Dialect) -> list[Arch]:
     """Return the architectures whose blocks a dialect can name."""
-    return [arch for arch in ARCHS.values() if {stage[0].kind for stage in arch.blocks()} <= dialect.blocks.keys()]
+    kinds = dialect.blocks.keys()
+    return [arch for arch in ARCHS.values() if {(stage.op, stage.expand != 1) for stage in arch.stages} <= kinds]
 
 
 def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:

@@ -11,7 +11,7 @@ import numpy as np
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.identify import identify
-from timm_effnet_ext.convert.keras_config import LayerGraph
+from timm_effnet_ext.convert.keras_config import LayerGraph, sensible
 from timm_effnet_ext.convert.keras_config import Path as LayerPath
 from timm_effnet_ext.convert.keras_dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.keras_front import RESIZING, assumed, preprocessing
@@ -28,7 +28,10 @@ _IMAGENET_CLASSES = 1000
 
 _NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
 _ASSUMED = "the file has no config: mean and std are what keras.applications puts in front of this architecture"
-_UNSAID = "the file says no preprocessing: mean and std are those of the architecture's pretrained weights"
+_UNSAID = (
+    "the file says no preprocessing: mean and std are those of the architecture's pretrained weights; set them in "
+    "config.json if the images were scaled otherwise (keras.applications: -1 … 1 for V2 without preprocessing layers)"
+)
 _RESIZED = "the classifier is the user's: images are resized whole, as Keras' image_dataset_from_directory does"
 _EVEN_ONLY = (
     "the graph was built without a size and pads for even ones, at odd ones not as TensorFlow's SAME does, with which "
@@ -44,7 +47,8 @@ def keras_checkpoint(
     end = None
     if graph is not None:
         check_kinds(graph, what)
-        end = head(graph, what)
+        with sensible(what):
+            end = head(graph, what)
     variables = weights.variables(what)
     make = partial(Checkpoint, path=path, framework="keras", format=kind, files=files, variables=variables)
     kernel = variables.model.get(f"{CLASSIFIER}/kernel")
@@ -53,16 +57,18 @@ def keras_checkpoint(
     if graph is None or end is None:
         found = _assumed(variables, weights)
         return make(preprocessing={**resizing, **found}, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID, *notes))
-    found = preprocessing(graph, weights.layers, what)
-    if "mean" not in found:
-        notes.append(_UNSAID)
-    notes += _fit_size(graph, found, variables)
+    with sensible(what):
+        found = preprocessing(graph, weights.layers, what)
+        notes += [] if "mean" in found else [_UNSAID]
+        notes += _fit_size(graph, found, variables)
+        args = model_args(graph, end.pool, what)
     return make(
         preprocessing={**resizing, **found},
-        model_args=model_args(graph, end.pool, what),
+        model_args=args,
         activation=end.activation,
         notes=tuple(notes),
         graph=partial(_evaluate, graph, weights, end.logits),
+        graph_takes_pixels="mean" in found,
     )
 
 
@@ -81,7 +87,8 @@ def _fit_size(graph: LayerGraph, found: dict[str, Any], variables: Variables) ->
 
 def _evaluate(graph: LayerGraph, weights: KerasWeights, output: LayerPath, images: np.ndarray) -> np.ndarray:
     """Evaluate the graph at a size for which its paddings were made."""
-    wrong = wrong_paddings(graph, *images.shape[1:3])
+    with sensible("the graph"):
+        wrong = wrong_paddings(graph, *images.shape[1:3])
     if wrong:
         raise VerificationError(
             f"the graph was built for images of another size than {images.shape[1:3]}: {first_few(wrong)} pad otherwise"

@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from timm_effnet_ext.errors import CheckpointFormatError, first_few
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 
 Path = tuple[str, ...]
 INPUT: Path = ()
 """What a layer takes that sees the model's input itself."""
 
 _MAX_LAYERS = 5_000  # L2, the largest architecture, has some 1,500
+_MAX_SIDE = 1 << 14  # pixels
 _WORD = re.compile(r"(.)([A-Z][a-z]+)")
 _CAPITAL = re.compile(r"([a-z])([A-Z])")
 
@@ -70,6 +72,17 @@ class LayerGraph:
         return users
 
 
+@contextmanager
+def sensible(what: str) -> Iterator[None]:
+    """Turn what a setting of a wrong type, size or name raises into our error."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, ArithmeticError) as err:
+        if isinstance(err, EffNetExtError):
+            raise
+        raise CheckpointFormatError(f"{what}: a setting makes no sense ({type(err).__name__}: {err})") from err
+
+
 def parse_config(text: str, what: str) -> LayerGraph | None:
     """Return the graph of a model's config, or None for a model that is Python code and says no layers.
 
@@ -78,15 +91,14 @@ def parse_config(text: str, what: str) -> LayerGraph | None:
     """
     try:
         config = json.loads(text)
-        model = _Layer.of(config, what)
-        if "layers" not in model.config:
-            return None
-        builder = _Builder(what)
-        output = builder.model(model, (), "", INPUT)
-    except CheckpointFormatError:
-        raise
     except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"{what}: the model config is no usable JSON: {err}") from err
+    model = _Layer.of(config, what)
+    if "layers" not in model.config:
+        return None
+    builder = _Builder(what)
+    with sensible(what):
+        output = builder.model(model, (), "", INPUT)
     shape = builder.input_shape or _input_shape(config.get("build_config"))
     return LayerGraph(tuple(builder.nodes), output, tuple(shape[1:]) if shape else (None, None, None))
 
@@ -233,10 +245,15 @@ def _counted(layers: list[_Layer]) -> Iterator[tuple[_Layer, str]]:
         yield layer, f"{snake}_{count}" if count else snake
 
 
+def is_side(size: Any) -> bool:
+    """Whether a setting can be the height or width of an image, in pixels."""
+    return isinstance(size, int) and 0 < size <= _MAX_SIDE
+
+
 def _input_shape(config: Any) -> list[Any] | None:
     """Return [batch, H, W, C] where a config has it."""
     for key in ("batch_shape", "batch_input_shape", "build_input_shape", "input_shape"):
         shape = config.get(key) if isinstance(config, dict) else None
-        if isinstance(shape, list) and len(shape) == 4 and all(n is None or isinstance(n, int) for n in shape):
+        if isinstance(shape, list) and len(shape) == 4 and all(n is None or is_side(n) for n in shape[1:]):
             return shape
     return None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_effnet_ext.convert.keras_config import INPUT, LayerGraph, Node, Path
+from timm_effnet_ext.convert.keras_config import INPUT, LayerGraph, Node, Path, is_side
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
@@ -62,6 +62,8 @@ def normalization(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
 
 def statistics(mean: np.ndarray, variance: np.ndarray) -> Affine:
     """Return the affine map of a mean and a variance."""
+    if not (variance >= 0).all():
+        raise CheckpointFormatError(f"a Normalization layer has the variance {variance.tolist()}")
     scale = 1 / np.maximum(np.sqrt(variance), _EPSILON)
     return scale, -mean * scale
 
@@ -77,7 +79,12 @@ def fold(steps: Iterable[Affine]) -> Affine:
 def mean_std(affine: Affine, channels: int) -> dict[str, tuple[float, ...]]:
     """Return timm's `mean` and `std`, which apply to images of 0 … 1, of a map that applies to 0 … 255."""
     scale, offset = (np.broadcast_to(values, (channels,)) for values in affine)
-    std = 1 / (_WHITE * scale)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        std = 1 / (_WHITE * scale)
+    if not np.isfinite([std, offset]).all():
+        raise CheckpointFormatError(
+            f"preprocessing by {scale.tolist()} and {offset.tolist()} leaves nothing of an image"
+        )
     return {"mean": _rounded(-offset * std), "std": _rounded(std)}
 
 
@@ -117,7 +124,7 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
             )
     if steps:
         found |= mean_std(fold(steps), channels or 3)
-    if isinstance(height, int) and isinstance(width, int):
+    if is_side(height) and is_side(width):
         found["input_size"] = (channels or 3, height, width)
     return found
 

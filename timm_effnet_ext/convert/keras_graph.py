@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from timm_effnet_ext.convert.keras_config import INPUT, LayerGraph, Node, Path
+from timm_effnet_ext.convert.keras_config import INPUT, LayerGraph, Node, Path, sensible
 from timm_effnet_ext.convert.keras_front import IDENTITY, normalization, rescaling
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
@@ -54,11 +54,13 @@ def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndar
     values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)}
     with torch.inference_mode():
         for node in graph.nodes:
-            value = LAYERS[node.kind](node, weights.get(node.path, {}), [values[path] for path in node.inputs])
+            with sensible(f"layer {node.name!r}"):
+                value = LAYERS[node.kind](node, weights.get(node.path, {}), [values[path] for path in node.inputs])
+                if node.path != output or node.kind != "Dense":
+                    value = _activated(node, value)
             if node.path == output:
-                value = value if node.kind == "Dense" else _activated(node, value)
                 return (value.mean((2, 3)) if value.ndim == 4 else value).numpy()
-            values[node.path] = _activated(node, value)
+            values[node.path] = value
             for path in node.inputs:
                 uses[path] -= 1
                 if not uses[path]:

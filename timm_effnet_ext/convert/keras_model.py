@@ -13,6 +13,7 @@ from timm_effnet_ext.errors import NameMappingError
 _BN_EPS = 1e-3  # ours, and that of every keras.applications EfficientNet
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
 _FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"}
+_NO_TRUNK = frozenset({"softmax", "sigmoid", "linear"})
 _POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max"}
 
 
@@ -58,7 +59,7 @@ def head(graph: LayerGraph, what: str) -> Head:
 
 def _final(node: Node, what: str) -> str | None:
     setting = node.config.get("activation")
-    if setting not in _FINAL:
+    if not isinstance(setting, str | None) or setting not in _FINAL:
         raise NameMappingError(f"{what}: layer {node.name!r} ends with {setting!r}, expected softmax, sigmoid or none")
     return _FINAL[setting]
 
@@ -70,13 +71,14 @@ def model_args(graph: LayerGraph, pool: str | None, what: str) -> dict[str, Any]
         NameMappingError: the layers differ among each other, so no argument says it.
     """
     eps = {node.config.get("epsilon") for node in graph.nodes if node.kind == "BatchNormalization"}
-    acts = {node.config.get("activation") for node in graph.nodes if node.kind == "Activation"} - {"softmax", "sigmoid"}
-    names = {_ACTIVATIONS.get(act) if isinstance(act, str) else None for act in acts - {"linear"}}
+    # An activation that is no name is Python code or its settings.
+    acts = {str(node.config.get("activation")) for node in graph.nodes if node.kind == "Activation"} - _NO_TRUNK
+    names = {_ACTIVATIONS.get(act) for act in acts}
     args: dict[str, Any] = {}
     if len(eps) != 1 or not isinstance(eps_value := eps.pop(), float):
         raise NameMappingError(f"{what}: BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
     if len(names) != 1 or None in names:
-        raise NameMappingError(f"{what}: activations {sorted(map(str, acts))}, supported is one of {set(_ACTIVATIONS)}")
+        raise NameMappingError(f"{what}: activations {sorted(acts)}, supported is one of {set(_ACTIVATIONS)}")
     if not math.isclose(eps_value, _BN_EPS, rel_tol=1e-6):
         args["bn_eps"] = eps_value
     if (act := names.pop()) != "silu":

@@ -47,18 +47,19 @@ def convert(
     out = Path(out)
     check_target(out, FILES, overwrite=options.overwrite)
     with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(1) as beside:
+        hashes = beside.submit(_hashes, checkpoint)
         chosen = select(checkpoint, options.weights, options.model)
         classes = choose_classes(chosen.candidate.match.num_classes, checkpoint.framework, options)
         config = model_config(checkpoint, chosen.candidate, classes.num_classes, options)
-        hashes = beside.submit(_hashes, checkpoint)
         slots = tuple(_slots(chosen, classes))
         for slot in _told("checking values", progress, slots):
             _check_values(slot, checkpoint.path)
         with new_folder(out, FILES, overwrite=options.overwrite) as folder:
-            digest = write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
+            write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
+            digest = beside.submit(sha256, folder / WEIGHTS_FILE)
             _write_json(folder / CONFIG_FILE, config)
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
-            report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest, options)
+            report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest.result(), options)
             _write_json(folder / RECORD_FILE, report.to_json())
             (folder / CARD_FILE).write_text(model_card(report, options.repo_id), encoding="utf-8")
     return report
@@ -112,6 +113,8 @@ def _check_values(slot: Slot, path: Path) -> None:
         return
     if values.dtype.kind != "f":
         raise CheckpointFormatError(f"{path}: {slot.name} holds {values.dtype}, expected floating-point numbers")
+    with np.errstate(over="ignore"):  # of float64 that float32 cannot hold: infinite, as is said below
+        values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise CheckpointFormatError(f"{path}: {slot.name} has {count} values that are not finite (of {values.size})")
@@ -126,7 +129,14 @@ def _verify(
     progress("verifying", 0, 1)
     from timm_effnet_ext.verification import verify
 
-    proofs = verify(folder, graph=checkpoint.graph, reference=options.reference, images=options.images, cut=classes.cut)
+    proofs = verify(
+        folder,
+        graph=checkpoint.graph,
+        graph_takes_pixels=checkpoint.graph_takes_pixels,
+        reference=options.reference,
+        images=options.images,
+        cut=classes.cut,
+    )
     progress("verifying", 1, 1)
     return proofs
 
@@ -174,7 +184,13 @@ def _report(
         step=checkpoint.variables.step,
         counts=chosen.counts,
         mapping=[
-            {"torch": entry.torch, "source": entry.source, "perm": entry.layout.perm, "shape": entry.shape}
+            {
+                "torch": entry.torch,
+                "source": entry.source,
+                "stored": chosen.source[entry.source].name,  # the key in the file: an EMA twin's, an attribute path
+                "perm": entry.layout.perm,
+                "shape": entry.shape,
+            }
             for entry in chosen.entries
         ],
         proofs=proofs,

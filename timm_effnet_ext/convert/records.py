@@ -85,7 +85,7 @@ class Report:
     weights: WeightsKind
     step: int | None
     counts: Mapping[str, int]  # variables by what became of them: used, of them from EMA, slots, …
-    mapping: Sequence[Mapping[str, Any]]  # every tensor: its name there and here, permutation, shape
+    mapping: Sequence[Mapping[str, Any]]  # every tensor: its name here and there, permutation, shape
     proofs: Sequence[Proof]
     weights_sha256: str  # of model.safetensors
     versions: Mapping[str, str]

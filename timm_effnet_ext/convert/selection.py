@@ -46,11 +46,13 @@ def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | No
     """
     found = checkpoint.variables
     shapes = {name: entry.shape for name, entry in found.model.items()}
-    candidate, notes = _choose(checkpoint, shapes, model)
+    candidates = _candidates(checkpoint, shapes)
+    candidate, notes = _choose(checkpoint, candidates, model)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
     spare = {name for name in found.model if name not in used and _is_source_only(name, candidate)}
-    left = found.model.keys() - used - spare
+    others = {name for other in candidates if other.prefix != candidate.prefix for name in _sources(other)} - used
+    left = found.model.keys() - used - spare - others
     if left:
         raise NameMappingError(f"{checkpoint.path}: {_left_over(candidate, len(used), left)}")
     source, kind = _weights(checkpoint, used, weights)
@@ -59,8 +61,9 @@ def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | No
     counts = {
         "used": len(used),
         "from_ema": sum(source[name] is found.ema.get(name) for name in used),
-        "raw_beside_ema": len(used) if kind == "ema" and found.model is not found.ema else 0,
+        "raw_beside_ema": sum(source[name] is not found.model[name] for name in used),
         "ema_unused": len(found.ema) if kind == "raw" else len(found.ema.keys() - used),
+        "other_model": len(others),
         "no_counterpart": len(spare),
         "optimizer_slots": len(found.slots),
         "counters": len(found.counters),
@@ -73,13 +76,21 @@ def _is_source_only(name: str, candidate: Candidate) -> bool:
     return name.startswith(candidate.prefix) and candidate.dialect.is_source_only(name[len(candidate.prefix) :])
 
 
+def _sources(candidate: Candidate) -> set[str]:
+    return {entry.source for entry in candidate.plan()}
+
+
+def _candidates(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> list[Candidate]:
+    found = identify(shapes, dialects_for(checkpoint))
+    if not found:
+        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
+    return found
+
+
 def _choose(
-    checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]], model: str | None
+    checkpoint: Checkpoint, candidates: list[Candidate], model: str | None
 ) -> tuple[Candidate, tuple[str, ...]]:
     """Return the one reading, and what else would compute the same."""
-    candidates = identify(shapes, dialects_for(checkpoint))
-    if not candidates:
-        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
     if model is not None:
         name = model.removeprefix(PREFIX).removeprefix(_TF_NATIVE)
         wanted = [candidate for candidate in candidates if candidate.match.arch_name == name]
@@ -111,7 +122,7 @@ def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
 def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str:
     """Return what is too much or missing for the nearest architecture, or what stands in the file instead."""
     for candidate in without_foreign(shapes, dialects_for(checkpoint)):
-        used = {entry.source for entry in candidate.plan()}
+        used = _sources(candidate)
         return _left_over(candidate, len(used), shapes.keys() - used)
     found = nearest(shapes, dialects_for(checkpoint))
     if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -133,7 +134,9 @@ def _pickle(path: Path) -> tuple[Variables, str | None]:
     import torch
 
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py saves its arguments
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            # timm's train.py saves its arguments; damaged files make torch warn before it fails
+            warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as err:
         raise CheckpointFormatError(

@@ -95,7 +95,8 @@ class Activation:
     def add(self, shortcut: Activation, drop_path: nn.Module) -> None:
         """Let the value pass `drop_path`, then add the value of `shortcut`."""
         if not isinstance(drop_path, nn.Identity):
-            self._drop_mask = drop_path(self._y.new_ones(self._y.shape[0], 1, 1, 1))
+            ones = self._y.new_ones(()).expand(self._y.shape[0], 1, *self._y.shape[2:])  # its size may decide the rate
+            self._drop_mask = drop_path(ones)[:, :, :1, :1].clone()
         self._shortcut = shortcut.value()
         self._is_kept = not shortcut._is_kept  # in a row of sums every other one is recomputed from the one before
 

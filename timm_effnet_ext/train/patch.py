@@ -14,6 +14,7 @@ import timm.data.loader
 import timm.models
 import timm.utils
 
+from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.dropping import set_drop_rates
 from timm_effnet_ext.train.loading import StagedBatchSampler, create_loader, create_transform
 from timm_effnet_ext.train.mixing import SizedFastCollateMixup, SizedMixup
@@ -30,6 +31,7 @@ def applied(plan: Plan) -> Iterator[Recorder]:
         (timm, "create_model", models),
         (timm.models, "create_model", models),
         (timm.data, "create_loader", partial(create_loader, plan, recorder, timm.data.create_loader)),
+        (timm.data, "create_naflex_loader", refuse_naflex),
         (timm.data, "Mixup", partial(SizedMixup, plan)),
         (timm.data, "FastCollateMixup", partial(SizedFastCollateMixup, plan)),
         (timm.data.loader, "ScheduledBatchSampler", StagedBatchSampler),
@@ -44,6 +46,11 @@ def applied(plan: Plan) -> Iterator[Recorder]:
     finally:
         for module, name, original in originals:
             setattr(module, name, original)
+
+
+def refuse_naflex(*args: Any, **kwargs: Any) -> None:
+    """Stop a program that asks for timm's loader of sequences, which has no image size to schedule."""
+    raise EffNetExtError("--naflex-loader trains on sequences, --progressive on image sizes: keep one of them")
 
 
 def create_model(plan: Plan, original: Callable[..., Any], model_name: str, *args: Any, **kwargs: Any) -> Any:

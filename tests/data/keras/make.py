@@ -2,7 +2,7 @@
 
 NAME.npz holds images of 0 … 255 and what Keras computed from them, before the last activation, at the size of the file
 and, from the same weights in a model built for it, at an odd one. Weights and statistics are random, of few distinct
-values each so that they pack; nothing was trained. provenance.json says what wrote which file.
+values each so that they pack; nothing was trained. keras2.json and keras3.json say what wrote which file.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 from keras.src.applications import efficientnet, efficientnet_v2
 
@@ -133,7 +134,7 @@ def write(folder, name, seed):
 
 
 def main():
-    record = {"keras": keras.__version__, "files": {}}
+    record = {"keras": keras.__version__, "tensorflow": tf.__version__, "files": {}}
     with tempfile.TemporaryDirectory() as folder:
         for seed, name in enumerate(MODELS):
             write(Path(folder), name, seed)
