@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --timeout 600
+# The Python of an environment with tensorflow and safetensors: `make bench` then measures conversions beside it.
+TENSORFLOW ?=
 # One of each family for `make test`; `make timm-suite` runs all 26.
 SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
 
@@ -41,6 +43,7 @@ fuzz: $(VENV)/.installed  ## thousands of damaged files and interrupted conversi
 
 bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (build/bench/bench.png)
 	$(BIN)/python -m timm_effnet_ext bench
+	$(if $(TENSORFLOW),$(RUN) -m tests.bench.convert --tensorflow $(TENSORFLOW))
 
 bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
 	$(RUN) scripts/bench_progressive.py build/bench-progressive
