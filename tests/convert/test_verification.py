@@ -194,7 +194,7 @@ def test_statistics_of_something_else_are_refused(converted: Converted, photo_fo
 
 
 def test_without_photos_nothing_is_claimed(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timm_effnet_ext.verification._PACKAGED_PHOTOS", ())
+    monkeypatch.setattr("timm_effnet_ext.convert.verification._PACKAGED_PHOTOS", ())
     assert photos() == []
     assert by_photos(converted, None) == []
 

@@ -76,7 +76,7 @@ def test_values_are_views_of_the_mapped_file(tmp_path: Path) -> None:
 
 
 def test_views_outlive_the_bundle_and_its_forgotten_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timm_effnet_ext.convert.bundle._MAX_TOUCHED", 16)
+    monkeypatch.setattr("timm_effnet_ext.convert.tensorflow.bundle._MAX_TOUCHED", 16)
     bundle = Bundle(write_bundle(tmp_path / "b", VALUES))
     found = {name: bundle[name].read() for name in VALUES}
     bundle.close()
