@@ -9,9 +9,12 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 _REGISTRY = "timm_effnet_ext.hucorz_efficientnet"
 
@@ -24,7 +27,7 @@ def when_timm_is_there() -> None:
         sys.meta_path.insert(0, _AfterTimm())
 
 
-class _AfterTimm(MetaPathFinder):
+class _AfterTimm:
     """Finds timm as everyone else would, and registers after its code has run."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -35,11 +38,11 @@ class _AfterTimm(MetaPathFinder):
         if spec is None or spec.loader is None:
             sys.meta_path.insert(0, self)
             return None
-        spec.loader = _ThenRegister(spec.loader, self)
+        spec.loader = _ThenRegister(spec.loader, self)  # type: ignore[assignment]  # importlib.abc would cost 10 ms
         return spec
 
 
-class _ThenRegister(Loader):
+class _ThenRegister:
     def __init__(self, loader: Loader, finder: _AfterTimm) -> None:
         self._loader = loader
         self._finder = finder

@@ -29,7 +29,7 @@ from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_
 from timm_effnet_ext.layout import Shape
 
 DTYPES = {"F32": "<f4", "I64": "<i8"}
-_CHUNK = 1 << 18
+_CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux fcntl.h, fs.h
 

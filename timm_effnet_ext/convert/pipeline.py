@@ -46,7 +46,7 @@ def convert(
     """
     out = Path(out)
     check_target(out, FILES, overwrite=options.overwrite)
-    with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(1) as beside:
+    with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(2) as beside:
         hashes = beside.submit(_hashes, checkpoint)
         chosen = select(checkpoint, options.weights, options.model)
         classes = choose_classes(chosen.candidate.match.num_classes, checkpoint.framework, options)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,7 +49,7 @@ class Archive(NamedTuple):
 @lru_cache
 def archives() -> Mapping[str, Archive]:
     """Return the published checkpoints by name."""
-    text = files("timm_effnet_ext.convert.google").joinpath("checkpoints.tsv").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("checkpoints.tsv").read_text(encoding="utf-8")
     rows = csv.reader(text.splitlines()[1:], delimiter="\t")
     found = [
         Archive(model, tag, float(top1) if top1 else None, path, source) for model, tag, top1, path, source in rows
