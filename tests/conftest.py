@@ -60,3 +60,14 @@ def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
     with serving(FileServer()) as server:
         monkeypatch.setenv("TIMM_EFFNET_EXT_MIRROR", server.url)
         yield server
+
+
+@pytest.fixture
+def server(google: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
+    """Google's server with one archive, that of B0, and alice's token."""
+    from tests._google_archive import archive, variables
+    from timm_effnet_ext.convert.google.archives import find
+
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    google.files[find("efficientnet_b0.in1k").path] = archive(variables())
+    return google

@@ -6,7 +6,6 @@ Source: arXiv:1610.02391, equations 1 and 2.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.predict import Classifier
+from timm_effnet_ext.storage import new_file
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the photo
 
@@ -89,13 +89,8 @@ def view_box(size: tuple[int, int], data_config: Mapping[str, Any]) -> Box:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all; the suffix says the format."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.partial")
-    try:
-        with temporary.open("xb") as file:
-            picture.save(file, format=Image.registered_extensions()[path.suffix.lower()])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as part:
+        picture.save(part, format=Image.registered_extensions()[path.suffix.lower()])
 
 
 def _palette() -> np.ndarray:

@@ -102,6 +102,15 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Give a path, its suffix the target's, that becomes `target` when the block is left without an exception."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
+        part = Path(folder) / target.name
+        yield part
+        os.replace(part, target)
+
+
+@contextmanager
 def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Give an empty folder that becomes `target` when the block is left without an exception.
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests._google_archive import archive, variables
 from tests.archive_server import FileServer
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
@@ -17,14 +16,6 @@ from timm_effnet_ext.convert.pipeline import FILES
 
 B0 = find("efficientnet_b0.in1k")
 REPO = "alice/hucorz_efficientnet_b0.in1k"
-
-
-@pytest.fixture
-def server(google: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
-    """Google's server with one archive, and alice's token."""
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    google.files[B0.path] = archive(variables())
-    return google
 
 
 def test_the_list_of_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:

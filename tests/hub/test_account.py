@@ -19,14 +19,6 @@ B0, B0_AA, LITE0 = map(find, ("efficientnet_b0.in1k", "efficientnet_b0.aa_in1k",
 REPO = "alice/hucorz_efficientnet_b0.in1k"
 
 
-@pytest.fixture
-def server(google: FileServer, monkeypatch: pytest.MonkeyPatch) -> FileServer:
-    """Google's server with one archive, and alice's token."""
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    google.files[B0.path] = archive(variables())
-    return google
-
-
 def filled(*chosen: Archive, dry_run: bool = False, **options: object) -> list[Outcome]:
     """Fill alice's account."""
     return list(fill("alice", chosen, Options(**options), lambda *what: None, dry_run=dry_run))

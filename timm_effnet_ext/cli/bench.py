@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.cli._output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.storage import new_file
 
 _PARTS = ("bytes", "train", "inference", "creation", "import")
 
@@ -47,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
             if not args.json:
                 _print(table)
     result = {"machine": machine, "left_out": bench.left_out(), "tables": [_record(table) for table in tables]}
-    _write(args.output / "bench.json", json.dumps(result, indent=2))
+    with new_file(args.output / "bench.json") as part:
+        part.write_text(json.dumps(result, indent=2))
     bench_plot.save_bars(tables, caption, args.output / "bench.png")
     if args.json:
         print_json(result)
@@ -76,10 +76,3 @@ def _record(table: Any) -> dict[str, Any]:
     ]
     values = {name: spread._asdict() for name, spread in table.values.items()}
     return {"part": table.name, "title": table.title, "unit": table.unit, "values": values, "bars": bars}
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bench-") as folder:
-        part = Path(folder) / path.name
-        part.write_text(text)
-        os.replace(part, path)

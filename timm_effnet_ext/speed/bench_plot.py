@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.speed.bench import Table
+from timm_effnet_ext.storage import new_file
 
 _OURS, _THEIRS, _GREY = "#0072B2", "#bbbbbb", "#555555"  # blue: Okabe & Ito, Color Universal Design
 _OUR_NAMES = ("ours", "lean", "optimized")
@@ -39,7 +38,5 @@ def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
     for ax in axes[len(tables) :]:
         ax.remove()
     figure.supxlabel(caption, fontsize=8, color=_GREY, x=0.01, ha="left")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bench-") as folder:
-        part = Path(folder) / path.name
+    with new_file(path) as part:
         figure.savefig(part, dpi=140)
-        os.replace(part, path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.storage import new_file
 from timm_effnet_ext.train.runs import Run, Span
 
 if TYPE_CHECKING:
@@ -70,10 +69,8 @@ def save_plot(runs: Sequence[Run], path: Path) -> None:
         kind = path.suffix.removeprefix(".").lower()
         if kind not in kinds:
             raise EffNetExtError(f"{path}: no picture format {path.suffix!r}; there are {', '.join(sorted(kinds))}")
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".plot-") as folder:
-            part = Path(folder) / path.name
+        with new_file(path) as part:
             figure.savefig(part, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-            os.replace(part, path)
 
 
 def draw(runs: Sequence[Run]) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from tabulate import tabulate
 
+from timm_effnet_ext.storage import new_file
 from timm_effnet_ext.train.runs import STAGES, csv_rows
 from timm_effnet_ext.train.schedule import STRENGTHS, Plan, stage_of
 
@@ -87,12 +87,10 @@ class Recorder:
         rows = {int(row["epoch"]): row for _, row in csv_rows(path)} if path.exists() else {}
         rows.update((row.epoch, _cells(row)) for row in self._rows)
         self._rows.clear()
-        part = path.with_name(f".{path.name}-{os.getpid()}.partial")
-        with part.open("w", newline="") as file:
+        with new_file(path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, HEADERS)
             writer.writeheader()
             writer.writerows(rows[epoch] for epoch in sorted(rows))
-        os.replace(part, path)
 
 
 class RecordingLoader:

@@ -52,11 +52,6 @@ class LayerGraph:
     input_shape: tuple[int | None, ...]
 
     @cached_property
-    def by_path(self) -> Mapping[Path, Node]:
-        """The layers by their path."""
-        return {node.path: node for node in self.nodes}
-
-    @cached_property
     def by_group(self) -> Mapping[str, Node]:
         """The layers by Keras 3's group in a weights file."""
         return {node.stored_as: node for node in self.nodes}
