@@ -125,6 +125,7 @@ def test_feature_extractor_can_be_frozen():
         ({"freeze": "stem,block.0"}, r"freeze: no part 'block.0' in stem, blocks.0, .*; did you mean blocks.0\?"),
         ({"freeze": "blocks.4-9"}, "no part 'blocks.4-9' in stem, .*blocks.5, head"),
         ({"freeze": "blocks.3-1"}, "no part 'blocks.3-1'"),
+        ({"freeze": "blocks.0-99999999999"}, "no part 'blocks.0-99999999999'"),  # found before it is written out
         ({"freeze": "classifier"}, "no part 'classifier'"),
         ({"linear_probe": True, "num_classes": 0}, "nothing is left to train: .* there is no classifier"),
     ],

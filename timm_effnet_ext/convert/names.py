@@ -7,16 +7,15 @@ whoever needs a direction derives it from the plan.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from timm_effnet_ext.arch import Arch, Op
-from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import NameMappingError, first_few
 from timm_effnet_ext.layout import LayerKind, Shape, layers
 
@@ -92,14 +91,12 @@ class Dialect:
     """
 
     name: str
-    framework: Literal["tensorflow", "keras", "torch"]
     leaves: Mapping[LayerKind, tuple[Leaf, ...]]
     ends: tuple[Rule, ...]  # stem, head and classifier
     block: str
     blocks: Mapping[BlockKind, tuple[Rule, ...]]
     sep: str = "/"  # between a layer and its leaf
     source_only: tuple[str, ...] = ()  # fnmatch patterns, below the prefix, of what torch has no counterpart for
-    about: str = field(default="", compare=False)  # where the names come from
 
     def __post_init__(self) -> None:
         for table in ("leaves", "blocks"):
@@ -190,12 +187,6 @@ def check(entries: Iterable[Entry], found: Mapping[str, Shape], *, ignored: Iter
     told = [f"{len(names)} {what}: {first_few(names)}" for what, names in problems if names]
     if told:
         raise NameMappingError(f"{len(found)} variables do not fit this model: {'; '.join(told)}")
-
-
-def tensors(entries: Iterable[Entry], source: Mapping[str, TensorEntry]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (torch name, values in torch's layout) one by one: a view where that is possible."""
-    for entry in entries:
-        yield entry.torch, entry.layout.apply(source[entry.source].read())
 
 
 def _numbers(flat: int, stage: int, block: int, stages: int) -> dict[str, int | str]:

@@ -46,21 +46,6 @@ class Variables:
         found = [entry for name, entry in self.counters.items() if name.rpartition("/")[2] in ("global_step", "step")]
         return int(found[0].read()) if len(found) == 1 and not found[0].shape else None
 
-    def weights(self, kind: Literal["ema", "raw"]) -> dict[str, TensorEntry]:
-        """Return the variables to convert, by the model's names.
-
-        Raises:
-            NameMappingError: "ema" where there is none, or where some variables have a twin and some have not.
-        """
-        if kind == "raw":
-            return dict(self.model)
-        alone = self.model.keys() - self.ema.keys()
-        if alone:
-            raise NameMappingError(
-                f"{len(alone)} of {len(self.model)} variables have no EMA twin: {first_few(alone)}. Use the raw weights"
-            )
-        return {name: self.ema[name] for name in self.model}
-
 
 def variables(bundle: Bundle) -> Variables:
     """Return the tensors of a bundle sorted by what they are, under canonical names.

@@ -4,7 +4,7 @@
     .weights.h5     the last of them alone: no config
     .h5             whole model with the config as an attribute, or weights only (Keras 2, tf_keras; legacy in Keras 3)
 
-hdf5.py reads the tensors, keras_weights.py sorts them, keras_checkpoint.py says what they come to.
+hdf5.py reads the tensors, weights.py sorts them, checkpoint.py says what they come to.
 """
 
 from __future__ import annotations

@@ -115,9 +115,6 @@ class Bundle(Mapping[str, TensorEntry]):
     def __len__(self) -> int:
         return len(self._raw)
 
-    def __repr__(self) -> str:
-        return f"Bundle({str(self.prefix)!r}, {len(self)} tensors, {self.num_shards} shards)"
-
     def is_copy(self, name: str, other: str) -> bool:
         """Whether two tensors hold the same, told by type, shape, size and checksum without reading them."""
         one, two = (_decode_entry(self._raw[n], f"{self.index_file}: {n!r}") for n in (name, other))
