@@ -6,9 +6,10 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from timm.models import PretrainedCfg, generate_default_cfgs, get_arch_pretrained_cfgs, register_model
+from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 
-from timm_effnet_ext.arch import ARCHS, PREFIX
+from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX
+from timm_effnet_ext.weights import cfgs_by_tag
 
 if TYPE_CHECKING:
     from timm_effnet_ext.model import EfficientNet
@@ -23,18 +24,13 @@ _ABSENT_FROM_TIMM = {
 }
 
 
-def _timm_cfgs(name: str) -> dict[str, PretrainedCfg]:
-    """Return timm's cfgs of `tf_<name>` by tag, the default tag first."""
-    return {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(f"tf_{name}").items()}
-
-
 def pretrained_cfgs(name: str, hub_user: str | None = None) -> dict[str, PretrainedCfg]:
     """Return the cfgs of one architecture by tag, the default tag first; `hub_user` says whose repositories."""
-    cfgs = {tag: replace(cfg, url=None) for tag, cfg in _timm_cfgs(name).items()}
+    cfgs = {tag: replace(cfg, url=None) for tag, cfg in cfgs_by_tag(TIMM_PREFIX + name).items()}
     sizes = next(iter(cfgs.values()))
     for tag, donor in _ABSENT_FROM_TIMM.get(name, {}).items():
         cfgs[tag] = replace(
-            _timm_cfgs(donor)[tag],
+            cfgs_by_tag(TIMM_PREFIX + donor)[tag],
             url=None,
             hf_hub_id=None,
             input_size=sizes.input_size,

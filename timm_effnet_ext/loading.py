@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
 from timm_effnet_ext.identify import identify_state
@@ -173,7 +173,10 @@ def _check_shapes(
     elif missing and not differ and not unknown:
         hint = "The file is incomplete."
     else:
-        hint = "It fits none of the 26 architectures; if it is a TensorFlow, Keras or foreign file, convert it first."
+        hint = (
+            f"It fits none of the {len(ARCHS)} architectures; if it is a TensorFlow, Keras or foreign file, convert it "
+            "first."
+        )
     parts = []
     if differ:
         k = differ[0]
@@ -202,10 +205,10 @@ def _check_config(config: dict[str, Any] | None, model: Any, where: str) -> None
         return
     ours = model.pretrained_cfg["architecture"].removeprefix(PREFIX)
     theirs = config["architecture"]
-    if theirs not in (PREFIX + ours, f"tf_{ours}"):
+    if theirs not in (PREFIX + ours, TIMM_PREFIX + ours):
         raise CheckpointFormatError(
             f"{where}: its config.json names {theirs!r}, whose weights may have these shapes but not this padding, "
-            f"BN eps or activation. {PREFIX}{ours} takes weights of {PREFIX}{ours} and tf_{ours}."
+            f"BN eps or activation. {PREFIX}{ours} takes weights of {PREFIX}{ours} and {TIMM_PREFIX}{ours}."
         )
     saved = config.get("model_args") or {}
     actual = model.numerics

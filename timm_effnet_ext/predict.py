@@ -21,10 +21,9 @@ from timm.data import (
 )
 from torch import Tensor
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import PREFIX, parse_model_name
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 from timm_effnet_ext.loading import explained
-from timm_effnet_ext.summary import parse_model_name
 from timm_effnet_ext.weights import find_cfg
 
 HUB_PREFIX = "hf-hub:"

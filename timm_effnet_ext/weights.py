@@ -8,9 +8,9 @@ from timm_effnet_ext.arch import PREFIX, Arch
 from timm_effnet_ext.errors import EffNetExtError
 
 
-def cfgs_by_tag(arch: Arch) -> dict[str, PretrainedCfg]:
-    """Return tag -> timm's pretrained cfg, the default tag first; not every one has weights."""
-    return {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(PREFIX + arch.name).items()}
+def cfgs_by_tag(name: str) -> dict[str, PretrainedCfg]:
+    """Return tag -> pretrained cfg of a registry name, the default tag first; not every one has weights."""
+    return {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(name).items()}
 
 
 def find_cfg(arch: Arch, tag: str) -> PretrainedCfg:
@@ -19,7 +19,7 @@ def find_cfg(arch: Arch, tag: str) -> PretrainedCfg:
     Raises:
         EffNetExtError: There is none; the message lists those that are.
     """
-    cfgs = cfgs_by_tag(arch)
+    cfgs = cfgs_by_tag(PREFIX + arch.name)
     if tag not in cfgs:
         raise EffNetExtError(f"{PREFIX}{arch.name} has no weights {tag!r}, only {', '.join(cfgs)}")
     return cfgs[tag]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.arch import PREFIX, Arch
+from timm_effnet_ext.arch import PREFIX, Arch, parse_model_name
 from timm_effnet_ext.cli._output import print_json, print_table
-from timm_effnet_ext.summary import StageRow, Summary, parse_model_name, summarize
+from timm_effnet_ext.summary import StageRow, Summary, summarize
 
 _MAX_SIZE, _MAX_MULT = 10_000, 16.0  # beyond, it is a slip of the keyboard
 

@@ -42,7 +42,7 @@ def _record(arch: Arch) -> dict[str, Any]:
         "macs": summary.macs,
         "train_size": arch.train_size,
         "test_size": arch.eval_size,
-        "weights": [tag for tag, cfg in cfgs_by_tag(arch).items() if cfg.has_weights],
+        "weights": [tag for tag, cfg in cfgs_by_tag(PREFIX + arch.name).items() if cfg.has_weights],
     }
 
 

@@ -15,7 +15,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import PREFIX, TIMM_PREFIX
 from timm_effnet_ext.speed.contenders import Work, is_there, predictors, train_step, trainers
 from timm_effnet_ext.speed.measure import Spread, alternate, kept_bytes, numbers_of, peak_bytes
 
@@ -154,7 +154,7 @@ def creation(options: Options) -> Iterator[Table]:
     arch, tag, classes = "efficientnetv2_xl", "in21k", 21843
     if options.quick:
         arch, tag, classes = "efficientnet_b0", "ns_jft_in1k", 1000
-    sides = {"timm": f"tf_{arch}.{tag}", "ours": f"{PREFIX}{arch}.{tag}"}
+    sides = {"timm": f"{TIMM_PREFIX}{arch}.{tag}", "ours": f"{PREFIX}{arch}.{tag}"}
     runs: dict[str, list[list[float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.safetensors"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options, Progress, Report
 from timm_effnet_ext.convert.tensorflow.sources import recognise
@@ -63,7 +63,7 @@ def find(name: str) -> Archive:
     Raises:
         EffNetExtError: Google published none, or several and the tag is not said.
     """
-    name = name.removeprefix(PREFIX).removeprefix("tf_")
+    name = row_name(name)
     if name in archives():
         return archives()[name]
     model, _, tag = name.partition(".")
