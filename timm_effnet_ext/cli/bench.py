@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.cli._output import print_json, print_table
+from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.storage import new_file
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from timm_effnet_ext.arch import ARCHS, PREFIX, Arch
-from timm_effnet_ext.cli._output import print_json, print_table
+from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.summary import summarize
 
