@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "summary": {"arch", "layout"},
     "photos": {"errors"},
     "hub_errors": set(),
-    "storage": {"errors", "layout"},
+    "storage": {"errors"},
     "layers": {"arch"},
     "freeze": set(),
     "speed": {"arch", "errors", "layers", "storage"},
