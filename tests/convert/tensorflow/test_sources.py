@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests._bundle_writer import object_graph, write_bundle
-from tests.convert._sources import DATA, tiny_bundle, tiny_variables, with_ema
-from timm_effnet_ext.convert.tensorflow import sources
-from timm_effnet_ext.convert.tensorflow.bundle import Bundle
+from tests._bundle_writer import write_bundle
+from tests.convert._sources import tiny_bundle
 from timm_effnet_ext.convert.tensorflow.sources import latest, open_bundle, recognise
-from timm_effnet_ext.convert.variables import variables
-from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
+from timm_effnet_ext.errors import CheckpointFormatError
 
 PREFIX = "model.ckpt-7"
 
@@ -82,140 +76,3 @@ def test_nothing_is_not_a_checkpoint(tmp_path: Path) -> None:
         open_bundle(tmp_path / "no"),
     ):
         pass
-
-
-# Archives
-
-
-def _archive(path: Path, members: dict[str, bytes | tarfile.TarInfo], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as tar:
-        for name, content in members.items():
-            if isinstance(content, tarfile.TarInfo):
-                tar.addfile(content)
-            else:
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def _members(tmp_path: Path, folder: str = "efficientnet-b0/") -> dict[str, bytes]:
-    tiny_bundle(tmp_path / "made")
-    return {f"{folder}{path.name}": path.read_bytes() for path in sorted((tmp_path / "made").iterdir())}
-
-
-@pytest.mark.parametrize("mode", ["w:gz", "w:"])
-@pytest.mark.parametrize("folder", ["", "efficientnet-b0/", "./a/b/"])
-def test_archives_are_opened_and_leave_nothing(
-    mode: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    members = {**_members(tmp_path, folder), f"{folder}README.txt": b"hello", f"{folder}events.out": b"x" * 100}
-    with open_bundle(_archive(tmp_path / "a.tgz", members, mode)) as bundle:
-        assert len(bundle) == len(tiny_variables())
-    assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def _special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info
-
-
-@pytest.mark.parametrize(
-    ("member", "message"),
-    [
-        ({"../evil.index": b"x"}, "leads out of the archive"),
-        ({"/evil.index": b"x"}, "leads out of the archive"),
-        ({"a/../../evil.index": b"x"}, "leads out of the archive"),
-        ({"a\\evil.index": b"x"}, "leads out of the archive"),
-        ({"l": _special("link.index", tarfile.SYMTYPE, "/etc/passwd")}, "no plain file"),
-        ({"l": _special("link.index", tarfile.LNKTYPE, "/etc/passwd")}, "no plain file"),
-        ({"l": _special("null.index", tarfile.CHRTYPE)}, "no plain file"),
-        ({"l": _special("fifo.index", tarfile.FIFOTYPE)}, "no plain file"),
-        ({"a.index": b"x", "A/../a.index": b"y"}, "leads out of the archive"),
-        ({"a.index": b"x", "./a.index": b"y"}, "is there twice"),
-        ({"a.index": b"x", "a.index/b.index": b"y"}, "is there twice"),
-    ],
-)
-def test_members_that_lead_elsewhere_are_refused(
-    member: dict[str, bytes | tarfile.TarInfo], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(CheckpointFormatError, match=message), open_bundle(_archive(tmp_path / "a.tgz", member)):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
-
-
-def test_an_archive_that_grows_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_UNPACKED_FLOOR", 1 << 20)
-    bomb = _archive(tmp_path / "a.tgz", {"b.data-00000-of-00001": bytes(64 << 20)})
-    with pytest.raises(CheckpointFormatError, match="unpacks to more than"), open_bundle(bomb):
-        pass
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_cut_archive_says_so(share: float, tmp_path: Path) -> None:
-    whole = _archive(tmp_path / "a.tgz", dict(_members(tmp_path))).read_bytes()
-    (tmp_path / "cut.tgz").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointFormatError, match=r"cut\.tgz: broken archive"), open_bundle(tmp_path / "cut.tgz"):
-        pass
-
-
-def test_an_archive_of_two_checkpoints_is_refused(tmp_path: Path) -> None:
-    both = {**_members(tmp_path, "a/"), **_members(tmp_path, "b/")}
-    with (
-        pytest.raises(CheckpointFormatError, match=r"holds 2 checkpoints, expected one"),
-        open_bundle(_archive(tmp_path / "a.tgz", dict(both))),
-    ):
-        pass
-
-
-def test_a_saved_model_in_an_archive_is_one(tmp_path: Path) -> None:
-    shutil.copytree(DATA / "automl_v2_b0_tf2" / "saved_model", tmp_path / "model")
-    members = {str(p.relative_to(tmp_path)): p.read_bytes() for p in (tmp_path / "model").rglob("*") if p.is_file()}
-    with open_bundle(_archive(tmp_path / "a.tgz", dict(members))) as bundle:
-        assert variables(bundle).style == "saved_model"
-
-
-# Variables
-
-
-def test_variables_are_sorted_by_what_they_are(tmp_path: Path) -> None:
-    values = with_ema(tiny_variables())
-    found = variables(Bundle(tiny_bundle(tmp_path, values)))
-    count = len(tiny_variables())
-    assert (len(found.model), len(found.ema), found.step) == (count, count, 7)
-    assert len(found.slots) + len(found.counters) + 2 * count == len(values)
-
-
-def test_ema_alone_is_the_model(tmp_path: Path) -> None:
-    averages = {name: value for name, value in with_ema(tiny_variables()).items() if name.endswith("Average")}
-    found = variables(Bundle(tiny_bundle(tmp_path, averages)))
-    assert found.model == found.ema
-    assert set(found.model) == set(tiny_variables())
-
-
-def test_an_average_of_nothing_is_an_error(tmp_path: Path) -> None:
-    values = {**tiny_variables(), "gone/ExponentialMovingAverage": np.ones(1, "f4")}
-    with pytest.raises(NameMappingError, match="1 EMA twins of variables that are not there: gone"):
-        variables(Bundle(tiny_bundle(tmp_path, values)))
-
-
-def test_names_of_an_object_graph_come_from_the_graph(tmp_path: Path) -> None:
-    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
-    made = tiny_variables()
-    names = {f"model/_x/{i}{suffix}": name for i, name in enumerate(made)}
-    values = {key: made[name] for key, name in names.items()}
-    extra = {f"optimizer/m/0{suffix}": np.ones(1, "f4"), f"save_counter{suffix}": np.array(1, "i8")}
-    graph = {"_CHECKPOINTABLE_OBJECT_GRAPH": object_graph(names)}
-    found = variables(Bundle(tiny_bundle(tmp_path, {**values, **extra, **graph})))
-    assert set(found.model) == set(made)
-    assert (len(found.slots), len(found.counters), len(found.metadata)) == (1, 1, 1)
-
-
-def test_names_that_are_there_twice_give_way_to_paths(tmp_path: Path) -> None:
-    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
-    values = {f"a{suffix}": np.ones(1, "f4"), f"b{suffix}": np.zeros(1, "f4")}
-    graph = {"_CHECKPOINTABLE_OBJECT_GRAPH": object_graph(dict.fromkeys(values, "same"))}
-    assert set(variables(Bundle(tiny_bundle(tmp_path, {**values, **graph}))).model) == {"a", "b"}

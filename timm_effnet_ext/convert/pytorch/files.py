@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.pytorch.dialects import stated_args
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
 from timm_effnet_ext.layout import Shape
 
@@ -219,10 +218,10 @@ def _slots(path: Path, optimizer: Any) -> dict[str, TensorEntry]:
 
 
 def _sorted(model: dict[str, TensorEntry], ema: dict[str, TensorEntry]) -> Variables:
-    counters = {f"{_EMA_COUNTER}": ema.pop(_EMA_COUNTER)} if _EMA_COUNTER in ema else {}
+    counters = {_EMA_COUNTER: ema.pop(_EMA_COUNTER)} if _EMA_COUNTER in ema else {}
     if _EMA_COUNTER in model:
         counters[_EMA_COUNTER] = model.pop(_EMA_COUNTER)
-    return Variables("state_dict", model, ema, {}, counters)
+    return Variables(model, ema, {}, counters)
 
 
 def _config_beside(file: Path) -> dict[str, Any]:
