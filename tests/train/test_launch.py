@@ -13,8 +13,8 @@ from PIL import Image
 from timm.models import load_state_dict
 
 from timm_effnet_ext.train.launch import asked_model, options
+from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import STAGES, csv_rows
-from timm_effnet_ext.train.spec import parse
 
 ROOT = Path(__file__).parents[2]
 SPY = ROOT / "tests/train/spy.py"

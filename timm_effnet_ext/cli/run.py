@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.train import spec
 from timm_effnet_ext.train.launch import Program, launch
+from timm_effnet_ext.train.progressive import spec
 
 _EPILOG = """\
 SPEC is a preset, settings, or both: "auto", "google batch=grow", "paper:efficientnetv2_s mixup=off",

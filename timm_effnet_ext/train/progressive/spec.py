@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.schedule import PRESETS, Plan, Ramp, Values, make_plan
+from timm_effnet_ext.train.progressive.schedule import PRESETS, Plan, Ramp, Values, make_plan
 
 OFF = "off"
 
