@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import timm_effnet_ext  # noqa: F401  registers the models
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
 from tests.models import assert_same_values
+from tests.processes import python
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
 SMALL = {"width_mult": 0.25, "depth_mult": 0.25}
@@ -52,15 +50,6 @@ def load(repo: str = "alice/small", **kwargs: Any) -> nn.Module:
     )
 
 
-def run(code: str, *args: object, **env: str) -> str:
-    """Run code in a fresh interpreter and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], env=os.environ | env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
     return timm.create_model("hucorz_efficientnet_b0", **SMALL).eval()
@@ -81,9 +70,9 @@ def test_v2_s_comes_from_timms_repository_and_then_from_the_cache(
     with torch.no_grad():
         expected = twin(image)
     outs = [tmp_path / "online.npy", tmp_path / "down.npy"]
-    run(LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[0], tmp_path / "image.npy")
+    python("-c", LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[0], tmp_path / "image.npy")
     local_hub.stop()
-    run(LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[1], tmp_path / "image.npy")
+    python("-c", LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[1], tmp_path / "image.npy")
     for out in outs:
         # Two implementations of one network in float32; random weights keep its output small.
         torch.testing.assert_close(torch.from_numpy(np.load(out)), expected, rtol=1e-4, atol=1e-6)
@@ -97,7 +86,7 @@ def test_hub_user_of_the_environment_replaces_timms_repositories_and_adds_tags(
     local_hub.add("someuser/hucorz_efficientnetv2_b0.in21k", uploaded)
     np.save(tmp_path / "image.npy", image.numpy())
     files = "hucorz_efficientnetv2_b0.in21k", tmp_path / "out.npy", tmp_path / "image.npy"
-    listed = run(LOGITS_THEN_PRETRAINED_NAMES, *files, TIMM_EFFNET_EXT_HUB="someuser")
+    listed = python("-c", LOGITS_THEN_PRETRAINED_NAMES, *files, TIMM_EFFNET_EXT_HUB="someuser").stdout
     with torch.no_grad():
         assert_same_values(torch.from_numpy(np.load(tmp_path / "out.npy")), model(image))
     assert all("someuser/" in request for request in local_hub.requests if "resolve" in request)
