@@ -23,7 +23,7 @@ from torch import Tensor
 
 from timm_effnet_ext.arch import PREFIX, parse_model_name
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
-from timm_effnet_ext.loading import explained
+from timm_effnet_ext.load_errors import explained
 from timm_effnet_ext.weights import find_cfg
 
 HUB_PREFIX = "hf-hub:"
