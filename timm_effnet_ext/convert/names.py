@@ -7,15 +7,16 @@ whoever needs a direction derives it from the plan.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from timm_effnet_ext.arch import Arch, Op
+from timm_effnet_ext.arch import Arch, Block, Op
 from timm_effnet_ext.errors import NameMappingError, first_few
 from timm_effnet_ext.layout import LayerKind, Shape, layers
 
@@ -127,27 +128,14 @@ def plan(
         NameMappingError: a layer without a rule, or two tensors with one name on either side.
     """
     stages = arch.blocks(width_mult, depth_mult)
-    contexts, kinds = {}, {}
-    flat = 0
-    for stage in stages:
-        for block in stage:
-            where = (block.stage, block.index)
-            contexts[where] = _numbers(flat, block.stage, block.index, len(stages))
-            kinds[where] = block.kind
-            flat += 1
-    rules = {kind: _unique(table, dialect.name) for kind, table in dialect.blocks.items()}
+    name_of = _namer(dialect, stages)
     seen: Counter[LayerKind] = Counter()
     entries = []
     for layer in layers(arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult):
         nth = f"_{seen[layer.kind]}" if seen[layer.kind] else ""
         seen[layer.kind] += 1
         try:
-            if layer.name.startswith("blocks."):
-                _, s, b, part = layer.name.split(".", 3)
-                at = int(s), int(b)
-                name = (dialect.block + rules[kinds[at]][part]).format_map({**contexts[at], "nth": nth})
-            else:
-                name = dialect.end(layer.name, len(stages), nth)
+            name = name_of(layer.name, nth)
         except KeyError as err:
             raise NameMappingError(f"dialect {dialect.name!r} has no rule for {layer.name!r}") from err
         shapes = layer.shapes()
@@ -187,6 +175,24 @@ def check(entries: Iterable[Entry], found: Mapping[str, Shape], *, ignored: Iter
     told = [f"{len(names)} {what}: {first_few(names)}" for what, names in problems if names]
     if told:
         raise NameMappingError(f"{len(found)} variables do not fit this model: {'; '.join(told)}")
+
+
+def _namer(dialect: Dialect, stages: tuple[tuple[Block, ...], ...]) -> Callable[[str, str], str]:
+    """Return the function from a layer's name and its `nth` to the source's name; no rule is a KeyError."""
+    rules = {kind: _unique(table, dialect.name) for kind, table in dialect.blocks.items()}
+    blocks = {
+        (block.stage, block.index): (rules.get(block.kind, {}), _numbers(flat, block.stage, block.index, len(stages)))
+        for flat, block in enumerate(chain.from_iterable(stages))
+    }
+
+    def name_of(layer: str, nth: str) -> str:
+        if not layer.startswith("blocks."):
+            return dialect.end(layer, len(stages), nth)
+        _, stage, index, part = layer.split(".", 3)
+        table, numbers = blocks[int(stage), int(index)]
+        return (dialect.block + table[part]).format_map({**numbers, "nth": nth})
+
+    return name_of
 
 
 def _numbers(flat: int, stage: int, block: int, stages: int) -> dict[str, int | str]:

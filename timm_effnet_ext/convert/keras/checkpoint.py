@@ -14,9 +14,9 @@ from timm_effnet_ext.convert.identify import identify
 from timm_effnet_ext.convert.keras.config import LayerGraph, sensible
 from timm_effnet_ext.convert.keras.config import Path as LayerPath
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.keras.front import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.keras.graph import check_kinds, evaluate
 from timm_effnet_ext.convert.keras.model import has_paddings, head, model_args, wrong_paddings
+from timm_effnet_ext.convert.keras.preprocessing import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.keras.weights import CLASSIFIER, KerasWeights
 from timm_effnet_ext.errors import VerificationError, first_few
 

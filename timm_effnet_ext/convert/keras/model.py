@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm_effnet_ext.convert.keras.config import INPUT, LayerGraph, Node, Path
-from timm_effnet_ext.convert.keras.front import IDENTITY
+from timm_effnet_ext.convert.keras.preprocessing import IDENTITY
 from timm_effnet_ext.errors import NameMappingError
 
 _BN_EPS = 1e-3  # ours, and that of every keras.applications EfficientNet
