@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "identify": {"arch", "layout"},
     "summary": {"arch", "layout"},
     "photos": {"errors"},
-    "hub_errors": set(),
+    "hub_errors": {"errors"},
     "storage": {"errors"},
     "layers": {"arch"},
     "freeze": set(),

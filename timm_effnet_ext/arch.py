@@ -18,6 +18,7 @@ PREFIX, TIMM_PREFIX = "hucorz_", "tf_"
 CHANNEL_DIVISOR = 8
 ROUND_LIMIT = 0.9  # never round channels down by more than 10 %: tpu efficientnet_model.py round_filters
 SE_RATIO = 0.25
+BN_EPS = 1e-3  # tensorflow/tpu efficientnet_builder.py `batch_norm_epsilon`
 
 Op = Literal["mb", "fused"]
 

@@ -12,8 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
-from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
+from timm_effnet_ext.hub_errors import HUB_ERRORS, hub_answer
 from timm_effnet_ext.provenance import argument_of_caller
 
 

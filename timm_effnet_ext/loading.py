@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX
+from timm_effnet_ext.arch import ARCHS, BN_EPS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
 from timm_effnet_ext.identify import identify_state
 from timm_effnet_ext.layout import COUNTER_LEAF, Shape
@@ -19,7 +19,7 @@ from timm_effnet_ext.provenance import argument_of_caller, config_beside, config
 _logger = logging.getLogger(__name__)
 
 # Arguments that change the result without changing any shape, with the value that a `tf_*` or our row implies.
-_NUMERICS = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": None}
+_NUMERICS = {"pad_type": "same", "bn_eps": BN_EPS, "act_layer": None}
 _CLASSIFIER = ("classifier.",)
 _HEAD = ("conv_head.", "bn2.", *_CLASSIFIER)
 

@@ -22,7 +22,7 @@ from timm.data import (
 from torch import Tensor
 
 from timm_effnet_ext.arch import PREFIX, parse_model_name
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
 from timm_effnet_ext.load_errors import explained
 from timm_effnet_ext.weights import find_cfg
 
@@ -92,7 +92,7 @@ def load_classifier(name: str) -> Classifier:
         except HFValidationError as err:
             raise EffNetExtError(f"{name}: expected {HUB_PREFIX}USER/REPO ({err})") from err
         except _UNFIT as err:
-            why = str(err).strip().splitlines()[0]
+            why = first_line(err)
             raise CheckpointFormatError(f"{name}: its config.json and its weights make no model ({why})") from err
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from timm_effnet_ext.arch import EDGE, LITE, V1, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
 
+# The entries of timm's pretrained_cfg that say how images are prepared.
+KEYS = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+
 Channels = tuple[float, ...]
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Channels, Channels] = ((0.5,) * 3, (0.5,) * 3)

@@ -155,9 +155,9 @@ def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
                         "expected (B, H, W, C) and (B, outputs)"
                     )
                 yield kind, given, output
+    except CheckpointFormatError:
+        raise
     except (ValueError, EOFError, BadZipFile, TypeError, AttributeError) as err:
-        if isinstance(err, CheckpointFormatError):
-            raise
         raise CheckpointFormatError(f"{path}: not readable as .npz of numbers ({err})") from err
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
 from timm_effnet_ext.convert.keras.isolate import isolated
-from timm_effnet_ext.convert.tensors import TensorEntry
+from timm_effnet_ext.convert.tensors import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -97,9 +97,7 @@ class Hdf5(Mapping[str, TensorEntry]):
                 f"{what} of shape {shape} needs {need} bytes, the file has {len(data)}: it is cut"
             )
         array = data.view(kind).reshape(shape)
-        if dataset.dtype == _BFLOAT16:  # the upper half of a float32
-            array = (array.astype("<u4") << 16).view("<f4")
-        return array
+        return widened(array) if dataset.dtype == _BFLOAT16 else array
 
 
 class _Window(io.RawIOBase):

@@ -103,9 +103,9 @@ def _open_zip(path: Path, crc: bool) -> Iterator[_Parts]:
                     where: tuple[Path, int, int | None] = path, _start(path, info, crc), info.file_size
                 else:
                     where = _unpack(archive, info, Path(folder, "weights.h5"), path), 0, None
+        except CheckpointFormatError:
+            raise
         except _BROKEN_ZIP as err:
-            if isinstance(err, CheckpointFormatError):
-                raise
             raise CheckpointFormatError(f"{path}: broken .keras file: {err}") from err
         target, start, size = where
         file = Hdf5(target, _ATTRIBUTES, start=start, size=size)

@@ -18,7 +18,8 @@ _MEMBER = re.compile(r"checkpoint|saved_model\.pb|.+\.index|.+\.data-\d{5}-of-\d
 MAX_GROWTH, MAX_UNPACKED_FLOOR = 100, 1 << 30  # times the archive's size; bytes that any archive may have
 _MAX_MEMBERS = 10_000
 _MAX_HEADER = 1 << 20  # bytes that are read at once
-_BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
+# What the library raises over broken archives; the last three over fields that make no sense.
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError, UnicodeError)
 
 
 def is_archive(path: Path) -> bool:
@@ -44,11 +45,9 @@ def unpack(archive: Path, folder: Path) -> None:
             limited = cast("IO[bytes]", _Limited(data, limit, archive))
             with tarfile.open(fileobj=limited, mode="r:") as tar:
                 _extract(tar, archive, folder)
+        except CheckpointFormatError:
+            raise
         except _BROKEN as err:
-            raise CheckpointFormatError(f"{archive}: broken archive: {err}") from err
-        except (ValueError, OverflowError, UnicodeError) as err:  # tarfile on fields that make no sense
-            if isinstance(err, CheckpointFormatError):
-                raise
             raise CheckpointFormatError(f"{archive}: broken archive: {err}") from err
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from timm_effnet_ext.convert.tensorflow.entries import FULL, BundleEntry, Slice, decode_entry, num_shards
 from timm_effnet_ext.convert.tensorflow.protowire import take, text, varint
 from timm_effnet_ext.convert.tensorflow.sstable import mask, masked_crc, read_table
-from timm_effnet_ext.convert.tensors import TensorEntry
+from timm_effnet_ext.convert.tensors import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError
 
 STRING, BOOL, BFLOAT16 = 7, 10, 14
@@ -149,8 +149,8 @@ class Bundle(Mapping[str, TensorEntry]):
             raise CheckpointFormatError(f"{what} of shape {entry.shape} has {entry.size} bytes, expected {need}")
         if self.crc:
             self._check(mask(google_crc32c.value(raw)), entry, what)
-        if entry.dtype == BFLOAT16:  # the upper half of a float32
-            return (raw.view(dtype).astype("<u4") << 16).view("<f4").reshape(entry.shape)
+        if entry.dtype == BFLOAT16:
+            return widened(raw.view(dtype)).reshape(entry.shape)
         if entry.dtype == BOOL:
             return (raw != 0).reshape(entry.shape)
         return raw.view(dtype).reshape(entry.shape)
