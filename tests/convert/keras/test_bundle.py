@@ -13,7 +13,7 @@ import pytest
 from tests.convert.keras._files import TOLERANCE, converted, error, folder, logits, outputs
 from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.keras.bundle import METADATA_FILE, from_bundle, has_keras_names
-from timm_effnet_ext.convert.tensorflow.sources import open_bundle
+from timm_effnet_ext.convert.tensorflow.source import open_bundle
 from timm_effnet_ext.convert.tensorflow.variables import variables
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError

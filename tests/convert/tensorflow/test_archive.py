@@ -11,7 +11,7 @@ import pytest
 
 from tests.convert._sources import DATA, tiny_bundle, tiny_variables
 from timm_effnet_ext.convert.tensorflow import archive
-from timm_effnet_ext.convert.tensorflow.sources import open_bundle
+from timm_effnet_ext.convert.tensorflow.source import open_bundle
 from timm_effnet_ext.convert.tensorflow.variables import format_of
 from timm_effnet_ext.errors import CheckpointFormatError
 

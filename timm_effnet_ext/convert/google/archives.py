@@ -16,7 +16,7 @@ from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.preprocessing import KEYS
 from timm_effnet_ext.convert.records import Options, Progress, Report
-from timm_effnet_ext.convert.tensorflow.sources import recognise
+from timm_effnet_ext.convert.tensorflow.source import recognise
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
 HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from timm_effnet_ext.convert.checkpoint import Variables
 from timm_effnet_ext.convert.tensorflow.bundle import Bundle
-from timm_effnet_ext.convert.tensorflow.sources import is_of_saved_model
+from timm_effnet_ext.convert.tensorflow.source import is_of_saved_model
 from timm_effnet_ext.convert.tensorflow.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few

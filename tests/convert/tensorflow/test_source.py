@@ -9,7 +9,7 @@ import pytest
 
 from tests._bundle_writer import write_bundle
 from tests.convert._sources import tiny_bundle
-from timm_effnet_ext.convert.tensorflow.sources import latest, open_bundle, recognise
+from timm_effnet_ext.convert.tensorflow.source import latest, open_bundle, recognise
 from timm_effnet_ext.errors import CheckpointFormatError
 
 PREFIX = "model.ckpt-7"
