@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
-from tests.models import assert_same_values
+from tests.models import assert_same_values, create
 from tests.processes import python
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
@@ -63,7 +63,7 @@ def image() -> Tensor:
 def test_v2_s_comes_from_timms_repository_and_then_from_the_cache(
     local_hub: LocalHub, tmp_path: Path, image: Tensor
 ) -> None:
-    twin = timm.create_model("tf_efficientnetv2_s").eval()
+    twin = create("tf_efficientnetv2_s").eval()
     files = hub_files(twin, architecture="tf_efficientnetv2_s", model_args={})
     local_hub.add(V2S, files)
     np.save(tmp_path / "image.npy", image.numpy())
@@ -74,8 +74,9 @@ def test_v2_s_comes_from_timms_repository_and_then_from_the_cache(
     local_hub.stop()
     python("-c", LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[1], tmp_path / "image.npy")
     for out in outs:
-        # Two implementations of one network in float32; random weights keep its output small.
-        torch.testing.assert_close(torch.from_numpy(np.load(out)), expected, rtol=1e-4, atol=1e-6)
+        # Two implementations in float32 of a network that amplifies roundings; other weights differ by all of it.
+        atol = 1e-3 * float(expected.abs().max())
+        torch.testing.assert_close(torch.from_numpy(np.load(out)), expected, rtol=0, atol=atol)
 
 
 def test_hub_user_of_the_environment_replaces_timms_repositories_and_adds_tags(
