@@ -6,10 +6,10 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from timm.models import PretrainedCfg, generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, generate_default_cfgs, get_arch_pretrained_cfgs, register_model
 
 from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX
-from timm_effnet_ext.weights import cfgs_by_tag
+from timm_effnet_ext.errors import EffNetExtError
 
 if TYPE_CHECKING:
     from timm_effnet_ext.model import EfficientNet
@@ -22,6 +22,11 @@ _ABSENT_FROM_TIMM = {
     name: {"in21k": "efficientnetv2_b3", "in21k_ft_in1k": "efficientnetv2_b3"}
     for name in ("efficientnetv2_b0", "efficientnetv2_b1", "efficientnetv2_b2")
 }
+
+
+def cfgs_by_tag(name: str) -> dict[str, PretrainedCfg]:
+    """Return tag -> pretrained cfg of a registry name, the default tag first; not every one has weights."""
+    return {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(name).items()}
 
 
 def pretrained_cfgs(name: str, hub_user: str | None = None) -> dict[str, PretrainedCfg]:
@@ -44,6 +49,18 @@ def pretrained_cfgs(name: str, hub_user: str | None = None) -> dict[str, Pretrai
             for tag, cfg in cfgs.items()
         }
     return {tag: replace(cfg, architecture=None) for tag, cfg in cfgs.items()}
+
+
+def find_cfg(name: str, tag: str) -> PretrainedCfg:
+    """Return the cfg of one tag of a registered architecture.
+
+    Raises:
+        EffNetExtError: There is none; the message lists those that are.
+    """
+    cfgs = cfgs_by_tag(PREFIX + name)
+    if tag not in cfgs:
+        raise EffNetExtError(f"{PREFIX}{name} has no weights {tag!r}, only {', '.join(cfgs)}")
+    return cfgs[tag]
 
 
 default_cfgs = generate_default_cfgs(

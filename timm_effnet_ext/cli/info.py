@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _of_weights(arch: Arch, tag: str) -> dict[str, int]:
     """Return the classes of some weights, and the size that they are tested at."""
-    from timm_effnet_ext.weights import find_cfg  # imports torch: only for who asks about weights
+    from timm_effnet_ext.hucorz_efficientnet import find_cfg  # imports torch: only for who asks about weights
 
-    cfg = find_cfg(arch, tag)
+    cfg = find_cfg(arch.name, tag)
     return {"num_classes": cfg.num_classes, "img_size": (cfg.test_input_size or cfg.input_size)[-1]}
 
 

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _record(arch: Arch) -> dict[str, Any]:
-    from timm_effnet_ext.weights import cfgs_by_tag  # imports torch: after the filter was found to fit
+    from timm_effnet_ext.hucorz_efficientnet import cfgs_by_tag  # imports torch: after the filter was found to fit
 
     summary = summarize(arch)
     return {
