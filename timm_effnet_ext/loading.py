@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import ARCHS, BN_EPS, PREFIX, TIMM_PREFIX
+from timm_effnet_ext.arch import BN_EPS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
 from timm_effnet_ext.identify import identify_state
 from timm_effnet_ext.layout import COUNTER_LEAF, Shape
@@ -119,10 +119,7 @@ def _check_shapes(
     elif missing and not differ and not unknown:
         hint = "The file is incomplete."
     else:
-        hint = (
-            f"It fits none of the {len(ARCHS)} architectures; if it is a TensorFlow, Keras or foreign file, convert it "
-            "first."
-        )
+        hint = "It fits none of the 26 architectures; if it is a TensorFlow, Keras or foreign file, convert it first."
     parts = []
     if differ:
         k = differ[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from timm_effnet_ext.arch import ARCHS, row_name
+from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
@@ -123,7 +123,7 @@ def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str
         return _left_over(candidate, len(used), shapes.keys() - used)
     found = nearest(shapes, dialects_for(checkpoint))
     if found is None:
-        return f"none of the {len(ARCHS)} architectures, under any names that are known; it holds {first_few(shapes)}"
+        return f"none of the 26 architectures, under any names that are known; it holds {first_few(shapes)}"
     try:
         check(found.plan(), {name: tuple(shape) for name, shape in shapes.items()})
     except NameMappingError as err:
