@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import sys
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +26,16 @@ from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
 from timm_effnet_ext.identify import identify_state
+from timm_effnet_ext.storage import sha256
 
 _logger = logging.getLogger(__name__)
 
 # Arguments that change the result without changing any shape, with the value that a `tf_*` or our row implies.
 _NUMERICS = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": None}
 _HEAD = ("conv_head.", "bn2.", "classifier.")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository in timm's format
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_STARTED = time.time()  # before anything was downloaded
 
 
 def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -41,6 +47,8 @@ def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     """
     cfg = model.pretrained_cfg
     where = _source(cfg)
+    if cfg.get("hf_hub_id"):
+        _check_download(cfg, where)
     _check_config(_source_config(cfg), model, where)
     classes, file_classes = getattr(model, "num_classes", None), cfg.get("num_classes")
     other_head = classes is not None and classes != file_classes
@@ -227,6 +235,30 @@ def _source(cfg: Mapping[str, Any]) -> str:
     return str(cfg.get("file") or cfg.get("hf_hub_id") or cfg.get("url") or "weights")
 
 
+def _check_download(cfg: Mapping[str, Any], where: str) -> None:
+    """Raise unless weights that this process has downloaded have the sha256 that the Hub announced.
+
+    The Hub's client compares the length only. It names a large file in its cache after its sha256.
+    """
+    repo, place = _in_cache(cfg)
+    for name in _WEIGHT_FILES:
+        link = try_to_load_from_cache(repo, name, **place)
+        if not isinstance(link, str):
+            continue
+        path = Path(link).resolve()
+        if _SHA256.fullmatch(path.name) and path.stat().st_mtime >= _STARTED and sha256(path) != path.name:
+            path.unlink()
+            raise CheckpointFormatError(
+                f"{where}: {name} arrived with another sha256 than the Hub announced. Try again"
+            )
+
+
+def _in_cache(cfg: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the repository of a cfg, and where the client's functions find it."""
+    repo, _, revision = cfg["hf_hub_id"].partition("@")
+    return repo, {"revision": revision or None, "cache_dir": _argument_of_caller("load_pretrained", "cache_dir")}
+
+
 def _source_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the config.json that lies beside the weights, or None."""
     if cfg.get("state_dict"):
@@ -234,8 +266,7 @@ def _source_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     if cfg.get("file"):
         return _config_beside(Path(cfg["file"]))
     if cfg.get("hf_hub_id"):
-        repo, _, revision = cfg["hf_hub_id"].partition("@")
-        where: Any = {"revision": revision or None, "cache_dir": _argument_of_caller("load_pretrained", "cache_dir")}
+        repo, where = _in_cache(cfg)
         # The cache knows the commit that the weights have just come from: whether it has a config need not be asked
         # twice, least of all of a Hub that is down, for which the client would wait half a minute.
         path = try_to_load_from_cache(repo, "config.json", **where)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
+from timm_effnet_ext.hub_errors import first_line
 from timm_effnet_ext.loading import explained
 from timm_effnet_ext.summary import parse_model_name
 from timm_effnet_ext.weights import find_cfg
@@ -30,7 +31,16 @@ from timm_effnet_ext.weights import find_cfg
 HUB_PREFIX = "hf-hub:"
 
 # What timm raises over a config with values of other types, missing weights, or weights of another model of its own.
-_UNFIT = (RuntimeError, TypeError, ValueError, KeyError, AttributeError)
+_UNFIT = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -87,13 +97,15 @@ def load_classifier(name: str) -> Classifier:
         source = _registered(name)
     with explained(name):
         try:
-            return classifier_of(timm.create_model(source, pretrained=True), name)
+            classifier = classifier_of(timm.create_model(source, pretrained=True), name)
+            _check_config(classifier)
+            return classifier
         except EffNetExtError:
             raise
         except HFValidationError as err:
             raise EffNetExtError(f"{name}: expected {HUB_PREFIX}USER/REPO ({err})") from err
         except _UNFIT as err:
-            why = str(err).strip().splitlines()[0]
+            why = first_line(err)
             raise CheckpointFormatError(f"{name}: its config.json and its weights make no model ({why})") from err
 
 
@@ -118,6 +130,14 @@ def _labels(model: Any) -> DatasetInfo | None:
         return CustomDatasetInfo(cfg["label_names"], cfg.get("label_descriptions"))
     subset = infer_imagenet_subset({"num_classes": model.num_classes})
     return ImageNetInfo(subset) if subset else None
+
+
+def _check_config(classifier: Classifier) -> None:
+    """Do what every photo needs, so that settings that make no sense are an error before the first one."""
+    classifier.image(Image.new("RGB", (64, 64)))
+    for index in range(classifier.model.num_classes):
+        if not isinstance(classifier.label(index), str | None):
+            raise TypeError(f"the label of class {index} is no text: {classifier.label(index)!r}")
 
 
 def _registered(name: str) -> str:
