@@ -7,10 +7,13 @@ RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --timeout 600
 # The Python of an environment with tensorflow and safetensors: `make bench` then measures conversions beside it.
 TENSORFLOW ?=
+# What `make campaign` begins from, and a test elsewhere that belongs to it.
+SEED ?= 1
+RESUMED := tests/train/test_launch.py::test_real_run_killed_within_a_stage_resumes_step_for_step
 # One of each family for `make test`; `make timm-suite` runs all 26.
 SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
 
-.PHONY: help demo test test-all timm-suite fuzz bench bench-progressive fmt lint type clean
+.PHONY: help demo test test-all timm-suite campaign bench bench-progressive fmt lint type clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -38,8 +41,8 @@ test-all: $(VENV)/.installed  ## our tests with the slow ones: all 26 models at 
 timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 26 models
 	$(RUN) tests/timm_suite/run.py --numprocesses auto
 
-fuzz: $(VENV)/.installed  ## thousands of damaged files and interrupted conversions
-	$(PYTEST) -m slow tests/convert
+campaign: $(VENV)/.installed  ## damage, kill, fill and refuse (docs/reliability.md); SEED=2 tries other cases
+	$(PYTEST) tests/campaign $(RESUMED) --campaign $(SEED)
 
 bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (build/bench/bench.png)
 	$(BIN)/python -m timm_effnet_ext bench

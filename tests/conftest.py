@@ -38,6 +38,11 @@ for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TO
     os.environ.pop(_name, None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what turns the sample of the reliability campaign into the whole."""
+    parser.addoption("--campaign", type=int, metavar="SEED", help="run tests/campaign at its full size, with this seed")
+
+
 @pytest.fixture
 def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """A Hub where the client looks for it, and an empty cache; the client's pauses between attempts are left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +25,7 @@ class Fault:
     cut_after: int | None = None  # bytes of the request's or the answer's body, then the connection is closed
     pause: float = 0.0  # seconds before each CHUNK of a file
     body: bytes | None = None  # sent in place of a file, or stored in place of an upload
+    damage: Callable[[bytes], bytes] = bytes  # done to a file before it is sent
     headers: Mapping[str, str] = field(default_factory=dict)  # of the answer; "" leaves one out
     lose_answer: bool = False  # do it, then close the connection
     times: int = 1
@@ -175,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.failing or Fault("")
         if fault.lose_answer:
             self.hang_up()
-        raw = raw if fault.body is None else fault.body
+        raw = fault.damage(raw) if fault.body is None else fault.body
         asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) if may_continue else None
         first = int(asked[1]) if asked else 0
         if first > len(raw):

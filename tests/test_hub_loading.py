@@ -217,6 +217,15 @@ def test_a_download_that_fails_is_no_file_in_the_cache(
     assert torch.equal(load().conv_stem.weight, small.conv_stem.weight)
 
 
+def test_other_weights_of_the_announced_length_are_refused_and_not_kept(local_hub: LocalHub, small: nn.Module) -> None:
+    local_hub.add("alice/small", hub_files(small))
+    other = _with(small, "classifier.bias", 1.0)["model.safetensors"]
+    local_hub.faults.append(Fault("GET .*safetensors", body=other))
+    with pytest.raises(CheckpointFormatError, match=r"model.safetensors came with another sha256 than the Hub ann"):
+        load()
+    assert torch.equal(load().conv_stem.weight, small.conv_stem.weight)
+
+
 def _truncated(model: nn.Module) -> dict[str, bytes]:
     files = hub_files(model)
     return files | {"model.safetensors": files["model.safetensors"][:-1000]}

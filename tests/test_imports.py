@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "layers": {"arch"},
     "freeze": set(),
     "speed": {"layers"},
-    "provenance": {"errors", "hub_errors"},
+    "provenance": {"errors", "hub_errors", "storage"},
     "loading": {"arch", "errors", "identify", "layout", "provenance"},
     "load_errors": {"errors", "hub_errors", "provenance"},
     "model": {"arch", "freeze", "layers", "loading", "speed"},

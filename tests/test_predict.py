@@ -160,6 +160,9 @@ def test_a_config_that_is_none_is_named(text: str, folder: Path) -> None:
         ({"pretrained_cfg": 5}, "its config.json and its weights make no model"),
         ({"model_args": {"colour": "red"}}, "its config.json and its weights make no model"),
         ({"label_names": [1, 2, 3]}, "its config.json and its weights make no model"),
+        ({"label_descriptions": {name: [name] for name in LABELS}}, r"the label of class 0 is no text: \['ash'\]"),
+        ({"pretrained_cfg": {"input_size": [3, "x", 64]}}, "its config.json and its weights make no model"),
+        ({"pretrained_cfg": {"mean": "x"}}, "its config.json and its weights make no model"),
     ],
 )
 def test_a_config_of_something_else_is_refused(entries: dict[str, Any], message: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -50,9 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         return FAILED
+    except (MemoryError, RuntimeError) as err:
+        if args.verbose or not _is_out_of_memory(err):
+            raise
+        print(f"error: not enough memory ({' '.join(str(err).split())})", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _is_out_of_memory(err: Exception) -> bool:
+    """Whether an allocation failed; torch's of the CPU has no type of its own but the system's words."""
+    return isinstance(err, MemoryError) or os.strerror(errno.ENOMEM) in str(err)
 
 
 if __name__ == "__main__":

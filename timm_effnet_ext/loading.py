@@ -14,7 +14,13 @@ from timm_effnet_ext.arch import BN_EPS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
 from timm_effnet_ext.identify import identify_state
 from timm_effnet_ext.layout import COUNTER_LEAF, Shape
-from timm_effnet_ext.provenance import argument_of_caller, config_beside, config_of_source, name_of_source
+from timm_effnet_ext.provenance import (
+    argument_of_caller,
+    check_download,
+    config_beside,
+    config_of_source,
+    name_of_source,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +39,8 @@ def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     """
     cfg = model.pretrained_cfg
     where = name_of_source(cfg)
+    if cfg.get("hf_hub_id"):
+        check_download(cfg, where)
     _check_config(config_of_source(cfg), model, where)
     classes, file_classes = getattr(model, "num_classes", None), cfg.get("num_classes")
     other_head = classes is not None and classes != file_classes

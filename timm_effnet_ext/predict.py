@@ -29,7 +29,16 @@ from timm_effnet_ext.load_errors import explained
 HUB_PREFIX = "hf-hub:"
 
 # What timm raises over a config with values of other types, missing weights, or weights of another model of its own.
-_UNFIT = (RuntimeError, TypeError, ValueError, KeyError, AttributeError)
+_UNFIT = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,9 @@ def load_classifier(name: str) -> Classifier:
         source = _registered(name)
     with explained(name):
         try:
-            return classifier_of(timm.create_model(source, pretrained=True), name)
+            classifier = classifier_of(timm.create_model(source, pretrained=True), name)
+            _check_config(classifier)
+            return classifier
         except EffNetExtError:
             raise
         except HFValidationError as err:
@@ -117,6 +128,14 @@ def _labels(model: Any) -> DatasetInfo | None:
         return CustomDatasetInfo(cfg["label_names"], cfg.get("label_descriptions"))
     subset = infer_imagenet_subset({"num_classes": model.num_classes})
     return ImageNetInfo(subset) if subset else None
+
+
+def _check_config(classifier: Classifier) -> None:
+    """Do what every photo needs, so that settings that make no sense are an error before the first one."""
+    classifier.image(Image.new("RGB", (64, 64)))
+    for index in range(classifier.model.num_classes):
+        if not isinstance(classifier.label(index), str | None):
+            raise TypeError(f"the label of class {index} is no text: {classifier.label(index)!r}")
 
 
 def _registered(name: str) -> str:

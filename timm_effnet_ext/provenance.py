@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -14,6 +16,11 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.hub_errors import HUB_ERRORS
+from timm_effnet_ext.storage import sha256
+
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository in timm's format
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_STARTED = time.time()  # before anything was downloaded
 
 
 def name_of_source(cfg: Mapping[str, Any]) -> str:
@@ -21,6 +28,27 @@ def name_of_source(cfg: Mapping[str, Any]) -> str:
     if cfg.get("state_dict"):
         return "state_dict"
     return str(cfg.get("file") or cfg.get("hf_hub_id") or cfg.get("url") or "weights")
+
+
+def check_download(cfg: Mapping[str, Any], where: str) -> None:
+    """Raise unless weights that this process has downloaded have the sha256 that the Hub announced.
+
+    The Hub's client compares the length only. It names a large file in its cache after its sha256.
+
+    Raises:
+        CheckpointFormatError: They have another one, and are gone from the cache.
+    """
+    repo, place = _in_cache(cfg)
+    for name in _WEIGHT_FILES:
+        link = try_to_load_from_cache(repo, name, **place)
+        if not isinstance(link, str):
+            continue
+        path = Path(link).resolve()
+        if _SHA256.fullmatch(path.name) and path.stat().st_mtime >= _STARTED and sha256(path) != path.name:
+            path.unlink()
+            raise CheckpointFormatError(
+                f"{where}: {name} arrived with another sha256 than the Hub announced. Try again"
+            )
 
 
 def config_of_source(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -34,8 +62,7 @@ def config_of_source(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     if cfg.get("file"):
         return config_beside(Path(cfg["file"]))
     if cfg.get("hf_hub_id"):
-        repo, _, revision = cfg["hf_hub_id"].partition("@")
-        where: Any = {"revision": revision or None, "cache_dir": argument_of_caller("load_pretrained", "cache_dir")}
+        repo, where = _in_cache(cfg)
         # The cache knows the commit that the weights have just come from: whether it has a config need not be asked
         # twice, least of all of a Hub that is down, for which the client would wait half a minute.
         path = try_to_load_from_cache(repo, "config.json", **where)
@@ -66,6 +93,12 @@ def argument_of_caller(function: str, name: str) -> Any:
             return frame.f_locals.get(name)
         frame = frame.f_back
     return None
+
+
+def _in_cache(cfg: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the repository of a cfg, and where the client's functions find it."""
+    repo, _, revision = cfg["hf_hub_id"].partition("@")
+    return repo, {"revision": revision or None, "cache_dir": argument_of_caller("load_pretrained", "cache_dir")}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -23,10 +23,13 @@ REPO = "alice/net"
 COMMIT, UPLOAD = "POST .*/commit/", "PUT /_lfs/"
 
 
-def write_folder(folder: Path, **record: Any) -> Path:
+VALUES = np.arange(50_000, dtype="<f4")
+
+
+def write_folder(folder: Path, values: np.ndarray = VALUES, **record: Any) -> Path:
     """Write what a conversion leaves behind, with one tensor."""
     folder.mkdir(exist_ok=True)
-    weights = safetensors.numpy.save({"w": np.arange(50_000, dtype="<f4")})
+    weights = safetensors.numpy.save({"w": values})
     (folder / "model.safetensors").write_bytes(weights)
     record = {"verified": True, "weights_sha256": hashlib.sha256(weights).hexdigest(), **record}
     (folder / "config.json").write_text('{"architecture": "hucorz_efficientnet_b0"}')

@@ -10,6 +10,7 @@ from PIL import Image
 from timm.models import load_state_dict
 
 from tests.processes import ROOT, python
+from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.launch import asked_model, options
 from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import STAGES, csv_rows
@@ -121,6 +122,16 @@ def test_the_model_is_found_where_train_py_looks_for_it(tmp_path):
     assert asked_model(["-c", str(config), "--lr", "1"]) == "from_file"
     assert asked_model(["--config", str(config), "--model", "a"]) == "a"
     assert asked_model(["--model-ema"]) is None
+    config.write_text("model: 5\n")
+    assert asked_model(["-c", str(config)]) is None
+
+
+@pytest.mark.parametrize("raw", [b"[1, 2", b"date: 2026-13-01", b"\xff"])
+def test_a_config_that_is_no_yaml_is_named(raw, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_bytes(raw)
+    with pytest.raises(EffNetExtError, match=r"c\.yaml: not YAML"):
+        asked_model(["-c", str(config)])
 
 
 def test_train_py_is_told_to_mix_and_drop_and_its_epochs():

@@ -145,7 +145,7 @@ def test_missing_file_is_named_in_one_line(tmp_path, capsys, name):
     assert f"{name}: no such file. Is {run} the output folder" in err
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "- a", "\x00"])
+@pytest.mark.parametrize("text", ["[1, 2", "- a", "\x00", "date: 2026-13-01"])
 def test_damaged_arguments_are_refused(tmp_path, text):
     run = write_run(tmp_path / "a")
     (run / "args.yaml").write_text(text)

@@ -31,7 +31,7 @@ def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoin
             else:
                 yield Checkpoint(path, "tensorflow", kind, files, found)
     elif torch_source.recognise(path) is not None:
-        with torch_source.open_torch(path) as checkpoint:
+        with torch_source.open_torch(path, crc=crc) as checkpoint:
             yield checkpoint
     else:
         from timm_effnet_ext.convert.keras.source import is_keras, open_keras  # h5py: only for those who need it

@@ -83,7 +83,8 @@ def asked_model(args: Sequence[str]) -> str | None:
     parser.add_argument("-c", "--config")
     known, _ = parser.parse_known_args(args)
     if known.model is None and known.config:
-        return _read_yaml(Path(known.config)).get("model")
+        model = _read_yaml(Path(known.config)).get("model")
+        return model if isinstance(model, str) else None
     return known.model
 
 
@@ -92,7 +93,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, ValueError) as err:  # of a date that is none, of bytes that are no text
         raise EffNetExtError(f"{path}: not YAML: {err}") from err
     return config if isinstance(config, dict) else {}
 

@@ -103,7 +103,7 @@ def _args(path: Path) -> dict[str, Any]:
     _check_there(path)
     try:
         args = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except (yaml.YAMLError, ValueError) as err:  # of a date that is none, of bytes that are no text
         raise EffNetExtError(f"{path}: not YAML ({err}). Is the file damaged?") from err
     if not isinstance(args, dict):
         raise EffNetExtError(f"{path}: expected a mapping, found {type(args).__name__}. Is the file damaged?")

@@ -154,6 +154,7 @@ def test_a_cut_archive(google: FileServer, tmp_path: Path) -> None:
     with pytest.raises(CheckpointFormatError, match="broken archive"):
         convert_b0(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "assets").rglob("*.tar.gz"))  # the next attempt fetches it anew
 
 
 def test_an_archive_that_is_gone(google: FileServer, tmp_path: Path) -> None:

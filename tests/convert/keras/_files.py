@@ -78,15 +78,3 @@ def error(found: np.ndarray, wanted: np.ndarray) -> float:
     """Return the largest difference, relative to the largest output where that is above 1."""
     assert found.shape == wanted.shape
     return float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max()))
-
-
-def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return the data with one to four bytes, or a run of them, overwritten."""
-    out = bytearray(data)
-    if rng.random() < 0.7:
-        for at in rng.integers(len(out), size=rng.integers(1, 5)):
-            out[at] ^= int(rng.integers(1, 256))
-    else:
-        at, count = int(rng.integers(len(out))), int(rng.choice([4, 8, 64]))
-        out[at : at + count] = bytes([int(rng.choice([0, 255]))]) * len(out[at : at + count])
-    return bytes(out)

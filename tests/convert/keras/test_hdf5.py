@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.convert.keras._files import damaged
 from timm_effnet_ext.convert.keras.hdf5 import Hdf5
 from timm_effnet_ext.errors import CheckpointFormatError
 
@@ -172,29 +169,9 @@ def tiny(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_all(path: Path) -> None:
-    """Read every tensor: a correct file and a refusal are both as they should be, and soon."""
-    start = sum(os.times()[:4])
-    with suppress(CheckpointFormatError):
-        file = Hdf5(path, ("name",))
-        for name in file:
-            assert file[name].read().nbytes <= 100 * path.stat().st_size
-    assert sum(os.times()[:4]) - start < 10
-
-
-@pytest.mark.parametrize("cases", [40, pytest.param(4000, marks=pytest.mark.slow)])
-def test_damaged_files_give_an_error_or_a_result(path: Path, cases: int) -> None:
+def test_a_cut_file_is_refused(path: Path) -> None:
     data = tiny(path)
-    rng = np.random.default_rng(0)
-    for _ in range(cases):
-        path.write_bytes(damaged(data, rng))
-        read_all(path)
-
-
-@pytest.mark.parametrize("step", [331, pytest.param(3, marks=pytest.mark.slow)])
-def test_every_truncation_is_refused(path: Path, step: int) -> None:
-    data = tiny(path)
-    for size in range(0, len(data), step):
+    for size in range(0, len(data), 331):
         path.write_bytes(data[:size])
         with pytest.raises(CheckpointFormatError, match="HDF5 is damaged or cut"):
             Hdf5(path)

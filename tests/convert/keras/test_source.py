@@ -6,10 +6,7 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -20,7 +17,6 @@ from tests.convert.keras._files import (
     TOLERANCE,
     candidate,
     converted,
-    damaged,
     error,
     folder,
     logits,
@@ -31,7 +27,7 @@ from timm_effnet_ext.convert.keras.graph import evaluate
 from timm_effnet_ext.convert.keras.source import is_keras, open_keras
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError, VerificationError
+from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
 
 NESTED = [f"keras{major}_nested{end}" for major in (2, 3) for end in (".keras", ".h5", ".weights.h5")]
 NESTED.append("keras2_nested_weights.h5")
@@ -306,46 +302,3 @@ def test_a_stored_size_beyond_the_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data.replace(struct.pack("<II", size, size), struct.pack("<II", size * 9, size * 9)))
     with pytest.raises(CheckpointFormatError, match=r"model.weights.h5 is cut"), open_keras(path):
         pass
-
-
-@pytest.mark.parametrize("name", ["keras2_nested_weights.h5", "keras3_nested.h5", "keras3_flat.keras"])
-@pytest.mark.parametrize("cases", [5, pytest.param(200, marks=pytest.mark.slow)])
-def test_damaged_files_give_an_error_or_a_checkpoint(name: str, cases: int, tmp_path: Path) -> None:
-    data = (folder() / name).read_bytes()
-    rng = np.random.default_rng(cases)
-    path = tmp_path / name
-    for case in range(cases):
-        path.write_bytes(damaged(data, rng) if case % 5 else data[: rng.integers(len(data))])
-        with suppress(EffNetExtError), open_keras(path) as checkpoint:
-            for entry in checkpoint.variables.model.values():
-                entry.read()
-
-
-SETTINGS = ("padding", "strides", "activation", "epsilon", "mean", "scale", "axis", "input_layers", "output_layers",
-            "batch_shape", "inbound_nodes", "config", "kernel_size", "keras_history", "use_bias", "name",
-            "layers")  # fmt: skip
-NONSENSE = (None, "x", -1, 0, 2**70, [], {}, [[1]], float("nan"), True, {"a": 1}, [None, None, None, 3])
-
-
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every container in some JSON with each of its keys that are settings."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        if key in SETTINGS:
-            yield value, key
-        yield from places(item)
-
-
-@pytest.mark.parametrize("name", ["keras3_flat.keras", "keras2_topless.keras"])
-@pytest.mark.parametrize("cases", [8, pytest.param(300, marks=pytest.mark.slow)])
-def test_nonsense_in_the_config_gives_an_error_or_a_checkpoint(name: str, cases: int, tmp_path: Path) -> None:
-    rng = np.random.default_rng(cases)
-
-    def spoil(layers: list) -> None:
-        found = list(places(layers))
-        container, key = found[rng.integers(len(found))]
-        container[key] = NONSENSE[rng.integers(len(NONSENSE))]
-
-    for _ in range(cases):
-        with suppress(EffNetExtError), open_keras(edited(name, spoil, tmp_path)) as checkpoint:
-            checkpoint.graph(np.zeros((1, 64, 64, 3)))

@@ -182,6 +182,25 @@ def test_a_cut_file_says_so(ours: nn.Module, kind: str, size: int, tmp_path: Pat
         convert(cut, tmp_path / "out", UNVERIFIED)
 
 
+def test_a_flipped_bit_of_a_weight_is_found_where_there_are_checksums(ours: nn.Module, tmp_path: Path) -> None:
+    raw = bytearray(_save(ours.state_dict(), tmp_path / "model.pth", "zip").read_bytes())
+    weight = ours.state_dict()["conv_head.weight"].numpy().tobytes()
+    raw[raw.index(weight) + 5] ^= 1
+    (tmp_path / "model.pth").write_bytes(raw)
+    with pytest.raises(CheckpointFormatError, match=r"cut or damaged .*Bad CRC-32 for file"):
+        convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+
+
+def test_a_file_without_checksums_is_read(ours: nn.Module, tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        source = _save(ours.state_dict(), tmp_path / "model.pth", "zip")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    convert(source, tmp_path / "out", UNVERIFIED)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
 def test_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv_stem.weight": 1}}, tmp_path / "model.pth")
     with pytest.raises(CheckpointFormatError, match=r"1 entries are no tensors: conv_stem.weight"):

@@ -98,7 +98,8 @@ def convert_archive(archive: Archive, out: str | Path, options: Options, progres
     """Download a published checkpoint, unless it is in the cache, and convert it.
 
     Raises:
-        EffNetExtError: It could not be had; and what `convert` raises, an archive of another model included.
+        EffNetExtError: It could not be had; and what `convert` raises, an archive of another model included. One
+            that is damaged is not kept.
     """
     from timm_effnet_ext.convert.google.download import fetch, look_up
 
@@ -108,4 +109,8 @@ def convert_archive(archive: Archive, out: str | Path, options: Options, progres
     if source is None or source.kind != "archive":
         path.unlink()
         raise CheckpointFormatError(f"{archive.url}: the server sent {remote.size} bytes that are no archive")
-    return convert(path, out, replace(options_for(archive, options), origin_version=remote.version), progress)
+    try:
+        return convert(path, out, replace(options_for(archive, options), origin_version=remote.version), progress)
+    except CheckpointFormatError:
+        path.unlink(missing_ok=True)  # else the next attempt would meet it again
+        raise

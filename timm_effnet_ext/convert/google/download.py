@@ -22,7 +22,7 @@ from timm_effnet_ext.hub_errors import PASSING
 _logger = logging.getLogger(__name__)
 
 PAUSES = (1, 2, 4, 8)  # seconds before another attempt; counted anew whenever bytes have come
-_TIMEOUT = 60  # seconds without a byte
+_TIMEOUT = 20  # seconds without a byte, before the user is told that it is tried again
 _AS_IT_IS = {"Accept-Encoding": "identity"}  # so that lengths are those of the file
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 

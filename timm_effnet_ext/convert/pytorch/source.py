@@ -32,6 +32,7 @@ _EMA_COUNTER = "n_averaged"
 _STEPS = ("epoch", "step", "global_step")
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
+_CHUNK = 1 << 20  # bytes
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows
 # safetensors dtype -> (name, numpy dtype of the bytes)
 _DTYPES = {
@@ -51,8 +52,8 @@ def recognise(path: Path) -> Path | None:
 
 
 @contextmanager
-def open_torch(path: Path) -> Iterator[Checkpoint]:
-    """Open a file that `recognise` knows.
+def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
+    """Open a file that `recognise` knows. `crc` checks the whole of a zip first.
 
     Raises:
         CheckpointFormatError: Damaged, or with other Python objects than tensors, which are never loaded.
@@ -63,7 +64,7 @@ def open_torch(path: Path) -> Iterator[Checkpoint]:
     if _is_safetensors(file):
         found, form, stated = _safetensors(file), "safetensors", None
     else:
-        found, stated = _pickle(file)
+        found, stated = _pickle(file, crc)
         form = "PyTorch pickle"
     config = _config_beside(file)
     stated = config.get("architecture", stated)
@@ -127,15 +128,18 @@ def _mapped(path: Path, data: np.ndarray, name: str, row: Mapping[str, Any]) -> 
     return TensorEntry(name, dtype, shape, load)
 
 
-def _pickle(path: Path) -> tuple[Variables, str | None]:
+def _pickle(path: Path, crc: bool) -> tuple[Variables, str | None]:
     """Return the variables and the architecture that the file states, if it does."""
     import torch
 
+    is_zip = zipfile.is_zipfile(path)
     try:
+        if is_zip and crc:
+            _check_sums(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             # timm's train.py saves its arguments; damaged files make torch warn before it fails
             warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UnpicklingError as err:
         raise CheckpointFormatError(
             f"{path}: holds other Python objects than tensors, or is damaged. They are never loaded: save "
@@ -155,6 +159,16 @@ def _pickle(path: Path) -> tuple[Variables, str | None]:
     found.slots.update(_slots(path, loaded.get("optimizer")))
     stated = loaded.get("arch")
     return found, stated if isinstance(stated, str) else None
+
+
+def _check_sums(path: Path) -> None:
+    """Raise unless the members of a zip have their checksums, at which torch does not look."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.CRC:  # 0 where torch.serialization.set_crc32_options(False) left it out
+                with archive.open(info) as member:
+                    while member.read(_CHUNK):
+                        pass
 
 
 def _entries(path: Path, state: Mapping[Any, Any]) -> dict[str, TensorEntry]:

@@ -12,7 +12,6 @@ Spec: tensorflow/core/util/tensor_bundle/{tensor_bundle.h,naming.h}; the message
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,7 +34,6 @@ DTYPES = {
     19: ("float16", "<f2"), 22: ("uint32", "<u4"), 23: ("uint64", "<u8"),
 }  # fmt: skip
 _REFUSED = {20: "resource", 21: "variant", 24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4"}
-_MAX_TOUCHED = 16 << 20  # bytes
 
 
 class Bundle(Mapping[str, TensorEntry]):
@@ -49,9 +47,7 @@ class Bundle(Mapping[str, TensorEntry]):
         self.prefix = Path(prefix)
         self.crc = crc
         self.index_file = index_file(self.prefix)
-        self._maps: list[mmap.mmap] = []
-        self._touched = 0  # bytes of the mapped files that may be in memory
-        self._shards: dict[int, np.ndarray] = {}
+        self._sizes: dict[int, int] = {}  # bytes of each data file that was asked for
         self._raw: dict[str, bytes] = {}
         self._slices: dict[bytes, bytes] = {}
         header = None
@@ -97,44 +93,28 @@ class Bundle(Mapping[str, TensorEntry]):
         """Return the index and every data file."""
         return self.index_file, *map(self.shard_file, range(self.num_shards))
 
-    def close(self) -> None:
-        """Forget the mapped files; tensors that were read as views keep theirs."""
-        self._shards.clear()
-        self._maps.clear()
-
-    def _shard(self, shard: int) -> np.ndarray:
-        if shard not in self._shards:
+    def _size(self, shard: int) -> int:
+        """Return how many bytes a data file has."""
+        if shard not in self._sizes:
             path = self.shard_file(shard)
             if not path.is_file():
                 raise CheckpointFormatError(f"{path}: no such file; the index says {self.num_shards} data file(s)")
-            self._shards[shard] = self._mapped(path) if path.stat().st_size else np.empty(0, np.uint8)
-        return self._shards[shard]
-
-    def _mapped(self, path: Path) -> np.ndarray:
-        with path.open("rb") as file:
-            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return np.frombuffer(self._maps[-1], np.uint8)
-
-    def _forget_pages(self, nbytes: int) -> None:
-        """Give back the memory of what was read before: the files may be larger than all of it."""
-        self._touched += nbytes
-        if self._touched > _MAX_TOUCHED and hasattr(mmap, "MADV_DONTNEED"):
-            for mapped in self._maps:
-                mapped.madvise(mmap.MADV_DONTNEED)  # views stay: what is looked at again is read again
-            self._touched = nbytes
+            self._sizes[shard] = path.stat().st_size
+        return self._sizes[shard]
 
     def _bytes(self, entry: BundleEntry, what: str) -> np.ndarray:
-        """Return the entry's bytes, inside the file for sure."""
+        """Return the entry's bytes, inside the file for sure; alone they are mapped, as the file may be too large."""
         if not 0 <= entry.shard < self.num_shards:
             raise CheckpointFormatError(f"{what} is in data file {entry.shard}, expected 0 to {self.num_shards - 1}")
-        data = self._shard(entry.shard)
-        if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > len(data):
+        size = self._size(entry.shard)
+        if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > size:
             raise CheckpointFormatError(
                 f"{self.shard_file(entry.shard)}: {what.rpartition(': ')[2]} needs {entry.size} bytes at offset "
-                f"{entry.offset}, the file has {len(data)}: it is cut or belongs to another index"
+                f"{entry.offset}, the file has {size}: it is cut or belongs to another index"
             )
-        self._forget_pages(entry.size)
-        return data[entry.offset : entry.offset + entry.size]
+        if not entry.size:  # which cannot be mapped
+            return np.empty(0, np.uint8)
+        return np.memmap(self.shard_file(entry.shard), np.uint8, "r", entry.offset, (entry.size,))
 
     def _read(self, name: str, entry: BundleEntry) -> np.ndarray:
         what = f"{self.index_file}: {name!r}"
@@ -162,7 +142,7 @@ class Bundle(Mapping[str, TensorEntry]):
         parts = [(part, self._part(name, whole, part, what)) for part in whole.slices]
         need = math.prod(whole.shape) * np.dtype(DTYPES[whole.dtype][1]).itemsize
         stored = sum(len(self._bytes(entry, what)) for _, entry in parts)
-        on_disk = sum(len(self._shard(shard)) for shard in {entry.shard for _, entry in parts})
+        on_disk = sum(self._size(shard) for shard in {entry.shard for _, entry in parts})
         if stored != need or stored > on_disk:
             raise CheckpointFormatError(f"{what}: {len(parts)} slices of {stored} bytes in all, expected {need}")
         out: np.ndarray | None = None

@@ -71,22 +71,11 @@ def open_bundle(path: str | Path, *, crc: bool = True) -> Iterator[Bundle]:
             unpack(source.path, Path(folder))
             inner = _unpacked(Path(folder), source.path)
             try:
-                with _closing(inner, crc) as bundle:
-                    yield bundle
+                yield Bundle(inner, crc=crc)
             except CheckpointFormatError as err:  # where it was unpacked is nobody's business
                 raise CheckpointFormatError(str(err).replace(f"{folder}/", f"{source.path}: ")) from err
     else:
-        with _closing(source.prefix, crc) as bundle:
-            yield bundle
-
-
-@contextmanager
-def _closing(prefix: Path, crc: bool) -> Iterator[Bundle]:
-    bundle = Bundle(prefix, crc=crc)
-    try:
-        yield bundle
-    finally:
-        bundle.close()
+        yield Bundle(source.prefix, crc=crc)
 
 
 def is_of_saved_model(prefix: Path) -> bool:

@@ -1,0 +1,30 @@
+"""The command line's last resort: what an error of the machine, not of the input, is to the user."""
+
+from __future__ import annotations
+
+import pytest
+
+from timm_effnet_ext.__main__ import main
+
+ALLOCATION = "[enforce fail at alloc_cpu.cpp:124] err == 0. Error code 12 (Cannot allocate memory)"  # torch's words
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 8 GiB"), RuntimeError(ALLOCATION)])
+def test_too_little_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("timm_effnet_ext.cli.list.run", run)
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err == f"error: not enough memory ({error})\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("timm_effnet_ext.cli.list.run", run)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        main(["list"])
