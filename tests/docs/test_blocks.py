@@ -74,6 +74,7 @@ def test_every_marker_stands_above_a_block_and_gives_a_reason(page: Path) -> Non
         ("```text\n$ echo one\ntwo\n```", "page.md:4: echo one\nprints\none\nnot\ntwo"),
         ("```text\n$ echo one; false\none\n```", "page.md:4: exit code 1 of"),
         ("```text\none\n```", "page.md:4: neither a command nor a transcript"),
+        ("```yaml\nlr: 0.1\nmoduel: x\n```", "page.md:4: train.py has no moduel"),
         ("```toml\na = 1\n```", "page.md:4: nothing runs 'toml' blocks"),
         ("- item\n\n  ```text\n  $ echo one\n  ```", "page.md:6: echo one\nprints"),
     ],

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests.convert._sources import DATA
 from tests.convert.keras import _files as keras_files
 from tests.docs.markdown import ROOT, Block
+from tests.train.options import OPTIONS
 
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
 _OF_TRAINING = re.compile(r"\btrain\.py\b|\bruns/")  # what only train.py can run, or has made
@@ -102,6 +104,11 @@ class World:
             pattern = "\n".join(".*" if line == ABRIDGED else re.escape(line) for line in wanted.splitlines())
             assert re.fullmatch(pattern, found, re.DOTALL), f"{block}: {command}\nprints\n{found}\nnot\n{wanted}"
 
+    def recipe(self, block: Block) -> None:
+        """Check that train.py has the options that a YAML file sets."""
+        unknown = yaml.safe_load(block.text).keys() - OPTIONS
+        assert not unknown, f"{block}: train.py has no {', '.join(sorted(unknown))}"
+
     def _shown(self, script: str, block: Block, *, fails: bool = False) -> str:
         """Return what a terminal shows when commands are over: progress is gone, an error stays."""
         for printed, run in SUBSTITUTIONS:
@@ -131,4 +138,5 @@ RUNNERS: Mapping[str, Callable[[World, Block], None]] = {
     "python": World.python,
     "sh": World.shell,
     "text": World.transcript,
+    "yaml": World.recipe,
 }
