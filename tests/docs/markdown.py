@@ -39,18 +39,20 @@ def blocks(page: Path) -> Iterator[Block]:
         fence = _FENCE.fullmatch(lines[at])
         if fence:
             start, end, language = at + 1, lines.index(f"{fence[1]}```", at + 1), fence[2]
-        elif lines[at].startswith(_INDENT) and _ends_paragraph(lines[at - 1]):
+        elif lines[at].startswith(_INDENT) and _can_follow(lines[:at]):
             start, end, language = at, _end_of_indented(lines, at), INDENTED
         else:
             at += 1
             continue
         text = textwrap.dedent("\n".join(lines[start:end])).strip("\n") + "\n"
         yield Block(page, start + 1, language, text, _reason(lines[:at]))
-        at = end + 1
+        at = end + 1 if fence else end
 
 
-def _ends_paragraph(line: str) -> bool:
-    return not line.strip() or MARKER.fullmatch(line.strip()) is not None
+def _can_follow(before: Sequence[str]) -> bool:
+    """Whether an indented line begins a block, instead of going on with a paragraph."""
+    last = before[-1].strip() if before else ""
+    return not last or MARKER.fullmatch(last) is not None
 
 
 def _end_of_indented(lines: Sequence[str], start: int) -> int:

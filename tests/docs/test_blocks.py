@@ -92,3 +92,23 @@ def test_what_is_volatile_or_abridged_need_not_be_the_same(tmp_path: Path) -> No
     page = tmp_path / "page.md"
     page.write_text("```text\n$ echo 'off by 1.2e-10'; seq 3; echo; echo end\noff by 3.4e-11\n…\nend\n```\n")
     World(tmp_path).run(*blocks(page))
+
+
+def test_a_transcript_may_end_with_an_error(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```text\n$ echo 'reading …' >&2; echo 'error: no' >&2; exit 1\nerror: no\n$ echo on\non\n```\n")
+    World(tmp_path).run(*blocks(page))
+
+
+def test_blocks_are_found_beside_each_other_and_after_a_marker(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "    one\n\n    two\n\n```python\nthree\n```\n<!-- not run: why -->\n    four\n\n"
+        "- item\n  <!-- not run: -->\n\n  ```text\n  five\n  ```\n\ntext\n    no code\n"
+    )
+    assert [(block.line, block.language, block.text, block.reason) for block in blocks(page)] == [
+        (1, "sh", "one\n\ntwo\n", None),
+        (6, "python", "three\n", None),
+        (9, "sh", "four\n", "why"),
+        (15, "text", "five\n", ""),
+    ]
