@@ -4,7 +4,6 @@ import os
 import runpy
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import timm
@@ -14,18 +13,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.train.options import OPTIONS
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train import recipe
 from timm_effnet_ext.train.progressive.spec import parse
 
 NAMES = recipe.names()
-OPTIONS = {
-    name
-    for line in (Path(__file__).parent / "train_py_options.txt").read_text().splitlines()
-    if not line.startswith("#")
-    for name in line.split()
-}
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
 needs_train_py = pytest.mark.skipif(
     not TRAIN_PY, reason="TIMM_TRAIN_PY is not set: it is the path of train.py from timm's repository, in no package"
