@@ -221,7 +221,7 @@ def test_other_weights_of_the_announced_length_are_refused_and_not_kept(local_hu
     local_hub.add("alice/small", hub_files(small))
     other = _with(small, "classifier.bias", 1.0)["model.safetensors"]
     local_hub.faults.append(Fault("GET .*safetensors", body=other))
-    with pytest.raises(CheckpointFormatError, match=r"model.safetensors came with another sha256 than the Hub ann"):
+    with pytest.raises(CheckpointFormatError, match=r"model.safetensors arrived with another sha256 than the Hub ann"):
         load()
     assert torch.equal(load().conv_stem.weight, small.conv_stem.weight)
 
