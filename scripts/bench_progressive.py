@@ -23,9 +23,9 @@ from fashion_mnist import unpack
 from tabulate import tabulate
 
 from timm_effnet_ext.train.plot import save_plot
+from timm_effnet_ext.train.progressive.schedule import Plan
+from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import read_run
-from timm_effnet_ext.train.schedule import Plan
-from timm_effnet_ext.train.spec import parse
 
 _EPOCH_END = re.compile(r"^Train: \d+ \[ *\d+/(\d+) \(100%\)\].*\((\d+\.\d+)s,", re.MULTILINE)
 """What train.py logs at the end of an epoch: its steps and their mean time in seconds."""
