@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 _OPTIONS = (
     *("--model", "hucorz_efficientnetv2_b0", "--model-kwargs", "width_mult=0.5", "depth_mult=0.5"),
     *("--opt", "rmsproptf", "--opt-eps", "0.001", "--lr", "0.004", "--weight-decay", "0.00001", "--warmup-epochs", "1"),
-    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--scale", "0.5", "1.0"),
+    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "2"),
+    *("--scale", "0.5", "1.0", "--crop-pct", "1.0", "--channels-last"),
 )
 
 
