@@ -125,7 +125,7 @@ def plan(
     """Return an entry for every tensor of the network that a source must give, in order of computation.
 
     Raises:
-        NameMappingError: a layer without a rule, or two tensors with one name on either side.
+        NameMappingError: A layer without a rule, or two tensors with one name on either side.
     """
     stages = arch.blocks(width_mult, depth_mult)
     name_of = _namer(dialect, stages)
@@ -161,7 +161,7 @@ def check(entries: Iterable[Entry], found: Mapping[str, Shape], *, ignored: Iter
     """Raise unless `found` has every entry's source in its shape, and nothing else but `ignored` names.
 
     Raises:
-        NameMappingError: with the first few names and the count of what is missing, left over or of another shape.
+        NameMappingError: With the first few names and the count of what is missing, left over or of another shape.
     """
     wanted = to_torch(entries)
     missing = wanted.keys() - found.keys()

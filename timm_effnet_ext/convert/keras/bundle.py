@@ -35,8 +35,8 @@ def from_bundle(path: Path, kind: str, files: tuple[Path, ...], variables: Varia
     """Return the checkpoint of a bundle with Keras' names; `path` is the SavedModel's folder if it is one.
 
     Raises:
-        CheckpointFormatError: the config beside the variables is damaged.
-        NameMappingError: a model with layers that no timm EfficientNet has.
+        CheckpointFormatError: The config beside the variables is damaged.
+        NameMappingError: A model with layers that no timm EfficientNet has.
     """
     metadata = path / METADATA_FILE
     config = _config(metadata) if metadata.is_file() else None

@@ -82,7 +82,7 @@ def parse_config(text: str, what: str) -> LayerGraph | None:
     """Return the graph of a model's config, or None for a model that is Python code and says no layers.
 
     Raises:
-        CheckpointFormatError: no model's config, or a graph with several inputs, outputs or uses of one layer.
+        CheckpointFormatError: No model's config, or a graph with several inputs, outputs or uses of one layer.
     """
     try:
         config = json.loads(text)

@@ -30,7 +30,7 @@ def check_kinds(graph: LayerGraph, what: str) -> None:
     """Raise unless every layer is one that `evaluate` knows.
 
     Raises:
-        NameMappingError: a layer that no EfficientNet of Keras has; what a class does is never looked up.
+        NameMappingError: A layer that no EfficientNet of Keras has; what a class does is never looked up.
     """
     for node in graph.nodes:
         if node.kind not in LAYERS:
@@ -45,8 +45,8 @@ def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndar
     The graph has passed `check_kinds`. Feature maps are averaged to (B, C), as timm does without a classifier.
 
     Raises:
-        VerificationError: images of another size than a Resizing layer in the graph gives.
-        NameMappingError: a setting that no EfficientNet of Keras has.
+        VerificationError: Images of another size than a Resizing layer in the graph gives.
+        NameMappingError: A setting that no EfficientNet of Keras has.
     """
     import torch
 

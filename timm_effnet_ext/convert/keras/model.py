@@ -30,7 +30,7 @@ def head(graph: LayerGraph, what: str) -> Head:
     """Return the head, which must be one that timm's EfficientNet has.
 
     Raises:
-        NameMappingError: another layer stands there.
+        NameMappingError: Another layer stands there.
     """
     last = max((i for i, node in enumerate(graph.nodes) if node.kind == "Conv2D"), default=-1)
     if last < 0:
@@ -68,7 +68,7 @@ def model_args(graph: LayerGraph, pool: str | None, what: str) -> dict[str, Any]
     """Return the arguments with which our model computes what the graph does.
 
     Raises:
-        NameMappingError: the layers differ among each other, so no argument says it.
+        NameMappingError: The layers differ among each other, so no argument says it.
     """
     eps = {node.config.get("epsilon") for node in graph.nodes if node.kind == "BatchNormalization"}
     # An activation that is no name is Python code or its settings.

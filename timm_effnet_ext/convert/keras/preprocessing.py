@@ -105,7 +105,7 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
     """Return timm's mean, std, input_size and what else the layers in front of the network say.
 
     Raises:
-        NameMappingError: a layer in front of the network that is no preprocessing that timm has.
+        NameMappingError: A layer in front of the network that is no preprocessing that timm has.
     """
     steps: list[Affine] = []
     found: dict[str, Any] = {}

@@ -62,8 +62,8 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     """Open a Keras file; its tensors can be read as long as it is open. `crc` checks the whole of a zip first.
 
     Raises:
-        CheckpointFormatError: no Keras file, or a damaged one.
-        NameMappingError: a model with layers that no timm EfficientNet has.
+        CheckpointFormatError: No Keras file, or a damaged one.
+        NameMappingError: A model with layers that no timm EfficientNet has.
     """
     path = Path(path)
     with _open_parts(path, crc) as parts:

@@ -59,7 +59,7 @@ class KerasWeights:
         """Return them under canonical names: `layer/variable`, the classifier as keras.applications calls it.
 
         Raises:
-            NameMappingError: there are several that could be the classifier.
+            NameMappingError: There are several that could be the classifier.
         """
         short = [path[-1] for path in self.layers]
         model = {}
@@ -88,7 +88,7 @@ def read_weights(file: Hdf5, graph: LayerGraph | None) -> KerasWeights:
     """Return the tensors of a weights file or whole model, by the layers of `graph` if there is one.
 
     Raises:
-        CheckpointFormatError: tensors that no layer accounts for, or two for one place.
+        CheckpointFormatError: Tensors that no layer accounts for, or two for one place.
     """
     out = KerasWeights()
     is_new = any(_VARS.fullmatch(name) for name in file)

@@ -33,7 +33,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """Write an archive's checkpoint files below an empty folder.
 
     Raises:
-        CheckpointFormatError: a broken archive, a member that is a link, a device or leads out of the folder, or
+        CheckpointFormatError: A broken archive, a member that is a link, a device or leads out of the folder, or
             more data than a checkpoint of that size can hold.
     """
     limit = max(MAX_UNPACKED_FLOOR, MAX_GROWTH * archive.stat().st_size)

@@ -40,7 +40,7 @@ class Bundle(Mapping[str, TensorEntry]):
     """The tensors of one checkpoint; opening reads the index only, a tensor's bytes are touched by `read()`.
 
     Raises:
-        CheckpointFormatError: whatever is wrong with the files, when it is met: opening, looking up or reading.
+        CheckpointFormatError: Whatever is wrong with the files, when it is met: opening, looking up or reading.
     """
 
     def __init__(self, prefix: str | Path, *, crc: bool = True) -> None:

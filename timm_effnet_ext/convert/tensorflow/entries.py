@@ -61,7 +61,7 @@ def num_shards(header: bytes, what: str) -> int:
     """Return the number of data files that a bundle's header says.
 
     Raises:
-        CheckpointFormatError: another byte order, a later version, or no possible number.
+        CheckpointFormatError: Another byte order, a later version, or no possible number.
     """
     found = dict(fields(header, what))
     order = found.get(_ENDIANNESS, 0)
@@ -81,7 +81,7 @@ def decode_entry(raw: bytes, what: str) -> BundleEntry:
     """Return the entry in a value of the index.
 
     Raises:
-        CheckpointFormatError: no such message, or a shape that no tensor can have.
+        CheckpointFormatError: No such message, or a shape that no tensor can have.
     """
     values: dict[int, int] = {}
     shape: Shape = ()

@@ -21,7 +21,7 @@ def take(buf: bytes, at: int, n: int, what: str) -> bytes:
     """Return `buf[at:at + n]`, the only way file bytes are sliced.
 
     Raises:
-        CheckpointFormatError: fewer than `n` bytes are left; `what` begins with the file.
+        CheckpointFormatError: Fewer than `n` bytes are left; `what` begins with the file.
     """
     if n < 0 or at < 0 or at + n > len(buf):
         raise CheckpointFormatError(f"{what}: needs {n} bytes at offset {at}, found {max(0, len(buf) - at)}")

@@ -38,7 +38,7 @@ def recognise(path: str | Path) -> Source | None:
     its `saved_model.pb`, a `.tgz`, `.tar.gz` or `.tar`.
 
     Raises:
-        CheckpointFormatError: it is one of them, but which checkpoint is meant cannot be said.
+        CheckpointFormatError: It is one of them, but which checkpoint is meant cannot be said.
     """
     path = Path(path)
     if path.is_dir():
@@ -60,7 +60,7 @@ def open_bundle(path: str | Path, *, crc: bool = True) -> Iterator[Bundle]:
     """Open the checkpoint that a path names; nothing unpacked is left behind.
 
     Raises:
-        CheckpointFormatError: no TensorFlow checkpoint, or a damaged one.
+        CheckpointFormatError: No TensorFlow checkpoint, or a damaged one.
     """
     source = recognise(path)
     if source is None:

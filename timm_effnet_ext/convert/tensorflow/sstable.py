@@ -50,7 +50,7 @@ def read_table(buf: bytes, file: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield the (key, value) pairs of every block, in strictly rising order of keys.
 
     Raises:
-        CheckpointFormatError: cut, damaged, compressed, or not a table; the message begins with `file`.
+        CheckpointFormatError: Cut, damaged, compressed, or not a table; the message begins with `file`.
     """
     if len(buf) < FOOTER_SIZE or buf[-8:] != MAGIC:
         raise CheckpointFormatError(
