@@ -23,9 +23,9 @@ from fashion_mnist import unpack
 from tabulate import tabulate
 
 from timm_effnet_ext.train.plot import save_plot
+from timm_effnet_ext.train.progressive.schedule import Plan
+from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import read_run
-from timm_effnet_ext.train.schedule import Plan
-from timm_effnet_ext.train.spec import parse
 
 _EPOCH_END = re.compile(r"^Train: \d+ \[ *\d+/(\d+) \(100%\)\].*\((\d+\.\d+)s,", re.MULTILINE)
 """What train.py logs at the end of an epoch: its steps and their mean time in seconds."""
@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 _OPTIONS = (
     *("--model", "hucorz_efficientnetv2_b0", "--model-kwargs", "width_mult=0.5", "depth_mult=0.5"),
     *("--opt", "rmsproptf", "--opt-eps", "0.001", "--lr", "0.004", "--weight-decay", "0.00001", "--warmup-epochs", "1"),
-    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--scale", "0.5", "1.0"),
+    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "2"),
+    *("--scale", "0.5", "1.0", "--crop-pct", "1.0", "--channels-last"),
 )
 
 

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from timm_effnet_ext.arch import ARCHS, drop_path_rates, round_channels, round_repeats
+from timm_effnet_ext.arch import ARCHS, drop_path_rates, parse_model_name, round_channels, round_repeats
+from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.layers import BLOCKS
 from timm_effnet_ext.layout import layers, state_shapes
 
@@ -63,3 +64,14 @@ def test_the_rows_cannot_be_edited() -> None:
 def test_parameter_counts_are_automls(name: str) -> None:
     shapes = state_shapes(layers(ARCHS[name]))
     assert sum(math.prod(shape) for shape in shapes.values() if shape) == AUTOML_PARAMS[name]
+
+
+@pytest.mark.parametrize("text", ["efficientnet_b0", "hucorz_efficientnet_b0"])
+def test_names_may_have_a_prefix_and_a_tag(text: str) -> None:
+    assert parse_model_name(text) == (ARCHS["efficientnet_b0"], "")
+    assert parse_model_name(f"{text}.in1k") == (ARCHS["efficientnet_b0"], "in1k")
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(EffNetExtError, match=r"no architecture 'efficientnet_b9'; did you mean .*efficientnet_b8"):
+        parse_model_name("hucorz_efficientnet_b9")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,8 @@ from torch import Tensor, nn
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
-from tests.models import assert_same_values
+from tests.models import assert_same_values, create
+from tests.processes import python
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
 SMALL = {"width_mult": 0.25, "depth_mult": 0.25}
@@ -52,15 +50,6 @@ def load(repo: str = "alice/small", **kwargs: Any) -> nn.Module:
     )
 
 
-def run(code: str, *args: object, **env: str) -> str:
-    """Run code in a fresh interpreter and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], env=os.environ | env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
     return timm.create_model("hucorz_efficientnet_b0", **SMALL).eval()
@@ -74,19 +63,20 @@ def image() -> Tensor:
 def test_v2_s_comes_from_timms_repository_and_then_from_the_cache(
     local_hub: LocalHub, tmp_path: Path, image: Tensor
 ) -> None:
-    twin = timm.create_model("tf_efficientnetv2_s").eval()
+    twin = create("tf_efficientnetv2_s").eval()
     files = hub_files(twin, architecture="tf_efficientnetv2_s", model_args={})
     local_hub.add(V2S, files)
     np.save(tmp_path / "image.npy", image.numpy())
     with torch.no_grad():
         expected = twin(image)
     outs = [tmp_path / "online.npy", tmp_path / "down.npy"]
-    run(LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[0], tmp_path / "image.npy")
+    python("-c", LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[0], tmp_path / "image.npy")
     local_hub.stop()
-    run(LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[1], tmp_path / "image.npy")
+    python("-c", LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[1], tmp_path / "image.npy")
     for out in outs:
-        # Two implementations of one network in float32; random weights keep its output small.
-        torch.testing.assert_close(torch.from_numpy(np.load(out)), expected, rtol=1e-4, atol=1e-6)
+        # Two implementations in float32 of a network that amplifies roundings; other weights differ by all of it.
+        atol = 1e-3 * float(expected.abs().max())
+        torch.testing.assert_close(torch.from_numpy(np.load(out)), expected, rtol=0, atol=atol)
 
 
 def test_hub_user_of_the_environment_replaces_timms_repositories_and_adds_tags(
@@ -97,7 +87,7 @@ def test_hub_user_of_the_environment_replaces_timms_repositories_and_adds_tags(
     local_hub.add("someuser/hucorz_efficientnetv2_b0.in21k", uploaded)
     np.save(tmp_path / "image.npy", image.numpy())
     files = "hucorz_efficientnetv2_b0.in21k", tmp_path / "out.npy", tmp_path / "image.npy"
-    listed = run(LOGITS_THEN_PRETRAINED_NAMES, *files, TIMM_EFFNET_EXT_HUB="someuser")
+    listed = python("-c", LOGITS_THEN_PRETRAINED_NAMES, *files, TIMM_EFFNET_EXT_HUB="someuser").stdout
     with torch.no_grad():
         assert_same_values(torch.from_numpy(np.load(tmp_path / "out.npy")), model(image))
     assert all("someuser/" in request for request in local_hub.requests if "resolve" in request)

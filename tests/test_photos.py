@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.photos import check_photo, read_photo
+from timm_effnet_ext.photos import check_photo, read_photo, read_photos
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:
@@ -99,3 +99,15 @@ def test_damage_is_a_picture_or_one_clean_error(suffix: str, tmp_path: Path) -> 
         except EffNetExtError as err:
             outcome = str(err)
         assert outcome == "RGB" or outcome.startswith(str(path))
+
+
+def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EffNetExtError, match="no photos"):
+        read_photos(tmp_path)
+    with pytest.raises(EffNetExtError, match="no such folder of photos"):
+        read_photos(tmp_path / "none")
+
+
+def test_scikit_learns_photos_are_found() -> None:
+    pytest.importorskip("sklearn")
+    assert [photo.mode for photo in read_photos()] == ["RGB", "RGB"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 from PIL import Image
 from timm.models import save_for_hf
 
+from tests.processes import imported_by, python
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 from timm_effnet_ext.photos import read_photo
@@ -199,8 +198,7 @@ def test_a_senseless_option_is_a_usage_error(option: list[str]) -> None:
     ],
 )
 def test_failures_end_in_one_line_and_a_code(arguments: list[str], code: int, last: str) -> None:
-    command = [sys.executable, "-m", "timm_effnet_ext", "predict", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = python("-m", "timm_effnet_ext", "predict", *arguments)
     assert done.returncode == code
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -209,8 +207,4 @@ def test_failures_end_in_one_line_and_a_code(arguments: list[str], code: int, la
 
 
 def test_a_missing_photo_is_found_before_torch_is_loaded() -> None:
-    code = (
-        "import sys; from timm_effnet_ext.__main__ import main; main(['predict', 'efficientnet_b0', 'nosuch.jpg']);"
-        "print({'torch', 'timm'} & sys.modules.keys())"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    assert imported_by(["predict", "efficientnet_b0", "nosuch.jpg"], "torch", "timm", code=1) == set()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +12,14 @@ import timm
 from timm.models import get_arch_pretrained_cfgs, save_for_hf
 
 from tests.models import assert_same_values, create, images
+from tests.processes import python
 from timm_effnet_ext import hucorz_efficientnet
 from timm_effnet_ext.arch import ARCHS, PREFIX
 
 
-def python(code: str, *flags: str, cwd: Path | None = None) -> str:
+def printed(code: str, *flags: str, cwd: Path | None = None) -> str:
     """Return what a fresh interpreter prints, warnings included."""
-    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, cwd=cwd, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = python(*flags, "-c", code, cwd=cwd)
     return done.stdout + done.stderr
 
 
@@ -45,18 +43,18 @@ def test_cfgs_are_timms(name: str) -> None:
 def test_importing_registers_in_either_order_and_does_nothing_else(tmp_path: Path) -> None:
     count = f"print(len(timm.list_models('{PREFIX}*')))"
     for line in ("import timm, timm_effnet_ext", "import timm_effnet_ext, timm"):
-        assert python(f"{line}; {count}", "-W", "error", cwd=tmp_path) == f"{len(ARCHS)}\n"
+        assert printed(f"{line}; {count}", "-W", "error", cwd=tmp_path) == f"{len(ARCHS)}\n"
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["layers", "loading"])
+@pytest.mark.parametrize("module", ["layers", "load_errors", "hucorz_efficientnet"])
 def test_any_module_may_be_imported_first(module: str) -> None:
     count = f"import timm; print(len(timm.list_models('{PREFIX}*')))"
-    assert python(f"import timm_effnet_ext.{module}; {count}") == f"{len(ARCHS)}\n"
+    assert printed(f"import timm_effnet_ext.{module}; {count}") == f"{len(ARCHS)}\n"
 
 
 def test_importing_alone_brings_neither_torch_nor_timm() -> None:
-    assert python("import sys, timm_effnet_ext; print({'torch', 'timm', 'numpy'} & set(sys.modules))") == "set()\n"
+    assert printed("import sys, timm_effnet_ext; print({'torch', 'timm', 'numpy'} & set(sys.modules))") == "set()\n"
 
 
 def test_scaling_survives_saving_and_loading(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import timm
 import torch
 
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.summary import parse_model_name, summarize
+from timm_effnet_ext.summary import summarize
 
 # G multiply-accumulates and image size: pytorch/vision torchvision/models/efficientnet.py, `_ops` and `crop_size` of
 # each IMAGENET1K_V1; its padding is symmetric, but gives the same sizes as SAME.
@@ -88,14 +87,3 @@ def test_rows_read_as_in_the_paper() -> None:
     rows = summarize(ARCHS["efficientnetv2_s"]).rows
     assert [(row.operator, row.stride, row.channels, row.layers) for row in rows] == V2_S_TABLE
     assert [row.stage for row in rows] == list(range(8))
-
-
-@pytest.mark.parametrize("text", ["efficientnet_b0", "hucorz_efficientnet_b0"])
-def test_names_may_have_a_prefix_and_a_tag(text: str) -> None:
-    assert parse_model_name(text) == (ARCHS["efficientnet_b0"], "")
-    assert parse_model_name(f"{text}.in1k") == (ARCHS["efficientnet_b0"], "in1k")
-
-
-def test_an_unknown_name_is_answered_with_near_ones() -> None:
-    with pytest.raises(EffNetExtError, match=r"no architecture 'efficientnet_b9'; did you mean .*efficientnet_b8"):
-        parse_model_name("hucorz_efficientnet_b9")

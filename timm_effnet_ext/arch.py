@@ -10,12 +10,15 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-PREFIX = "hucorz_"
-"""Registry name of an architecture = PREFIX + its row's name."""
+from timm_effnet_ext.errors import EffNetExtError
+
+PREFIX, TIMM_PREFIX = "hucorz_", "tf_"
+"""Registry names of an architecture, ours and timm's = prefix + its row's name."""
 
 CHANNEL_DIVISOR = 8
 ROUND_LIMIT = 0.9  # never round channels down by more than 10 %: tpu efficientnet_model.py round_filters
 SE_RATIO = 0.25
+BN_EPS = 1e-3  # tensorflow/tpu efficientnet_builder.py `batch_norm_epsilon`
 
 Op = Literal["mb", "fused"]
 
@@ -85,10 +88,8 @@ class Arch:
         """Return the scaled blocks, stage by stage."""
         in_chs = self.stem_width(width_mult)
         stages = []
-        for s, stage in enumerate(self.stages):
+        for s, (stage, repeat) in enumerate(zip(self.stages, self.depths(depth_mult), strict=True)):
             out_chs = self._round(stage.out_chs, width_mult)
-            fixed_depth = self.fixed_ends and s in (0, len(self.stages) - 1)
-            repeat = stage.repeat if fixed_depth else round_repeats(stage.repeat, self.depth * depth_mult)
             blocks = []
             for i in range(repeat):
                 stride = stage.stride if i == 0 else 1
@@ -112,6 +113,17 @@ class Arch:
             stages.append(tuple(blocks))
         return tuple(stages)
 
+    def depths(self, depth_mult: float = 1.0) -> tuple[int, ...]:
+        """Return the number of blocks of each stage."""
+        return tuple(
+            round_repeats(stage.repeat, self.depth * depth_mult) if self.scales_in_depth(s) else stage.repeat
+            for s, stage in enumerate(self.stages)
+        )
+
+    def scales_in_depth(self, stage: int) -> bool:
+        """Whether the number of blocks of a stage follows the depth multiplier."""
+        return not (self.fixed_ends and stage in (0, len(self.stages) - 1))
+
     def stem_width(self, width_mult: float = 1.0) -> int:
         """Return the output channels of the stem convolution."""
         return self.stem_chs if self.fixed_ends else self._round(self.stem_chs, width_mult)
@@ -124,6 +136,11 @@ class Arch:
         # A row's own limit belongs to its published width; any other width follows the v1 paper's rule.
         limit = self.round_limit if width_mult == 1 else ROUND_LIMIT
         return round_channels(chs, self.width * width_mult, limit)
+
+
+def row_name(name: str) -> str:
+    """Return the row's name in a registry name, ours or timm's."""
+    return name.removeprefix(PREFIX).removeprefix(TIMM_PREFIX)
 
 
 def round_channels(chs: int, width: float, limit: float = ROUND_LIMIT) -> int:
@@ -257,7 +274,8 @@ _Base = partial(Arch, round_limit=0.0)  # automl effnetv2_model.py `round_filter
 _Edge = partial(Arch, act="relu")
 
 # Sizes and dropout: tensorflow/tpu efficientnet_builder.py `efficientnet_params`, efficientnet_lite_builder.py,
-# efficientnet_edgetpu_builder.py; google/automl effnetv2_configs.py `efficientnetv2_params`.
+# efficientnet_edgetpu_builder.py; google/automl effnetv2_configs.py `efficientnetv2_params`. Of Lite3 and Lite4, which
+# these files evaluate at 280 and 300, timm's cfgs have 300 and 380: a pretrained model goes by its cfg.
 ARCHS = _Archs([
     #      name                 stages   width depth train eval drop
     Arch(  "efficientnet_b0",    V1,      1.0,  1.0,  224,  224, 0.2),
@@ -287,3 +305,16 @@ ARCHS = _Archs([
     _Edge( "efficientnet_em",    EDGE,    1.0,  1.1,  240,  240, 0.2),
     _Edge( "efficientnet_el",    EDGE,    1.2,  1.4,  300,  300, 0.3),
 ])  # fmt: skip
+
+
+def parse_model_name(text: str) -> tuple[Arch, str]:
+    """Return the row and the weight tag ("" for none) of `[hucorz_]NAME[.TAG]`.
+
+    Raises:
+        EffNetExtError: No architecture has that name; the nearest ones are in the message.
+    """
+    name, _, tag = text.removeprefix(PREFIX).partition(".")
+    try:
+        return ARCHS[name], tag
+    except KeyError as err:
+        raise EffNetExtError(err.args[0]) from err

@@ -7,7 +7,8 @@ from typing import Any
 from timm.models import build_model_with_cfg
 
 from timm_effnet_ext.arch import ARCHS, PREFIX
-from timm_effnet_ext.loading import check_pretrained, check_readable_checkpoint, explained
+from timm_effnet_ext.load_errors import check_readable_checkpoint, explained
+from timm_effnet_ext.loading import check_pretrained
 from timm_effnet_ext.model import EfficientNet, EfficientNetFeatures
 
 # Layers of one's own and a chosen place may need values that no weight file holds; all else starts without values.

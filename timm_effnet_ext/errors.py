@@ -26,3 +26,8 @@ def first_few(names: Iterable[str], limit: int = 5) -> str:
     ordered = sorted(names)
     shown = ", ".join(ordered[:limit])
     return shown if len(ordered) <= limit else f"{shown}, … and {len(ordered) - limit} more"
+
+
+def first_line(err: BaseException) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-_RANGE = re.compile(r"blocks\.(\d+)-(\d+)")
+_RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # of stages; longer numbers are no part
 _Self = TypeVar("_Self", bound="Freezable")
 
 

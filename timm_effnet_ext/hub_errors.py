@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
+from timm_effnet_ext.errors import first_line
+
 # What the client raises when the Hub refuses, breaks off or cannot be reached: `HTTPError` is its HTTP library's root.
 HUB_ERRORS = (HTTPError, OfflineModeIsEnabled)
 PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses that another attempt may not meet again
@@ -20,8 +22,3 @@ def hub_answer(err: BaseException | None) -> str:
     if isinstance(err, OfflineModeIsEnabled):
         return "the Hub was not asked: HF_HUB_OFFLINE is set"
     return f"the Hub cannot be reached{f' ({first_line(err)})' if err else ''}"
-
-
-def first_line(err: BaseException) -> str:
-    """Return the first line of an error's message, or its kind where it has none."""
-    return next(iter(str(err).strip().splitlines()), type(err).__name__)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from timm.models import PretrainedCfg, generate_default_cfgs, get_arch_pretrained_cfgs, register_model
 
-from timm_effnet_ext.arch import ARCHS, PREFIX
+from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX
+from timm_effnet_ext.errors import EffNetExtError
 
 if TYPE_CHECKING:
     from timm_effnet_ext.model import EfficientNet
@@ -23,18 +24,18 @@ _ABSENT_FROM_TIMM = {
 }
 
 
-def _timm_cfgs(name: str) -> dict[str, PretrainedCfg]:
-    """Return timm's cfgs of `tf_<name>` by tag, the default tag first."""
-    return {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(f"tf_{name}").items()}
+def cfgs_by_tag(name: str) -> dict[str, PretrainedCfg]:
+    """Return tag -> pretrained cfg of a registry name, the default tag first; not every one has weights."""
+    return {key.partition(".")[2]: cfg for key, cfg in get_arch_pretrained_cfgs(name).items()}
 
 
 def pretrained_cfgs(name: str, hub_user: str | None = None) -> dict[str, PretrainedCfg]:
     """Return the cfgs of one architecture by tag, the default tag first; `hub_user` says whose repositories."""
-    cfgs = {tag: replace(cfg, url=None) for tag, cfg in _timm_cfgs(name).items()}
+    cfgs = {tag: replace(cfg, url=None) for tag, cfg in cfgs_by_tag(TIMM_PREFIX + name).items()}
     sizes = next(iter(cfgs.values()))
     for tag, donor in _ABSENT_FROM_TIMM.get(name, {}).items():
         cfgs[tag] = replace(
-            _timm_cfgs(donor)[tag],
+            cfgs_by_tag(TIMM_PREFIX + donor)[tag],
             url=None,
             hf_hub_id=None,
             input_size=sizes.input_size,
@@ -48,6 +49,18 @@ def pretrained_cfgs(name: str, hub_user: str | None = None) -> dict[str, Pretrai
             for tag, cfg in cfgs.items()
         }
     return {tag: replace(cfg, architecture=None) for tag, cfg in cfgs.items()}
+
+
+def find_cfg(name: str, tag: str) -> PretrainedCfg:
+    """Return the cfg of one tag of a registered architecture.
+
+    Raises:
+        EffNetExtError: There is none; the message lists those that are.
+    """
+    cfgs = cfgs_by_tag(PREFIX + name)
+    if tag not in cfgs:
+        raise EffNetExtError(f"{PREFIX}{name} has no weights {tag!r}, only {', '.join(cfgs)}")
+    return cfgs[tag]
 
 
 default_cfgs = generate_default_cfgs(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from timm_effnet_ext.arch import ARCHS, Arch, round_repeats
+from timm_effnet_ext.arch import ARCHS, Arch
 from timm_effnet_ext.layout import COUNTER_LEAF, Shape, block_layers, layers, state_shapes
 
 STEPS = (0.25, 0.1, 0.05, 0.01, 0.001)  # a multiplier is looked for among multiples of these, the coarsest first
@@ -84,18 +84,10 @@ def depth_fits(arch: Arch, found: Sequence[int]) -> float | None:
         return None
     lo, hi = 0.0, math.inf
     for s, (stage, depth) in enumerate(zip(arch.stages, found, strict=True)):
-        if not _is_fixed(arch, s):
+        if arch.scales_in_depth(s):
             lo = max(lo, (depth - 1) / (stage.repeat * arch.depth))
             hi = min(hi, depth / (stage.repeat * arch.depth))
-    return next((mult for mult in round_values(lo, hi) if depths(arch, mult) == tuple(found)), None)
-
-
-def depths(arch: Arch, depth_mult: float = 1.0) -> tuple[int, ...]:
-    """Return the number of blocks of each stage, as `Arch.blocks` has them but without building any."""
-    return tuple(
-        stage.repeat if _is_fixed(arch, s) else round_repeats(stage.repeat, arch.depth * depth_mult)
-        for s, stage in enumerate(arch.stages)
-    )
+    return next((mult for mult in round_values(lo, hi) if arch.depths(mult) == tuple(found)), None)
 
 
 def round_values(lo: float, hi: float) -> Iterator[float]:
@@ -168,10 +160,6 @@ def _roughness(match: Match) -> tuple[int, float]:
     mults = (match.width_mult, match.depth_mult)
     step = sum(next(i for i, step in enumerate(STEPS) if math.isclose(m / step, round(m / step))) for m in mults)
     return sum(m != 1 for m in mults) * len(STEPS) * 2 + step, sum(abs(math.log(m)) for m in mults)
-
-
-def _is_fixed(arch: Arch, stage: int) -> bool:
-    return arch.fixed_ends and stage in (0, len(arch.stages) - 1)
 
 
 def _part(layer_name: str) -> str:

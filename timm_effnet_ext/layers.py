@@ -20,9 +20,7 @@ from timm.layers import (
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import Block
-
-BN_EPS_TF = 1e-3  # tensorflow/tpu efficientnet_builder.py `batch_norm_epsilon`
+from timm_effnet_ext.arch import BN_EPS, Block
 
 
 @register_notrace_module
@@ -100,7 +98,7 @@ class LayerFactory:
     norm_layer: Any = None
     se_layer: Any = None
     pad_type: Any = "same"
-    bn_eps: float = BN_EPS_TF
+    bn_eps: float = BN_EPS
     bn_momentum: float = 0.1
     dd: dict[str, Any] = field(default_factory=dict)
 

@@ -1,35 +1,27 @@
-"""Refuses weights that are not this model's: another architecture, other numerics, damaged values or files."""
+"""Refuses weights that are not this model's: another architecture, other numerics, damaged values."""
 
 from __future__ import annotations
 
-import json
 import logging
-import pickle
-import sys
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import PREFIX
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
-from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
+from timm_effnet_ext.arch import ARCHS, BN_EPS, PREFIX, TIMM_PREFIX
+from timm_effnet_ext.errors import CheckpointFormatError, first_few
 from timm_effnet_ext.identify import identify_state
+from timm_effnet_ext.layout import COUNTER_LEAF, Shape
+from timm_effnet_ext.provenance import argument_of_caller, config_beside, config_of_source, name_of_source
 
 _logger = logging.getLogger(__name__)
 
 # Arguments that change the result without changing any shape, with the value that a `tf_*` or our row implies.
-_NUMERICS = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": None}
-_HEAD = ("conv_head.", "bn2.", "classifier.")
+_NUMERICS = {"pad_type": "same", "bn_eps": BN_EPS, "act_layer": None}
+_CLASSIFIER = ("classifier.",)
+_HEAD = ("conv_head.", "bn2.", *_CLASSIFIER)
 
 
 def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -40,24 +32,17 @@ def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
             that computes something else. The message names the architecture that fits.
     """
     cfg = model.pretrained_cfg
-    where = _source(cfg)
-    _check_config(_source_config(cfg), model, where)
+    where = name_of_source(cfg)
+    _check_config(config_of_source(cfg), model, where)
     classes, file_classes = getattr(model, "num_classes", None), cfg.get("num_classes")
     other_head = classes is not None and classes != file_classes
-    expected = _shapes(model.state_dict())
-    found = _shapes(state_dict)
-    if classes is None:  # a feature extractor has no head
-        found = {k: v for k, v in found.items() if not k.startswith(_HEAD)}
-    if other_head:
-        found, expected = ({k: v for k, v in d.items() if not k.startswith("classifier.")} for d in (found, expected))
-    offset = cfg.get("label_offset") or 0
-    for key in ("classifier.weight", "classifier.bias"):
-        if offset and key in expected:
-            expected[key] = (expected[key][0] + offset, *expected[key][1:])
-    source_chans = (cfg.get("input_size") or (3,))[0]
-    stem = expected["conv_stem.weight"]
-    expected["conv_stem.weight"] = (stem[0], source_chans, *stem[2:])
-    _check_shapes(found, expected, where, full=_shapes(state_dict))
+    left_out = _HEAD if classes is None else _CLASSIFIER if other_head else ()  # a feature extractor has no head
+    full = _shapes(state_dict)
+    found, expected = (
+        {k: shape for k, shape in shapes.items() if not k.startswith(left_out)}
+        for shapes in (full, _shapes_in_file(model, cfg))
+    )
+    _check_shapes(found, expected, where, full=full)
     if other_head:
         _logger.warning(
             "%s: classifier not loaded: the file has %s classes, %s were asked for", where, file_classes, classes
@@ -74,10 +59,10 @@ def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -
         CheckpointFormatError: A shape differs, a name is missing or unknown (only with `strict`), a value is not
             finite, or a variance is negative.
     """
-    path = _argument_of_caller("load_checkpoint", "checkpoint_path")
+    path = argument_of_caller("load_checkpoint", "checkpoint_path")
     where = str(path or "state_dict")
     if path:
-        _check_config(_config_beside(Path(path)), model, where)
+        _check_config(config_beside(Path(path)), model, where)
     expected, found = _shapes(model.state_dict()), _shapes(state_dict)
     if not strict:
         shared = expected.keys() & found.keys()
@@ -94,7 +79,7 @@ def placed(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
     """
     device = torch.get_default_device()
     own = model.state_dict()
-    counters = {k: torch.zeros_like(v, device=device) for k, v in own.items() if k.endswith("num_batches_tracked")}
+    counters = {k: torch.zeros_like(v, device=device) for k, v in own.items() if k.endswith(COUNTER_LEAF)}
     return counters | {k: v.to(device, own[k].dtype) if k in own else v for k, v in state_dict.items()}
 
 
@@ -103,85 +88,50 @@ def modules_without_values(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if any(p.is_meta for p in m.parameters(recurse=False))]
 
 
-def check_readable_checkpoint() -> None:
-    """Open the file of `create_model(checkpoint_path=…)`, if that is what is calling, before timm reads it."""
-    path = _argument_of_caller("create_model", "checkpoint_path")
-    if path is None or not Path(path).is_file():
-        return
-    with explained(str(path)):
-        if str(path).endswith(".safetensors"):
-            with safe_open(path, framework="pt"):
-                pass
-        else:
-            load_state_dict(str(path))
-
-
-@contextmanager
-def explained(model_name: str) -> Iterator[None]:
-    """Turn the errors of safetensors, torch and the Hub client into one line that says what to do."""
-    try:
-        yield
-    except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as err:
-        raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({err})") from err
-    except RepositoryNotFoundError as err:
-        raise EffNetExtError(f"{model_name}: {hub_answer(err)}. Check the name, or log in: hf auth login.") from err
-    except LocalEntryNotFoundError as err:
-        raise EffNetExtError(
-            f"{model_name}: its weights are not in the cache and {hub_answer(err.__cause__)}. "
-            "Connect once to fetch them, or name a folder: timm.create_model('local-dir:FOLDER', pretrained=True)."
-        ) from err
-    except EntryNotFoundError as err:
-        raise EffNetExtError(f"{model_name}: the repository has no weight file: {hub_answer(err)}") from err
-    except HUB_ERRORS as err:
-        raise EffNetExtError(f"{model_name}: the download failed: {hub_answer(err)}") from err
-    except OSError as err:
-        if "Consistency check failed" not in str(err):  # the client's words for a download of another length
-            raise
-        raise EffNetExtError(f"{model_name}: the download failed: {first_line(err)}") from err
-    except RuntimeError as err:
-        text = str(err)
-        if "PytorchStreamReader" in text or "Invalid magic number" in text:
-            raise CheckpointFormatError(f"{model_name}: the weight file is cut or damaged ({first_line(err)})") from err
-        if "weights_only" in text:
-            raise CheckpointFormatError(
-                f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds other Python "
-                "objects, which are never loaded. Convert it: python -m timm_effnet_ext convert FILE -o FOLDER."
-            ) from err
-        raise
+def _shapes_in_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return the shapes that the source of a model has, before timm cuts a background class and adds up channels."""
+    shapes = _shapes(model.state_dict())
+    offset, chans = cfg.get("label_offset") or 0, (cfg.get("input_size") or (3,))[0]
+    for key in shapes.keys() & {"classifier.weight", "classifier.bias"}:
+        shapes[key] = (shapes[key][0] + offset, *shapes[key][1:])
+    stem = shapes["conv_stem.weight"]
+    shapes["conv_stem.weight"] = (stem[0], chans, *stem[2:])
+    return shapes
 
 
 def _check_shapes(
-    found: dict[str, tuple[int, ...]],
-    expected: dict[str, tuple[int, ...]],
-    where: str,
-    full: dict[str, tuple[int, ...]],
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], where: str, full: Mapping[str, Shape]
 ) -> None:
-    missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
+    """Raise unless `found` has the names and shapes that are `expected`; `full` is all that the source has."""
     # Files written before PyTorch 0.4.1 have no counters; a counter carries no weight.
-    missing = {k for k in missing if not k.endswith("num_batches_tracked")}
+    missing = {k for k in expected.keys() - found.keys() if not k.endswith(COUNTER_LEAF)}
+    unknown = found.keys() - expected.keys()
     differ = sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k])
     if not (missing or unknown or differ):
         return
-    fits = "; ".join(str(m) for m in identify_state(full))
-    if differ == [k for k in ("classifier.bias", "classifier.weight") if k in differ] and not missing and not unknown:
+    if not missing and not unknown and all(k.startswith(_CLASSIFIER) for k in differ):
         have, want = found[differ[0]][0], expected[differ[0]][0]
         raise CheckpointFormatError(
             f"{where}: the classifier has {have} classes, the model {want}. Pass num_classes={have}."
         )
-    if fits:
+    if fits := "; ".join(map(str, identify_state(full))):
         hint = f"It fits {fits}."
     elif missing and not differ and not unknown:
         hint = "The file is incomplete."
     else:
-        hint = "It fits none of the 26 architectures; if it is a TensorFlow, Keras or foreign file, convert it first."
+        hint = (
+            f"It fits none of the {len(ARCHS)} architectures; if it is a TensorFlow, Keras or foreign file, convert it "
+            "first."
+        )
     parts = []
     if differ:
         k = differ[0]
         parts.append(f"{len(differ)} shapes differ (first {k}: {found[k]}, expected {expected[k]})")
-    if missing:
-        parts.append(f"{len(missing)} names missing ({first_few(missing, 2)})")
-    if unknown:
-        parts.append(f"{len(unknown)} names unknown ({first_few(unknown, 2)})")
+    parts += [
+        f"{len(names)} names {what} ({first_few(names, 2)})"
+        for what, names in (("missing", missing), ("unknown", unknown))
+        if names
+    ]
     raise CheckpointFormatError(f"{where}: the weights are another model's. {hint} {'; '.join(parts)}")
 
 
@@ -202,10 +152,10 @@ def _check_config(config: dict[str, Any] | None, model: Any, where: str) -> None
         return
     ours = model.pretrained_cfg["architecture"].removeprefix(PREFIX)
     theirs = config["architecture"]
-    if theirs not in (PREFIX + ours, f"tf_{ours}"):
+    if theirs not in (PREFIX + ours, TIMM_PREFIX + ours):
         raise CheckpointFormatError(
             f"{where}: its config.json names {theirs!r}, whose weights may have these shapes but not this padding, "
-            f"BN eps or activation. {PREFIX}{ours} takes weights of {PREFIX}{ours} and tf_{ours}."
+            f"BN eps or activation. {PREFIX}{ours} takes weights of {PREFIX}{ours} and {TIMM_PREFIX}{ours}."
         )
     saved = config.get("model_args") or {}
     actual = model.numerics
@@ -221,63 +171,7 @@ def _check_config(config: dict[str, Any] | None, model: Any, where: str) -> None
         _logger.warning("%s: %s=%r was asked for, the weights were trained with %r", where, name, want, have)
 
 
-def _source(cfg: Mapping[str, Any]) -> str:
-    if cfg.get("state_dict"):
-        return "state_dict"
-    return str(cfg.get("file") or cfg.get("hf_hub_id") or cfg.get("url") or "weights")
-
-
-def _source_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the config.json that lies beside the weights, or None."""
-    if cfg.get("state_dict"):
-        return None
-    if cfg.get("file"):
-        return _config_beside(Path(cfg["file"]))
-    if cfg.get("hf_hub_id"):
-        repo, _, revision = cfg["hf_hub_id"].partition("@")
-        where: Any = {"revision": revision or None, "cache_dir": _argument_of_caller("load_pretrained", "cache_dir")}
-        # The cache knows the commit that the weights have just come from: whether it has a config need not be asked
-        # twice, least of all of a Hub that is down, for which the client would wait half a minute.
-        path = try_to_load_from_cache(repo, "config.json", **where)
-        if path is not None and not isinstance(path, str):
-            return None  # known not to be there
-        try:
-            return _read_config(Path(path or hf_hub_download(repo, "config.json", **where)))
-        except (EntryNotFoundError, *HUB_ERRORS):
-            return None  # the weights were had: a repository without config.json
-    return None
-
-
-def _config_beside(weights: Path) -> dict[str, Any] | None:
-    path = (weights if weights.is_dir() else weights.parent) / "config.json"
-    return _read_config(path) if path.is_file() else None
-
-
-def _argument_of_caller(function: str, name: str) -> Any:
-    """Return the local `name` of timm's `function` that is calling us, or None.
-
-    timm reads `checkpoint_path=` itself and hands us a bare state_dict: this is the only way to know which file it
-    came from, hence to name the file in errors and to see the config beside it.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == function and frame.f_globals.get("__name__", "").startswith("timm."):
-            return frame.f_locals.get(name)
-        frame = frame.f_back
-    return None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
-    if not isinstance(config, dict):
-        raise CheckpointFormatError(f"{path}: expected a JSON object, found {type(config).__name__}")
-    return config
-
-
-def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes(state_dict: Mapping[str, Any]) -> dict[str, Shape]:
     wrong = [k for k, v in state_dict.items() if not isinstance(v, Tensor)]
     if wrong:
         raise CheckpointFormatError(f"not a state_dict: {len(wrong)} entries are no tensors ({first_few(wrong, 3)})")

@@ -10,9 +10,9 @@ from timm.layers import create_classifier, get_device_dtype
 from timm.models import FeatureHooks, FeatureInfo, checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import Arch, Block, drop_path_rates
+from timm_effnet_ext.arch import BN_EPS, Arch, Block, drop_path_rates
 from timm_effnet_ext.freeze import Freezable
-from timm_effnet_ext.layers import BN_EPS_TF, LayerFactory, init_weights, make_block
+from timm_effnet_ext.layers import LayerFactory, init_weights, make_block
 from timm_effnet_ext.loading import check_state, modules_without_values, placed
 from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
 
@@ -29,7 +29,7 @@ class _Trunk(Freezable):
         depth_mult: float = 1.0,
         output_stride: int = 32,
         pad_type: str = "same",
-        bn_eps: float = BN_EPS_TF,
+        bn_eps: float = BN_EPS,
         bn_momentum: float = 0.1,
         act_layer: Any = None,
         norm_layer: Any = None,

@@ -1,7 +1,8 @@
-"""Reads a photo from disk as people see it: upright, in RGB, or one line that says what is wrong with the file."""
+"""Reads photos from disk as people see them: upright, in RGB, or one line that says what is wrong with the file."""
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 import warnings
 import zlib
@@ -16,6 +17,11 @@ from timm_effnet_ext.errors import EffNetExtError
 
 # What Pillow's decoders raise over damaged files, beside OSError.
 _DAMAGED = (SyntaxError, ValueError, RuntimeError, EOFError, IndexError, struct.error, zlib.error)
+
+_MAX_PHOTOS = 16  # of a folder
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Photos that other packages bring, if they are installed: folder below the package, pattern.
+_PACKAGED_PHOTOS = (("sklearn", "datasets/images/*.jpg"), ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
 
 
 def check_photo(path: Path) -> None:
@@ -40,12 +46,38 @@ def read_photo(path: Path) -> Image.Image:
         return upright.convert("RGB")
 
 
+def read_photos(folder: Path | None = None) -> list[Image.Image]:
+    """Return the photos of a folder, or those that installed packages bring, perhaps none.
+
+    Raises:
+        EffNetExtError: No folder, none in it, or one that cannot be read.
+    """
+    if folder is None:
+        return [read_photo(path) for path in _packaged_photos()]
+    if not folder.is_dir():
+        raise EffNetExtError(f"{folder}: no such folder of photos")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES)[:_MAX_PHOTOS]
+    if not paths:
+        raise EffNetExtError(f"{folder}: no photos ({', '.join(_PHOTO_SUFFIXES)})")
+    return [read_photo(path) for path in paths]
+
+
 def _in_8_bits(photo: Image.Image, path: Path) -> Image.Image:
     """Return 16-bit grey as 8-bit grey: Pillow's own conversion cuts everything above 255 instead."""
     values = np.asarray(photo)
     if photo.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
         raise EffNetExtError(f"{path}: its values are no 8- or 16-bit grey or colour (Pillow mode {photo.mode})")
     return Image.fromarray((values / 257 + 0.5).astype(np.uint8))
+
+
+def _packaged_photos() -> list[Path]:
+    for package, pattern in _PACKAGED_PHOTOS:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            found = sorted(Path(spec.origin).parent.glob(pattern))
+            if found:
+                return found
+    return []
 
 
 @contextmanager

@@ -21,11 +21,10 @@ from timm.data import (
 )
 from torch import Tensor
 
-from timm_effnet_ext.arch import PREFIX
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
-from timm_effnet_ext.loading import explained
-from timm_effnet_ext.summary import parse_model_name
-from timm_effnet_ext.weights import find_cfg
+from timm_effnet_ext.arch import PREFIX, parse_model_name
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
+from timm_effnet_ext.hucorz_efficientnet import find_cfg
+from timm_effnet_ext.load_errors import explained
 
 HUB_PREFIX = "hf-hub:"
 
@@ -93,7 +92,7 @@ def load_classifier(name: str) -> Classifier:
         except HFValidationError as err:
             raise EffNetExtError(f"{name}: expected {HUB_PREFIX}USER/REPO ({err})") from err
         except _UNFIT as err:
-            why = str(err).strip().splitlines()[0]
+            why = first_line(err)
             raise CheckpointFormatError(f"{name}: its config.json and its weights make no model ({why})") from err
 
 
@@ -127,7 +126,7 @@ def _registered(name: str) -> str:
     except EffNetExtError as err:
         raise EffNetExtError(f"{name!r} is neither a folder nor {HUB_PREFIX}USER/REPO, and {err}") from err
     full = f"{PREFIX}{arch.name}.{tag}" if tag else PREFIX + arch.name
-    if tag and not find_cfg(arch, tag).has_weights:
+    if tag and not find_cfg(arch.name, tag).has_weights:
         raise EffNetExtError(f"{full}: nobody publishes these weights for timm. Convert Google's, and name the folder")
     return full
 

@@ -1,95 +1,22 @@
-"""Files that appear whole or not at all: tensors streamed into safetensors, folders published by one rename.
-
-    FILE = header size (uint64) | header (JSON, padded with spaces to a multiple of 8 bytes) | the tensors' bytes
-
-The header maps each name to {"dtype", "shape", "data_offsets": [begin, end]}, counted from behind the header. The
-library's own writers want every tensor in memory, or its bytes in one piece; this one holds one tensor at a time.
-Spec: github.com/huggingface/safetensors README, "Format".
-"""
+"""Files and folders that appear whole or not at all: written beside their place, published by one rename."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import hashlib
-import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
-import google_crc32c
-import numpy as np
+from timm_effnet_ext.errors import EffNetExtError, first_few
 
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
-from timm_effnet_ext.layout import Shape
-
-DTYPES = {"F32": "<f4", "I64": "<i8"}
 _CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux fcntl.h, fs.h
-
-
-class Slot(NamedTuple):
-    """One tensor to be written; its values are asked for when it is its turn."""
-
-    name: str
-    dtype: str  # key of DTYPES
-    shape: Shape
-    load: Callable[[], np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
-
-
-def write_safetensors(
-    path: Path, slots: Sequence[Slot], *, each: Callable[[Sequence[Slot]], Iterable[Slot]] = iter
-) -> None:
-    """Write a new file tensor by tensor and compare what can be read again; `each` may watch the loop.
-
-    Raises:
-        CheckpointFormatError: Values of another shape than was announced, or the file reads otherwise than written.
-    """
-    header = _header(slots)
-    sums = []
-    with path.open("xb") as file:
-        file.write(header)
-        for slot in each(slots):
-            values = slot.load()
-            if values.shape != slot.shape:
-                raise CheckpointFormatError(f"{slot.name}: shape {values.shape}, expected {slot.shape}")
-            # A transposed view has its bytes in another order than its elements.
-            data = np.ascontiguousarray(values, DTYPES[slot.dtype]).reshape(-1).view(np.uint8)
-            file.write(data.data)
-            sums.append(google_crc32c.value(data))
-    _reread(path, header, slots, sums)
-
-
-def _header(slots: Sequence[Slot]) -> bytes:
-    table: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers and timm look for it
-    at = 0
-    for slot in slots:
-        end = at + slot.nbytes
-        table[slot.name] = {"dtype": slot.dtype, "shape": slot.shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _reread(path: Path, header: bytes, slots: Sequence[Slot], sums: list[int]) -> None:
-    with path.open("rb") as file:
-        is_same = file.read(len(header)) == header
-        for slot, expected in zip(slots, sums, strict=True):
-            is_same &= google_crc32c.value(file.read(slot.nbytes)) == expected
-        if not is_same or file.read(1):
-            raise CheckpointFormatError(f"{path}: reads otherwise than it was written: is the disk in order?")
 
 
 def sha256(path: Path) -> str:
@@ -158,10 +85,10 @@ def _publish(folder: Path, target: Path, ours: tuple[str, ...], overwrite: bool)
         if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         check_target(target, ours, overwrite=overwrite)  # it may have come while we were at work
-        _exchange(folder, target)  # `folder` is the old one now
+        exchange(folder, target)  # `folder` is the old one now
 
 
-def _exchange(one: Path, other: Path) -> None:
+def exchange(one: Path, other: Path) -> None:
     """Swap two folders at once where the system can, else by way of a third name."""
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None, use_errno=True)

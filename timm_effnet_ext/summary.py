@@ -10,8 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from timm_effnet_ext.arch import ARCHS, PREFIX, Arch, Stage
-from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.arch import Arch, Stage
 from timm_effnet_ext.layout import Layer, layers
 
 PARAMETERS = ("weight", "bias")  # the leaves that are trained; timm counts them alone
@@ -81,19 +80,6 @@ def summarize(
     ]
     rows = (StageRow(i, *line, resolution[i], params[i], macs[i]) for i, line in enumerate(lines))
     return Summary(arch, img_size, tuple(rows))
-
-
-def parse_model_name(text: str) -> tuple[Arch, str]:
-    """Return the row and the weight tag ("" for none) of `[hucorz_]NAME[.TAG]`.
-
-    Raises:
-        EffNetExtError: No architecture has that name; the nearest ones are in the message.
-    """
-    name, _, tag = text.removeprefix(PREFIX).partition(".")
-    try:
-        return ARCHS[name], tag
-    except KeyError as err:
-        raise EffNetExtError(err.args[0]) from err
 
 
 def _stage(layer: Layer, head: int) -> int:

@@ -75,18 +75,7 @@ def main() -> None:
         values = with_ema(tiny_variables(ARCH, prefix=SCOPE, num_classes=1000, width_mult=1.0, depth_mult=1.0))
         source = str(write_bundle(Path(folder, "model.ckpt-7"), dict(sorted(values.items()))))
         out = Path(folder, "out")
-        convert = [
-            *ours,
-            "convert",
-            source,
-            "-o",
-            str(out),
-            "--weights",
-            "ema",
-            "--no-verify",
-            "--quiet",
-            "--overwrite",
-        ]
+        convert = [*ours, "convert", source, "-o", str(out), "--no-verify", "--quiet", "--overwrite"]
         commands = {
             "python -c 'import numpy'": [sys.executable, "-c", "import numpy"],
             "inspect": [*ours, "inspect", source],

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.convert._sources import DATA, tiny_bundle, tiny_variables, with_ema
+from tests.processes import ROOT, imported_by, python
 from timm_effnet_ext.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -110,14 +107,7 @@ def test_inspect_reads_no_tensor(tmp_path: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("command", [["inspect"], ["convert", "-o", "out", "--no-verify", "--quiet"]])
 def test_neither_torch_nor_timm_is_imported(tmp_path: Path, command: list[str]) -> None:
-    run_then_look = (
-        "import sys; from timm_effnet_ext.__main__ import main; "
-        "print(main(sys.argv[1:]), {'torch', 'timm'} & set(sys.modules))"
-    )
-    words = [sys.executable, "-c", run_then_look, *command, str(tiny_bundle(tmp_path))]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
-    assert done.stdout.splitlines()[-1] == "0 set()", done.stderr
+    assert imported_by([*command, str(tiny_bundle(tmp_path))], "torch", "timm", cwd=tmp_path) == set()
 
 
 @pytest.mark.parametrize("command", ["convert", "inspect"])
@@ -128,11 +118,8 @@ def test_usage_is_told_with_2(command: str, capsys: Capture) -> None:
 
 
 def test_the_script_is_the_same_command(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "convert_tf_weights.py"), str(tiny_bundle(tmp_path))]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "-o", str(tmp_path / "out"), "--no-verify"], capture_output=True, text=True, env=env, cwd=tmp_path
-    )
+    script = ROOT / "scripts" / "convert_tf_weights.py"
+    done = python(script, tiny_bundle(tmp_path), "-o", tmp_path / "out", "--no-verify", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert len((ROOT / "scripts" / "convert_tf_weights.py").read_text().splitlines()) <= 60
+    assert len(script.read_text().splitlines()) <= 60

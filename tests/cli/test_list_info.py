@@ -10,6 +10,7 @@ import sys
 import pytest
 import timm
 
+from tests.processes import imported_by
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.summary import summarize
@@ -110,12 +111,7 @@ def test_a_senseless_option_is_a_usage_error(option: tuple[str, str], capsys: Ca
 
 
 def test_info_needs_neither_torch_nor_timm() -> None:
-    code = (
-        "import sys; from timm_effnet_ext.__main__ import main; main(['info', 'efficientnet_b0']);"
-        "print({'torch', 'timm', 'numpy'} & sys.modules.keys())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("set()\n")
+    assert imported_by(["info", "efficientnet_b0"], "torch", "timm", "numpy") == set()
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

@@ -15,21 +15,16 @@ import pytest
 from safetensors import safe_open
 
 from tests.convert._sources import tiny_bundle, tiny_variables
+from tests.processes import environment
 from timm_effnet_ext.convert.pipeline import FILES, WEIGHTS_FILE, read_record
 from timm_effnet_ext.storage import sha256
 
-ROOT = Path(__file__).parents[2]
-
-
-def _command(source: Path, out: Path, *options: str) -> list[str]:
-    arguments = ["convert", str(source), "-o", str(out), "--no-verify", "--quiet", *options]
-    return [sys.executable, "-m", "timm_effnet_ext", *arguments]
-
 
 def _start(source: Path, out: Path, *options: str, **kwargs: object) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = ["convert", str(source), "-o", str(out), "--no-verify", "--quiet", *options]
+    command = [sys.executable, "-m", "timm_effnet_ext", *words]
     return subprocess.Popen(
-        _command(source, out, *options), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
     )  # type: ignore[call-overload]
 
 

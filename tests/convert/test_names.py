@@ -10,10 +10,9 @@ import pytest
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.identify import identify, nearest
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.names import SAME, Dialect, Layout, check, plan, tensors, to_source, to_torch
+from timm_effnet_ext.convert.names import SAME, Dialect, Layout, check, plan, to_source, to_torch
 from timm_effnet_ext.convert.pytorch.dialects import TIMM, TORCH_DIALECTS, model_args, stated_args
 from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS, TF1
-from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.identify import identify_state
 from timm_effnet_ext.layers import BLOCKS
@@ -86,18 +85,18 @@ def test_no_file_is_of_two_dialects() -> None:
 def test_the_scope_decides_between_rows_that_are_scaled_alike() -> None:
     for name, scope in (("efficientnetv2_b2", "efficientnetv2-b2/"), ("efficientnetv2_b0", "efficientnetv2-b0/")):
         entries = plan(ARCHS["efficientnetv2_b0"], TF1, prefix=scope, width_mult=0.25, depth_mult=0.25)
-        found = identify({entry.source: entry.source_shape for entry in entries})
+        found = identify({entry.source: entry.source_shape for entry in entries}, DIALECTS)
         assert len(found) > 1
         assert found[0].match.arch_name == name
     edge = plan(ARCHS["efficientnet_es"], TF1, prefix="efficientnet-edgetpu-L/", width_mult=0.25, depth_mult=0.25)
-    assert identify({e.source: e.source_shape for e in edge})[0].match.arch_name == "efficientnet_el"
+    assert identify({e.source: e.source_shape for e in edge}, DIALECTS)[0].match.arch_name == "efficientnet_el"
 
 
 def test_the_nearest_is_named_for_a_damaged_checkpoint() -> None:
     shapes = {entry.source: entry.source_shape for entry in plan(ARCHS["efficientnet_b3"], TF1, prefix="x/")}
     shapes = {name: shape for name, shape in shapes.items() if "/stem/" not in name}
-    assert identify(shapes) == []
-    found = nearest(shapes)
+    assert identify(shapes, DIALECTS) == []
+    found = nearest(shapes, DIALECTS)
     assert found is not None
     assert (found.match.arch_name, found.prefix) == ("efficientnet_b3", "x/")
 
@@ -128,10 +127,8 @@ def test_a_block_without_a_rule_is_an_error() -> None:
 def test_tensors_come_in_the_layout_of_torch() -> None:
     entry = plan(ARCHS["efficientnet_b0"], TF1)[0]
     values = np.arange(np.prod(entry.source_shape), dtype="f4").reshape(entry.source_shape)
-    source = {entry.source: TensorEntry(entry.source, "float32", values.shape, lambda: values)}
-    ((name, found),) = tensors([entry], source)
-    assert name == "conv_stem.weight"
-    assert found[5, 2, 0, 1] == values[0, 1, 2, 5]
+    assert entry.torch == "conv_stem.weight"
+    assert entry.layout.apply(values)[5, 2, 0, 1] == values[0, 1, 2, 5]
 
 
 def test_timms_own_names_are_ours() -> None:

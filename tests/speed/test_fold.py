@@ -12,6 +12,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 import timm_effnet_ext
+from tests.models import images
 from timm_effnet_ext import optimize_for_inference
 from timm_effnet_ext.arch import ARCHS, PREFIX
 
@@ -31,10 +32,6 @@ def trained(name: str = "efficientnet_b0", **kwargs: Any) -> Any:
     return model
 
 
-def images() -> Tensor:
-    return torch.randn(2, 3, 64, 47, generator=torch.Generator().manual_seed(1))
-
-
 def assert_close(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
@@ -47,7 +44,7 @@ def norms_left(model: nn.Module) -> list[str]:
 def test_every_arch_computes_the_same_without_norms(name: str) -> None:
     model = trained(name)
     folded = optimize_for_inference(model)
-    assert_close(folded(images()), model(images()))
+    assert_close(folded(images(64, 47)), model(images(64, 47)))
     assert not norms_left(folded)
     assert folded.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
     assert not any(p.requires_grad for p in folded.parameters())
@@ -65,15 +62,15 @@ def test_the_original_stays_as_it_is() -> None:
 
 def test_a_model_in_training_mode_gives_the_eval_model() -> None:
     model = trained(drop_rate=0.5, drop_path_rate=0.5)
-    expected = model(images())
-    assert_close(optimize_for_inference(model.train())(images()), expected)
+    expected = model(images(64, 47))
+    assert_close(optimize_for_inference(model.train())(images(64, 47)), expected)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"out_indices": (1, 3)}, {"feature_location": "expansion"}])
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_s"])
 def test_features_only(name: str, kwargs: dict[str, Any]) -> None:
     model = trained(name, num_classes=None, features_only=True, **kwargs)
-    for found, expected in zip(optimize_for_inference(model)(images()), model(images()), strict=True):
+    for found, expected in zip(optimize_for_inference(model)(images(64, 47)), model(images(64, 47)), strict=True):
         assert_close(found, expected)
 
 
@@ -82,7 +79,7 @@ def test_other_norms_stay(norm: str) -> None:
     model = trained(norm_layer=norm)
     folded = optimize_for_inference(model)
     assert norms_left(folded) == norms_left(model)
-    assert_close(folded(images()), model(images()))
+    assert_close(folded(images(64, 47)), model(images(64, 47)))
 
 
 @pytest.mark.parametrize(
@@ -100,17 +97,17 @@ def test_changed_models(change: Any) -> None:
     change(model)
     folded = optimize_for_inference(model)
     assert not norms_left(folded)
-    assert_close(folded(images()), model(images()))
+    assert_close(folded(images(64, 47)), model(images(64, 47)))
 
 
 def test_folding_twice_changes_nothing() -> None:
     folded = optimize_for_inference(trained())
-    assert torch.equal(optimize_for_inference(folded)(images()), folded(images()))
+    assert torch.equal(optimize_for_inference(folded)(images(64, 47)), folded(images(64, 47)))
 
 
 def test_it_can_be_scripted_exported_and_compiled() -> None:
     model = trained(depth_mult=0.1)
-    folded, x = optimize_for_inference(model), images()
+    folded, x = optimize_for_inference(model), images(64, 47)
     expected = model(x)
     assert_close(torch.jit.script(folded)(x), expected)
     assert_close(torch.export.export(folded, (x,)).module()(x), expected)
@@ -122,7 +119,7 @@ def test_its_weights_survive_a_round_trip() -> None:
     other = optimize_for_inference(trained())
     nn.init.zeros_(other.conv_stem.weight)
     other.load_state_dict(folded.state_dict())
-    assert torch.equal(other(images()), folded(images()))
+    assert torch.equal(other(images(64, 47)), folded(images(64, 47)))
 
 
 def test_other_models_are_refused() -> None:

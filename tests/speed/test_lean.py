@@ -14,17 +14,16 @@ import torch
 import torch.multiprocessing as mp
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 import timm_effnet_ext  # noqa: F401  registers the models
 from timm_effnet_ext.arch import ARCHS, PREFIX
+from timm_effnet_ext.bench.measure import kept_bytes
 
 SMALL = dict(num_classes=5, width_mult=0.25, depth_mult=0.3)
 STOCHASTIC = dict(drop_rate=0.2, drop_path_rate=0.3)
-GRAD_TOLERANCE = (
-    1e-9  # float64 rounds at 1e-16; the recomputed values add a few roundings to a chain of dozens of layers
-)
+# float64 rounds at 1e-16; the recomputed values add a few roundings to a chain of dozens of layers
+GRAD_TOLERANCE = 1e-9
 
 
 def pair(name: str = "efficientnetv2_s", dtype: torch.dtype = torch.float64, **kwargs: Any) -> tuple[Any, Any]:
@@ -68,22 +67,6 @@ def assert_same_grads(model: nn.Module, lean: nn.Module) -> None:
 def assert_same_buffers(model: nn.Module, lean: nn.Module) -> None:
     for (name, a), b in zip(model.named_buffers(), lean.buffers(), strict=True):
         assert torch.equal(a, b), name
-
-
-def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
-    """Return the bytes of the storages that `forward` keeps for backward, parameters left out."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, Any] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -340,11 +323,11 @@ def test_script_and_trace_of_a_lean_model() -> None:
 @pytest.mark.parametrize(
     ("name", "bar"), [("efficientnet_b0", 0.33), ("efficientnetv2_s", 0.36), ("efficientnet_b4", 0.34)]
 )
-def test_saved_bytes(name: str, bar: float) -> None:
+def test_kept_bytes(name: str, bar: float) -> None:
     twin = timm.create_model(f"tf_{name}").train()
     lean = timm.create_model(PREFIX + name, lean=True).train()
     x = torch.randn(1, 3, 96, 96).expand(2, -1, -1, -1).contiguous()
-    assert saved_bytes(lean, lambda: lean(x)) <= bar * saved_bytes(twin, lambda: twin(x))
+    assert kept_bytes(lean, lambda: lean(x)) <= bar * kept_bytes(twin, lambda: twin(x))
 
 
 def test_two_processes(tmp_path: Path) -> None:

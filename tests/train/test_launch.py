@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +9,11 @@ import torch
 from PIL import Image
 from timm.models import load_state_dict
 
+from tests.processes import ROOT, python
 from timm_effnet_ext.train.launch import asked_model, options
+from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import STAGES, csv_rows
-from timm_effnet_ext.train.spec import parse
 
-ROOT = Path(__file__).parents[2]
 SPY = ROOT / "tests/train/spy.py"
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
 needs_train_py = pytest.mark.skipif(
@@ -25,15 +22,6 @@ needs_train_py = pytest.mark.skipif(
 
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
 EPOCHS, STEPS = 8, 2  # of the real runs: two epochs a stage, two steps an epoch
-
-
-def python(*args, cwd=None, **env):
-    """Run Python with our package on its path; return what it printed, its errors and its exit code."""
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env}
-    return subprocess.run(
-        [sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
-    )
 
 
 def launch(*args, **kwargs):

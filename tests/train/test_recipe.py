@@ -17,7 +17,7 @@ from tests.train.options import OPTIONS
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train import recipe
-from timm_effnet_ext.train.spec import parse
+from timm_effnet_ext.train.progressive.spec import parse
 
 NAMES = recipe.names()
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.cli._output import print_json, print_table
+from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.storage import new_file
 
-_PARTS = ("bytes", "train", "inference", "creation", "import")
+NAMES = ("bytes", "train", "inference", "creation", "import")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what is run, where, and where the result goes."""
-    parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, metavar="PART", help=", ".join(_PARTS))
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="PART", help=", ".join(NAMES))
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--quick", action="store_true", help="B0 only, three rounds: shows that it runs")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"), metavar="FOLDER",
@@ -29,26 +29,28 @@ def run(args: argparse.Namespace) -> None:
     """Run the parts, print each table as soon as it is there, and write both files."""
     import torch
 
-    from timm_effnet_ext.speed import bench, bench_plot
+    from timm_effnet_ext.bench.machine import left_out, machine
+    from timm_effnet_ext.bench.parts import PARTS, Options
+    from timm_effnet_ext.bench.plot import save_bars
 
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EffNetExtError(f"--device {args.device}: this PyTorch sees no GPU")
     args.output.mkdir(parents=True, exist_ok=True)
-    machine = bench.machine(device)
-    caption = ", ".join(f"{name} {value}" for name, value in machine.items())
-    for line in (caption, *bench.left_out()):
+    found = machine(device)
+    caption = ", ".join(f"{name} {value}" for name, value in found.items())
+    for line in (caption, *left_out()):
         print(line, file=sys.stderr)
     tables = []
     for part in args.only:
-        for table in bench.PARTS[part](bench.Options(device, args.quick)):
+        for table in PARTS[part](Options(device, args.quick)):
             tables.append(table)
             if not args.json:
                 _print(table)
-    result = {"machine": machine, "left_out": bench.left_out(), "tables": [_record(table) for table in tables]}
+    result = {"machine": found, "left_out": left_out(), "tables": [_record(table) for table in tables]}
     with new_file(args.output / "bench.json") as part:
         part.write_text(json.dumps(result, indent=2))
-    bench_plot.save_bars(tables, caption, args.output / "bench.png")
+    save_bars(tables, caption, args.output / "bench.png")
     if args.json:
         print_json(result)
     else:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from timm_effnet_ext.cli.facts import print_facts
+from timm_effnet_ext.cli.output import print_facts, print_json
 from timm_effnet_ext.cli.progress import ProgressBar
 from timm_effnet_ext.cli.publishing import (
     ALL,
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
             report = convert(args.source, out, options, progress)
         published, facts = (None, []) if target is None else publish_folder(out, target, progress, dry_run=args.dry_run)
     if args.json:
-        print(json.dumps({**report.to_json(), "published": published and published._asdict()}))
+        print_json({**report.to_json(), "published": published and published._asdict()}, indent=None)
     else:
         print_facts((*summary(report, args.out), *facts))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.arch import PREFIX, Arch
-from timm_effnet_ext.cli._output import print_json, print_table
-from timm_effnet_ext.summary import StageRow, Summary, parse_model_name, summarize
+from timm_effnet_ext.arch import PREFIX, Arch, parse_model_name
+from timm_effnet_ext.cli.output import print_json, print_table
+from timm_effnet_ext.summary import StageRow, Summary, summarize
 
 _MAX_SIZE, _MAX_MULT = 10_000, 16.0  # beyond, it is a slip of the keyboard
 
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _of_weights(arch: Arch, tag: str) -> dict[str, int]:
     """Return the classes of some weights, and the size that they are tested at."""
-    from timm_effnet_ext.weights import find_cfg  # imports torch: only for who asks about weights
+    from timm_effnet_ext.hucorz_efficientnet import find_cfg  # imports torch: only for who asks about weights
 
-    cfg = find_cfg(arch, tag)
+    cfg = find_cfg(arch.name, tag)
     return {"num_classes": cfg.num_classes, "img_size": (cfg.test_input_size or cfg.input_size)[-1]}
 
 
@@ -86,6 +86,7 @@ def _square(size: int) -> str:
 
 
 def pixels(text: str) -> int:
+    """Return the side of an image that an option gives."""
     value = int(text)
     if not 1 <= value <= _MAX_SIZE:
         raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_SIZE} pixels, got {value}")
@@ -93,6 +94,7 @@ def pixels(text: str) -> int:
 
 
 def multiplier(text: str) -> float:
+    """Return the factor that an option gives."""
     value = float(text)
     if not 0 < value <= _MAX_MULT:  # not met by NaN either
         raise argparse.ArgumentTypeError(f"must be above 0 and at most {_MAX_MULT:g}, got {text}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from timm_effnet_ext.cli.facts import print_facts
+from timm_effnet_ext.cli.output import print_facts, print_json
 from timm_effnet_ext.convert.inspection import Inspection, inspect_source
 from timm_effnet_ext.layout import Shape
 
@@ -23,8 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """Print what the source is."""
     found = inspect_source(args.source)
     if args.json:
-        print(json.dumps(found.to_json()))
-        return
+        return print_json(found.to_json(), indent=None)
     print_facts(_facts(found))
     if args.tensors:
         from tabulate import tabulate  # slow to import

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from timm_effnet_ext.arch import ARCHS, PREFIX, Arch
-from timm_effnet_ext.cli._output import print_json, print_table
+from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.summary import summarize
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _record(arch: Arch) -> dict[str, Any]:
-    from timm_effnet_ext.weights import cfgs_by_tag  # imports torch: after the filter was found to fit
+    from timm_effnet_ext.hucorz_efficientnet import cfgs_by_tag  # imports torch: after the filter was found to fit
 
     summary = summarize(arch)
     return {
@@ -42,7 +42,7 @@ def _record(arch: Arch) -> dict[str, Any]:
         "macs": summary.macs,
         "train_size": arch.train_size,
         "test_size": arch.eval_size,
-        "weights": [tag for tag, cfg in cfgs_by_tag(arch).items() if cfg.has_weights],
+        "weights": [tag for tag, cfg in cfgs_by_tag(PREFIX + arch.name).items() if cfg.has_weights],
     }
 
 

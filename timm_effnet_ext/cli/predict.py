@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_effnet_ext.arch import PREFIX
-from timm_effnet_ext.cli._output import print_json, print_table
+from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _cam_files(cam: Path, images: list[Path]) -> list[Path]:
 
 
 def positive_int(text: str) -> int:
+    """Return the count that an option gives."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
@@ -99,6 +100,7 @@ def positive_int(text: str) -> int:
 
 
 def picture_file(text: str) -> Path:
+    """Return the file that an option names, if pictures can be written under its suffix."""
     path = Path(text)
     if path.suffix.lower() not in _SUFFIXES:
         raise argparse.ArgumentTypeError(f"must end in {', '.join(_SUFFIXES)}, got {text!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from timm_effnet_ext.cli.output import print_json
 from timm_effnet_ext.convert.google.archives import HOST, MIRROR_ENV, archives, find
 from timm_effnet_ext.convert.records import Options, Progress
 from timm_effnet_ext.errors import EffNetExtError, first_few
@@ -67,13 +67,13 @@ def usage_problem(args: argparse.Namespace) -> str | None:
 
 def print_archives(as_json: bool) -> None:
     """Print Google's checkpoints."""
+    if as_json:
+        print_json([{**found._asdict(), "url": found.url} for found in archives().values()], indent=None)
+        return
     from tabulate import tabulate  # slow to import
 
     rows = [(found.name, found.reported_top1, found.url) for found in archives().values()]
-    if as_json:
-        print(json.dumps([{**found._asdict(), "url": found.url} for found in archives().values()]))
-    else:
-        print(tabulate(rows, headers=("MODEL.TAG", "top-1 (reported)", "archive"), floatfmt=".1f"))
+    print(tabulate(rows, headers=("MODEL.TAG", "top-1 (reported)", "archive"), floatfmt=".1f"))
 
 
 def hide_bars(quiet: bool) -> None:
@@ -153,7 +153,7 @@ def fill_account(args: argparse.Namespace, options: Options, progress: Progress)
             outcomes.append(outcome)
     finally:
         if args.json:
-            print(json.dumps([outcome._asdict() for outcome in outcomes]))
+            print_json([outcome._asdict() for outcome in outcomes], indent=None)
         else:
             rows = [(outcome.name, outcome.status, outcome.detail) for outcome in outcomes]
             print(tabulate(rows, headers=("MODEL.TAG", "outcome", "where, or why not")))

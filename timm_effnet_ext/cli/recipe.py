@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.cli.facts import print_facts
+from timm_effnet_ext.cli.output import print_facts
 from timm_effnet_ext.train import recipe
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.train import spec
 from timm_effnet_ext.train.launch import Program, launch
+from timm_effnet_ext.train.progressive import spec
 
 _EPILOG = """\
 SPEC is a preset, settings, or both: "auto", "google batch=grow", "paper:efficientnetv2_s mixup=off",
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-budget",
         metavar="X",
-        type=_fraction,
+        type=fraction,
         help="share of the activations that torch.compile keeps for backward, 0 to 1 (default: torch's)",
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module, as after `python -m`")
@@ -42,7 +42,8 @@ def _spec(text: str) -> spec.Spec:
         raise argparse.ArgumentTypeError(str(err)) from err
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
+    """Return the share that an option gives; argparse has its name in messages."""
     number = float(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")

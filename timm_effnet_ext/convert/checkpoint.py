@@ -1,4 +1,4 @@
-"""One opened source, whatever wrote it: the record that every reader returns and the pipeline works on."""
+"""One opened source and its variables, whatever wrote it: what every reader returns and the pipeline works on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from timm_effnet_ext.convert.variables import Variables
+from timm_effnet_ext.convert.tensors import TensorEntry
 
 Framework = Literal["tensorflow", "keras", "torch"]
+
+
+@dataclass(frozen=True)
+class Variables:
+    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables."""
+
+    model: dict[str, TensorEntry] = field(default_factory=dict)
+    ema: dict[str, TensorEntry] = field(default_factory=dict)  # by the name of the variable that they average
+    slots: dict[str, TensorEntry] = field(default_factory=dict)
+    counters: dict[str, TensorEntry] = field(default_factory=dict)
+    metadata: tuple[str, ...] = ()  # tensors that hold no values, such as the object graph
+
+    @property
+    def step(self) -> int | None:
+        """The training step, where the checkpoint has one."""
+        found = [entry for name, entry in self.counters.items() if name.rpartition("/")[2] in ("global_step", "step")]
+        return int(found[0].read()) if len(found) == 1 and not found[0].shape else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm_effnet_ext.arch import ARCHS, PREFIX
+from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.identify import Candidate
 from timm_effnet_ext.convert.preprocessing import preprocessing
@@ -12,7 +12,6 @@ from timm_effnet_ext.convert.pytorch.dialects import model_args
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
 
-TIMM_NATIVE = "tf_"
 _REDUCTION = 32  # of the last feature map
 
 
@@ -32,11 +31,11 @@ def model_config(checkpoint: Checkpoint, candidate: Candidate, num_classes: int,
     if options.timm_native and args:
         told = ", ".join(f"{name}={value!r}" for name, value in args.items())
         raise EffNetExtError(
-            f"{checkpoint.path}: timm's {TIMM_NATIVE}{arch.name} is another model: this one needs {told}. "
+            f"{checkpoint.path}: timm's {TIMM_PREFIX}{arch.name} is another model: this one needs {told}. "
             "Convert it without --timm-native"
         )
     config = {
-        "architecture": (TIMM_NATIVE if options.timm_native else PREFIX) + arch.name,
+        "architecture": (TIMM_PREFIX if options.timm_native else PREFIX) + arch.name,
         "num_classes": num_classes,
         "num_features": arch.head_width(match.width_mult),
         "global_pool": "avg",

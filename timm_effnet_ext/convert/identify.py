@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, Arch
 from timm_effnet_ext.convert.names import Dialect, Entry, plan
-from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS
-from timm_effnet_ext.identify import Match, depth_fits, depths, identify_state, stage_parts
+from timm_effnet_ext.identify import Match, depth_fits, identify_state, stage_parts
 from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
 
 _MAX_DEPTH_MULT = 64.0
@@ -50,7 +49,7 @@ class Candidate(NamedTuple):
         return self.prefix, self.dialect.name, arch.act, widths, arch.blocks(match.width_mult, match.depth_mult)
 
 
-def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:
+def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:
     """Return every dialect and architecture that the names and shapes fit: exact rows first, then what the scope names.
 
     `shapes` are the model's variables without EMA twins and optimizer slots. More than one candidate of one
@@ -72,7 +71,7 @@ def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = 
     return sorted(found, key=lambda candidate: (not candidate.match.is_exact, not candidate.is_named))
 
 
-def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> Candidate | None:
+def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> Candidate | None:
     """Return the unscaled architecture that shares the most names with a checkpoint that none fits, if any does."""
     best, best_score = None, _MIN_SHARED
     for dialect in dialects:
@@ -97,7 +96,7 @@ def _nameable(dialect: Dialect) -> list[Arch]:
     return [arch for arch in ARCHS.values() if {(stage.op, stage.expand != 1) for stage in arch.stages} <= kinds]
 
 
-def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect] = DIALECTS) -> list[Candidate]:
+def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:
     """Return the readings of a checkpoint after names that no layer of the dialect can have were left out."""
     found: list[Candidate] = []
     for dialect in dialects:
@@ -148,7 +147,7 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
         leaf = dialect.leaves["linear"][0].source
         has_classifier = f"{prefix}{dialect.end('classifier', len(arch.stages))}{dialect.sep}{leaf}" in given
         for depth_mult in _depth_mults(arch, len(given), has_classifier):
-            network = (stage_parts(arch), depths(arch, depth_mult))
+            network = (stage_parts(arch), arch.depths(depth_mult))
             if network in tried:
                 continue
             tried.add(network)
@@ -164,7 +163,7 @@ def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[flo
     ends, *per_block = _tensors_of(arch, has_classifier)
 
     def count(depth_mult: float) -> int:
-        return ends + sum(map(operator.mul, per_block, depths(arch, depth_mult)))
+        return ends + sum(map(operator.mul, per_block, arch.depths(depth_mult)))
 
     if count(1.0) == tensors:
         yield 1.0
@@ -173,7 +172,7 @@ def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[flo
     while hi - lo > 1e-4:
         middle = (lo + hi) / 2
         lo, hi = (lo, middle) if count(middle) >= tensors else (middle, hi)
-    depth_mult = depth_fits(arch, depths(arch, hi)) if count(hi) == tensors else None
+    depth_mult = depth_fits(arch, arch.depths(hi)) if count(hi) == tensors else None
     if depth_mult is not None:
         yield depth_mult
 

@@ -7,16 +7,16 @@ whoever needs a direction derives it from the plan.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from timm_effnet_ext.arch import Arch, Op
-from timm_effnet_ext.convert.tensors import TensorEntry
+from timm_effnet_ext.arch import Arch, Block, Op
 from timm_effnet_ext.errors import NameMappingError, first_few
 from timm_effnet_ext.layout import LayerKind, Shape, layers
 
@@ -92,14 +92,12 @@ class Dialect:
     """
 
     name: str
-    framework: Literal["tensorflow", "keras", "torch"]
     leaves: Mapping[LayerKind, tuple[Leaf, ...]]
     ends: tuple[Rule, ...]  # stem, head and classifier
     block: str
     blocks: Mapping[BlockKind, tuple[Rule, ...]]
     sep: str = "/"  # between a layer and its leaf
     source_only: tuple[str, ...] = ()  # fnmatch patterns, below the prefix, of what torch has no counterpart for
-    about: str = field(default="", compare=False)  # where the names come from
 
     def __post_init__(self) -> None:
         for table in ("leaves", "blocks"):
@@ -130,27 +128,14 @@ def plan(
         NameMappingError: a layer without a rule, or two tensors with one name on either side.
     """
     stages = arch.blocks(width_mult, depth_mult)
-    contexts, kinds = {}, {}
-    flat = 0
-    for stage in stages:
-        for block in stage:
-            where = (block.stage, block.index)
-            contexts[where] = _numbers(flat, block.stage, block.index, len(stages))
-            kinds[where] = block.kind
-            flat += 1
-    rules = {kind: _unique(table, dialect.name) for kind, table in dialect.blocks.items()}
+    name_of = _namer(dialect, stages)
     seen: Counter[LayerKind] = Counter()
     entries = []
     for layer in layers(arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult):
         nth = f"_{seen[layer.kind]}" if seen[layer.kind] else ""
         seen[layer.kind] += 1
         try:
-            if layer.name.startswith("blocks."):
-                _, s, b, part = layer.name.split(".", 3)
-                at = int(s), int(b)
-                name = (dialect.block + rules[kinds[at]][part]).format_map({**contexts[at], "nth": nth})
-            else:
-                name = dialect.end(layer.name, len(stages), nth)
+            name = name_of(layer.name, nth)
         except KeyError as err:
             raise NameMappingError(f"dialect {dialect.name!r} has no rule for {layer.name!r}") from err
         shapes = layer.shapes()
@@ -192,10 +177,22 @@ def check(entries: Iterable[Entry], found: Mapping[str, Shape], *, ignored: Iter
         raise NameMappingError(f"{len(found)} variables do not fit this model: {'; '.join(told)}")
 
 
-def tensors(entries: Iterable[Entry], source: Mapping[str, TensorEntry]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (torch name, values in torch's layout) one by one: a view where that is possible."""
-    for entry in entries:
-        yield entry.torch, entry.layout.apply(source[entry.source].read())
+def _namer(dialect: Dialect, stages: tuple[tuple[Block, ...], ...]) -> Callable[[str, str], str]:
+    """Return the function from a layer's name and its `nth` to the source's name; no rule is a KeyError."""
+    rules = {kind: _unique(table, dialect.name) for kind, table in dialect.blocks.items()}
+    blocks = {
+        (block.stage, block.index): (rules.get(block.kind, {}), _numbers(flat, block.stage, block.index, len(stages)))
+        for flat, block in enumerate(chain.from_iterable(stages))
+    }
+
+    def name_of(layer: str, nth: str) -> str:
+        if not layer.startswith("blocks."):
+            return dialect.end(layer, len(stages), nth)
+        _, stage, index, part = layer.split(".", 3)
+        table, numbers = blocks[int(stage), int(index)]
+        return (dialect.block + table[part]).format_map({**numbers, "nth": nth})
+
+    return name_of
 
 
 def _numbers(flat: int, stage: int, block: int, stages: int) -> dict[str, int | str]:

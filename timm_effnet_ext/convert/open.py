@@ -8,16 +8,10 @@ from pathlib import Path
 
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.keras import bundle as keras_bundle
-from timm_effnet_ext.convert.pytorch import files as torch_files
-from timm_effnet_ext.convert.tensorflow.sources import open_bundle, recognise
-from timm_effnet_ext.convert.variables import variables
+from timm_effnet_ext.convert.pytorch import source as torch_source
+from timm_effnet_ext.convert.tensorflow.source import open_bundle, recognise
+from timm_effnet_ext.convert.tensorflow.variables import format_of, variables
 from timm_effnet_ext.errors import CheckpointFormatError
-
-_STYLES = {
-    "name_based": "tensor bundle, names",
-    "object_graph": "tensor bundle, object graph",
-    "saved_model": "SavedModel",
-}
 
 
 @contextmanager
@@ -31,13 +25,13 @@ def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoin
     if recognise(path) is not None:
         with open_bundle(path, crc=crc) as bundle:
             found = variables(bundle)
-            kind, files = _STYLES[found.style], bundle.files()
+            kind, files = format_of(bundle), bundle.files()
             if keras_bundle.has_keras_names(found):
                 yield keras_bundle.from_bundle(path, kind, files, found)
             else:
                 yield Checkpoint(path, "tensorflow", kind, files, found)
-    elif torch_files.recognise(path) is not None:
-        with torch_files.open_torch(path) as checkpoint:
+    elif torch_source.recognise(path) is not None:
+        with torch_source.open_torch(path) as checkpoint:
             yield checkpoint
     else:
         from timm_effnet_ext.convert.keras.source import is_keras, open_keras  # h5py: only for those who need it

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from timm_effnet_ext.arch import EDGE, LITE, V1, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
+
+# The entries of timm's pretrained_cfg that say how images are prepared.
+KEYS = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 Channels = tuple[float, ...]
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -41,39 +42,26 @@ _TORCHVISION_HALF = frozenset({"efficientnetv2_l"})
 def preprocessing(dialect: str, arch: Arch) -> dict[str, Any]:
     """Return how images are prepared for weights of `arch` that come in `dialect`, for all that is known."""
     table = {"torchvision": _torchvision, "wzmiaomiao_v1": _wzmiaomiao_v1, "wzmiaomiao_v2": _wzmiaomiao_v2}
-    return {**google_cfg(arch), **table.get(dialect, _nothing)(arch)}
+    return google_cfg(arch) | (table[dialect](arch) if dialect in table else {})
 
 
-def google_cfg(arch: Arch) -> Mapping[str, Any]:
+def google_cfg(arch: Arch) -> dict[str, Any]:
     """Return how Google's code of `arch` prepares an image, in the terms of timm's transforms.
 
     Interpolation is bicubic throughout, as timm has it for these weights.
     """
     mean, std = NORMALISATION[arch.stages]
     size, eval_size = ((3, n, n) for n in (arch.train_size, arch.eval_size))
-    return MappingProxyType(
-        {
-            "input_size": size,
-            **({"test_input_size": eval_size} if eval_size != size else {}),
-            "interpolation": "bicubic",
-            **(
-                {"crop_pct": 1.0, "crop_mode": "squash"}
-                if arch.stages in _SQUASHED
-                else {"crop_pct": crop_pct(arch.eval_size), "crop_mode": "center"}
-            ),
-            "mean": mean,
-            "std": std,
-        }
-    )
-
-
-def crop_pct(size: int) -> float:
-    """Return the share of the image's shorter side that a central crop of `size` pixels keeps."""
-    return round(size / (size + CROP_PADDING), 3)
-
-
-def _nothing(arch: Arch) -> dict[str, Any]:
-    return {}
+    is_squashed = arch.stages in _SQUASHED
+    return {
+        "input_size": size,
+        **({"test_input_size": eval_size} if eval_size != size else {}),
+        "interpolation": "bicubic",
+        "crop_pct": 1.0 if is_squashed else round(arch.eval_size / (arch.eval_size + CROP_PADDING), 3),
+        "crop_mode": "squash" if is_squashed else "center",
+        "mean": mean,
+        "std": std,
+    }
 
 
 def _torchvision(arch: Arch) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import ARCHS, row_name
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
@@ -15,8 +15,6 @@ from timm_effnet_ext.convert.records import WeightsKind
 from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import NameMappingError, first_few
-
-_TF_NATIVE = "tf_"
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,7 @@ def _choose(
 ) -> tuple[Candidate, tuple[str, ...]]:
     """Return the one reading, and what else would compute the same."""
     if model is not None:
-        name = model.removeprefix(PREFIX).removeprefix(_TF_NATIVE)
-        wanted = [candidate for candidate in candidates if candidate.match.arch_name == name]
+        wanted = [candidate for candidate in candidates if candidate.match.arch_name == row_name(model)]
         if not wanted:
             raise NameMappingError(f"{checkpoint.path}: is not {model}: it fits {_names(candidates)}")
         candidates = wanted
@@ -126,7 +123,7 @@ def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str
         return _left_over(candidate, len(used), shapes.keys() - used)
     found = nearest(shapes, dialects_for(checkpoint))
     if found is None:
-        return f"none of the 26 architectures, under any names that are known; it holds {first_few(shapes)}"
+        return f"none of the {len(ARCHS)} architectures, under any names that are known; it holds {first_few(shapes)}"
     try:
         check(found.plan(), {name: tuple(shape) for name, shape in shapes.items()})
     except NameMappingError as err:

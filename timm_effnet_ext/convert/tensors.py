@@ -11,6 +11,11 @@ import numpy as np
 from timm_effnet_ext.layout import Shape
 
 
+def widened(bfloat16: np.ndarray) -> np.ndarray:
+    """Return the bits of bfloat16 numbers (uint16), which are the upper half of a float32, as float32."""
+    return (bfloat16.astype("<u4") << 16).view("<f4")
+
+
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
     """A tensor that is still in its file; `dtype` is TensorFlow's name, e.g. "float32" or "bfloat16"."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +11,13 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
-from torch import Tensor, nn
+from torch import nn
 
 import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
+from timm_effnet_ext.convert.plausibility import by_photos
 from timm_effnet_ext.convert.records import Proof, ProofKind
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
-from timm_effnet_ext.photos import read_photo
+from timm_effnet_ext.errors import CheckpointFormatError, VerificationError, first_few
+from timm_effnet_ext.photos import read_photos
 
 Graph = Callable[[np.ndarray], np.ndarray]
 
@@ -32,20 +30,6 @@ ROUNDING_FACTOR, MAX_TOLERANCE = 10, 1e-3
 Of the oracles one image does so, a random network's third of a size that it was not made for: there TensorFlow is
 1.7e-4 from float64 and torch's float32 5e-5, elsewhere both are within 5e-6.
 """
-
-IMPLAUSIBLE = 20.0
-"""Median z-score above which weights are refused.
-
-Seen on scikit-learn's two photos: the published Lite0 and Lite1 0.26 and 0.24, with permuted channels, misread
-kernels or exchanged statistics 4 to 10. Six checkpoints of random weights, calibrated on noise, 0.2 to 5.7; with
-permuted channels 39 to 108 (SiLU) and 2.6 (ReLU6), with images of 0 … 255 1,700 and more (SiLU) and 0.9 (ReLU6).
-No right checkpoint may be refused, so the bound lies above all of those.
-"""
-
-_MAX_PHOTOS = 16
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# Photos that other packages bring, if they are installed: folder below the package, pattern.
-_PACKAGED_PHOTOS = (("sklearn", "datasets/images/*.jpg"), ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
 
 
 class Converted(NamedTuple):
@@ -128,7 +112,7 @@ def verify(
     if graph is not None:
         proofs.append(by_graph(converted, graph, images, cut, graph_takes_pixels))
     if not proofs or images is not None:
-        proofs += by_photos(converted, images)
+        proofs += by_photos(converted.model, images)
     return tuple(proofs)
 
 
@@ -171,16 +155,16 @@ def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
                         "expected (B, H, W, C) and (B, outputs)"
                     )
                 yield kind, given, output
+    except CheckpointFormatError:
+        raise
     except (ValueError, EOFError, BadZipFile, TypeError, AttributeError) as err:
-        if isinstance(err, CheckpointFormatError):
-            raise
         raise CheckpointFormatError(f"{path}: not readable as .npz of numbers ({err})") from err
 
 
 def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0, takes_pixels: bool = True) -> Proof:
     """Compare with the source's own layer graph, on photos and on noise."""
     height, width = converted.size
-    found = [*photos(images), _noise()]
+    found = [*read_photos(images), _noise()]
     differences = []
     for image in found:
         batch = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)[None]
@@ -212,72 +196,3 @@ def _compared(kind: ProofKind, differences: list[_Difference], what: str) -> Pro
         raise VerificationError(f"{kind}, {what}: {told}. Nothing was written")
     figures = {"max_abs_diff": worst.worst, "max_abs_output": worst.largest, "relative": worst.relative}
     return Proof(kind, {**figures, "tolerance": worst.tolerance}, f"{what}: {told}")
-
-
-def by_photos(converted: Converted, images: Path | None) -> list[Proof]:
-    """Say how well the BatchNorm statistics describe the activations on photos; no photos, no proof.
-
-    For each layer the root mean square, over its channels, of how many standard deviations the channel's mean on the
-    photos lies from the running mean; of these the median. It tells gross errors, not subtle ones.
-    """
-    found = photos(images)
-    if not found:
-        return []
-    cfg = resolve_data_config({}, model=converted.model)
-    transform = create_transform(**cfg)
-    batch = torch.stack([transform(photo) for photo in found]).double()
-    score = statistics.median(z_scores(converted.model.double(), batch))
-    told = f"median z-score of channel means {score:.2f} on {len(found)} photos (refused above {IMPLAUSIBLE:g})"
-    if not score <= IMPLAUSIBLE:
-        raise VerificationError(
-            f"plausibility: {told}: the BatchNorm statistics do not describe what the network computes. "
-            "Nothing was written"
-        )
-    return [Proof("plausibility", {"median_z": score, "refused_above": IMPLAUSIBLE, "photos": len(found)}, told)]
-
-
-def z_scores(model: nn.Module, batch: Tensor) -> list[float]:
-    """Return the root mean square z-score of the channel means of each BatchNorm layer's input."""
-    scores: list[float] = []
-
-    def look(norm: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        z = (args[0].mean((0, 2, 3)) - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
-        scores.append(float(z.square().mean().sqrt()))
-
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    try:
-        with torch.inference_mode():
-            model(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return scores
-
-
-def photos(folder: Path | None = None) -> list[Image.Image]:
-    """Return the photos of a folder, or those that installed packages bring, perhaps none.
-
-    Raises:
-        EffNetExtError: No folder, none in it, or one that cannot be read.
-    """
-    if folder is None:
-        return [read_photo(path) for path in _packaged_photos()]
-    if not folder.is_dir():
-        raise EffNetExtError(f"{folder}: no such folder of photos")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES)[:_MAX_PHOTOS]
-    if not paths:
-        raise EffNetExtError(f"{folder}: no photos ({', '.join(_PHOTO_SUFFIXES)})")
-    return [read_photo(path) for path in paths]
-
-
-def _packaged_photos() -> list[Path]:
-    for package, pattern in _PACKAGED_PHOTOS:
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin is not None:
-            found = sorted(Path(spec.origin).parent.glob(pattern))
-            if found:
-                return found
-    return []

@@ -15,9 +15,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from timm_effnet_ext import __version__
 from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few, first_line
 from timm_effnet_ext.hub.retry import cause, patiently
-from timm_effnet_ext.hub_errors import HUB_ERRORS, first_line, hub_answer
+from timm_effnet_ext.hub_errors import HUB_ERRORS, hub_answer
 from timm_effnet_ext.storage import sha256
 
 MAIN = "main"
@@ -227,14 +227,14 @@ def _explained(target: Target) -> Iterator[None]:
     """Turn the client's errors into one line that says what to do."""
     try:
         yield
+    except EffNetExtError:
+        raise
     except (*HUB_ERRORS, RuntimeError) as err:
         answer = cause(err)
         if not isinstance(answer, HUB_ERRORS):
             raise
         raise EffNetExtError(f"{target.repo_id}: {hub_answer(answer)}. {_advice(answer, target)}") from err
     except ValueError as err:  # the client on a card that the Hub does not take
-        if isinstance(err, EffNetExtError):
-            raise
         raise EffNetExtError(f"{target.repo_id}: {CARD_FILE} was refused: {first_line(err)}") from err
 
 

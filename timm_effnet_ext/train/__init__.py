@@ -1,1 +1,1 @@
-"""Training with timm's own train.py: progressive learning from outside, recipes, and pictures of runs."""
+"""Training with timm's own train.py: launched as it is, with recipes, and pictures of its runs."""

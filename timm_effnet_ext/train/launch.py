@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.schedule import Plan
-from timm_effnet_ext.train.spec import Spec
+from timm_effnet_ext.train.progressive.schedule import Plan
+from timm_effnet_ext.train.progressive.spec import Spec
 
 FAILED = 1  # what Python itself exits with after a traceback
 
@@ -113,7 +113,7 @@ def _set_memory_budget(budget: float) -> None:
 def _progressive(plan: Plan | None) -> AbstractContextManager[Any]:
     if plan is None:
         return nullcontext()
-    from timm_effnet_ext.train.patch import applied
+    from timm_effnet_ext.train.progressive.patch import applied
 
     return applied(plan)
 

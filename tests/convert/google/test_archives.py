@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import timm_effnet_ext  # noqa: F401  registers the models
 from tests._google_archive import archive, variables
 from tests.archive_server import FileServer
 from tests.faulty_server import Fault
+from tests.processes import imported_by
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.google.archives import archives, convert_archive, find, options_for
 from timm_effnet_ext.convert.records import Options, Report
@@ -52,11 +51,7 @@ def test_every_archive_has_a_registered_tag_and_an_address_of_its_own() -> None:
 
 
 def test_the_table_needs_neither_torch_nor_timm() -> None:
-    code = (
-        "import sys; from timm_effnet_ext.convert.google.archives import archives; archives(); "
-        "print({'torch', 'timm', 'huggingface_hub'} & set(sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    assert imported_by(["convert", "--google", "list"], "torch", "timm", "huggingface_hub") == set()
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0.in1k", "hucorz_efficientnet_b0.in1k", "tf_efficientnet_b0.in1k"])

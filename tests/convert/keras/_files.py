@@ -17,7 +17,7 @@ from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.identify import Candidate, identify
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.names import check, tensors
+from timm_effnet_ext.convert.names import check
 
 ARCHIVES = Path(__file__).parents[2] / "data" / "keras"
 # TensorFlow's own engines differ among each other by up to 2e-5 of the largest logit; a mistake shows at 1e-2.
@@ -59,7 +59,9 @@ def converted(checkpoint: Checkpoint) -> torch.nn.Module:
     found = candidate(checkpoint)
     args: dict[str, Any] = {**found.match._asdict(), **checkpoint.model_args}
     model = timm.create_model(PREFIX + args.pop("arch_name"), **args).eval()
-    state = {name: torch.from_numpy(np.array(a)) for name, a in tensors(found.plan(), checkpoint.variables.model)}
+    variables = checkpoint.variables.model
+    values = {entry.torch: entry.layout.apply(variables[entry.source].read()) for entry in found.plan()}
+    state = {name: torch.from_numpy(np.array(array)) for name, array in values.items()}
     model.load_state_dict(state | {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")})
     return model
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.convert.keras._files import TOLERANCE, converted, error, folder, logits, outputs
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.keras.bundle import METADATA_FILE, from_bundle, has_keras_names
-from timm_effnet_ext.convert.tensorflow.sources import open_bundle
+from timm_effnet_ext.convert.tensorflow.source import open_bundle
+from timm_effnet_ext.convert.tensorflow.variables import variables
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.variables import Variables, variables
 from timm_effnet_ext.errors import CheckpointFormatError
 
 SOURCES = ["keras2_nested_saved", "keras3_nested_saved", "keras2_nested_checkpoint"]
@@ -55,7 +55,7 @@ def test_others_say_that_they_have_none(name: str) -> None:
 
 def test_names_of_googles_code_are_no_keras_names() -> None:
     entry = TensorEntry("a", "float32", (1,), lambda: np.zeros(1))
-    assert not has_keras_names(Variables("name_based", {"efficientnet-b0/stem/conv2d/kernel": entry}))
+    assert not has_keras_names(Variables({"efficientnet-b0/stem/conv2d/kernel": entry}))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""keras_config.py reads the graphs of Keras 2 and Keras 3, and refuses what is no chain of known layers."""
+"""config.py reads the graphs of Keras 2 and Keras 3, and refuses what is no chain of known layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""keras_dialects.py names every tensor of every architecture of keras.applications once, and is found by its names."""
+"""dialects.py names every tensor of every architecture of keras.applications once, and is found by its names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""keras_source.py reads what Keras 2.15 and Keras 3.15 wrote, and our models compute from it what Keras computed."""
+"""source.py reads what Keras 2.15 and Keras 3.15 wrote, and our models compute from it what Keras computed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests._bundle_writer import field, table, write_bundle
-from timm_effnet_ext.convert.tensorflow.bundle import DTYPES, Bundle, ordered_int
+from timm_effnet_ext.convert.tensorflow.bundle import DTYPES, Bundle
+from timm_effnet_ext.convert.tensorflow.entries import ordered_int
 from timm_effnet_ext.convert.tensorflow.protowire import fields, signed, take, varint
 from timm_effnet_ext.convert.tensorflow.sstable import read_table
 from timm_effnet_ext.errors import CheckpointFormatError

@@ -12,18 +12,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.preprocessing import KEYS
 from timm_effnet_ext.convert.records import Options, Progress, Report
-from timm_effnet_ext.convert.tensorflow.sources import recognise
+from timm_effnet_ext.convert.tensorflow.source import recognise
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
 HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
 """An address that holds the same archives and is asked instead of HOST."""
-
-# Of timm's cfg: how the images of a checkpoint were prepared.
-_PREPROCESSING = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 class Archive(NamedTuple):
@@ -63,7 +61,7 @@ def find(name: str) -> Archive:
     Raises:
         EffNetExtError: Google published none, or several and the tag is not said.
     """
-    name = name.removeprefix(PREFIX).removeprefix("tf_")
+    name = row_name(name)
     if name in archives():
         return archives()[name]
     model, _, tag = name.partition(".")
@@ -83,7 +81,7 @@ def options_for(archive: Archive, options: Options) -> Options:
     from timm_effnet_ext.hucorz_efficientnet import pretrained_cfgs
 
     cfg = pretrained_cfgs(archive.model)[archive.tag]
-    known: dict[str, Any] = {name: getattr(cfg, name) for name in _PREPROCESSING if getattr(cfg, name) is not None}
+    known: dict[str, Any] = {name: getattr(cfg, name) for name in KEYS if getattr(cfg, name) is not None}
     known |= {"tag": archive.tag, "origin_url": archive.url}
     num_classes = None if options.keep_background else cfg.num_classes
     return replace(options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, origin=archive.url)

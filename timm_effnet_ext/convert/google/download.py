@@ -12,11 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock, get_session
 
 from timm_effnet_ext.convert.records import Progress
-from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.hub_errors import PASSING, HTTPError, OfflineModeIsEnabled, first_line
+from timm_effnet_ext.errors import EffNetExtError, first_line
+from timm_effnet_ext.hub_errors import PASSING
 
 _logger = logging.getLogger(__name__)
 

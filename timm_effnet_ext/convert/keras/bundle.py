@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.keras.checkpoint import keras_checkpoint
 from timm_effnet_ext.convert.keras.config import LayerGraph, parse_config
 from timm_effnet_ext.convert.keras.weights import KerasWeights, Layers
 from timm_effnet_ext.convert.tensorflow.protowire import chunk, fields, text
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import CheckpointFormatError
 
 METADATA_FILE = "keras_metadata.pb"

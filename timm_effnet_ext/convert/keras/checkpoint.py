@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.identify import identify
 from timm_effnet_ext.convert.keras.config import LayerGraph, sensible
 from timm_effnet_ext.convert.keras.config import Path as LayerPath
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.keras.front import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.keras.graph import check_kinds, evaluate
 from timm_effnet_ext.convert.keras.model import has_paddings, head, model_args, wrong_paddings
+from timm_effnet_ext.convert.keras.preprocessing import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.keras.weights import CLASSIFIER, KerasWeights
-from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import VerificationError, first_few
 
 _STRIDE = 32  # of the whole network: at its multiples every stage sees an even size

@@ -72,9 +72,9 @@ def sensible(what: str) -> Iterator[None]:
     """Turn what a setting of a wrong type, size or name raises into our error."""
     try:
         yield
+    except EffNetExtError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, ArithmeticError) as err:
-        if isinstance(err, EffNetExtError):
-            raise
         raise CheckpointFormatError(f"{what}: a setting makes no sense ({type(err).__name__}: {err})") from err
 
 

@@ -1,4 +1,4 @@
-"""The dialects of keras.applications: rows only."""
+"""The name of every layer in files of keras.applications, a table for each dialect: rows only."""
 
 from __future__ import annotations
 
@@ -45,11 +45,10 @@ def _blocks(dwconv: str) -> Mapping[BlockKind, tuple[Rule, ...]]:
     }  # fmt: skip
 
 
-def _named(name: str, version: str, leaves: Mapping[LayerKind, tuple[Leaf, ...]], dwconv: str, source: str) -> Dialect:
+def _named(name: str, leaves: Mapping[LayerKind, tuple[Leaf, ...]], dwconv: str) -> Dialect:
+    """Return the dialect of files that store the layers' own names."""
     return Dialect(
         name=name,
-        framework="keras",
-        about=f"layer names of keras.applications as {version} stores them: {source}",
         leaves=leaves,
         ends=_ENDS,
         block="block{stage1}{letter}_",
@@ -58,19 +57,18 @@ def _named(name: str, version: str, leaves: Mapping[LayerKind, tuple[Leaf, ...]]
     )
 
 
-_V1, _V2 = "keras/src/applications/efficientnet.py", "keras/src/applications/efficientnet_v2.py"
-KERAS2_V1 = _named("keras2_v1", "Keras 2", TF_LEAVES, "dwconv", _V1)
-KERAS2_V2 = _named("keras2_v2", "Keras 2", TF_LEAVES, "dwconv2", _V2)
-KERAS3_V1 = _named("keras3_v1", "Keras 3", _KERAS3_LEAVES, "dwconv", _V1)
-KERAS3_V2 = _named("keras3_v2", "Keras 3", _KERAS3_LEAVES, "dwconv2", _V2)
+# Layer names: keras/src/applications/efficientnet.py, efficientnet_v2.py.
+KERAS2_V1 = _named("keras2_v1", TF_LEAVES, "dwconv")
+KERAS2_V2 = _named("keras2_v2", TF_LEAVES, "dwconv2")
+KERAS3_V1 = _named("keras3_v1", _KERAS3_LEAVES, "dwconv")
+KERAS3_V2 = _named("keras3_v2", _KERAS3_LEAVES, "dwconv2")
 
-# A .weights.h5 before Keras 3.15 knows no layer's name, only its class and how many of that class came before it.
+# A .weights.h5 before Keras 3.15 knows no layer's name, only its class and how many of that class came before it:
+# keras/src/saving/saving_lib.py.
 _CONV, _DEPTHWISE, _NORM = "conv2d{nth}", "depthwise_conv2d{nth}", "batch_normalization{nth}"
 _COUNTED_SE = (Rule("se.conv_reduce", _CONV), Rule("se.conv_expand", _CONV))
 KERAS_COUNTED = Dialect(
     name="keras_counted",
-    framework="keras",
-    about="classes and counters of Keras 3's weights files: keras/src/saving/saving_lib.py",
     leaves=_KERAS3_LEAVES,
     ends=(
         Rule("conv_stem", _CONV), Rule("bn1", _NORM),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timm_effnet_ext.convert.keras.config import INPUT, LayerGraph, Node, Path, sensible
-from timm_effnet_ext.convert.keras.front import IDENTITY, normalization, rescaling
+from timm_effnet_ext.convert.keras.preprocessing import IDENTITY, normalization, rescaling
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
 

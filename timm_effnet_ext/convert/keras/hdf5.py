@@ -21,7 +21,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
 from timm_effnet_ext.convert.keras.isolate import isolated
-from timm_effnet_ext.convert.tensors import TensorEntry
+from timm_effnet_ext.convert.tensors import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -64,7 +64,6 @@ class Hdf5(Mapping[str, TensorEntry]):
         self.path = path
         self._part = (start, size)
         found = json.loads(isolated(lambda: _describe(path, start, size, attributes), str(path)))
-        self.groups: tuple[str, ...] = tuple(found["groups"])
         self._texts: dict[str, dict[str, str]] = found["texts"]
         self._datasets = {name: _Dataset(*fields) for name, fields in found["datasets"].items()}
         self._bytes = np.memmap(path, np.uint8, "r")[start:]
@@ -98,9 +97,7 @@ class Hdf5(Mapping[str, TensorEntry]):
                 f"{what} of shape {shape} needs {need} bytes, the file has {len(data)}: it is cut"
             )
         array = data.view(kind).reshape(shape)
-        if dataset.dtype == _BFLOAT16:  # the upper half of a float32
-            array = (array.astype("<u4") << 16).view("<f4")
-        return array
+        return widened(array) if dataset.dtype == _BFLOAT16 else array
 
 
 class _Window(io.RawIOBase):
@@ -148,9 +145,8 @@ def _opened(path: Path, start: int, size: int | None) -> Iterator[h5py.File]:
 
 
 def _describe(path: Path, start: int, size: int | None, attributes: Sequence[str]) -> bytes:
-    """Return groups, datasets and texts as JSON; links to elsewhere and groups inside themselves are refused."""
+    """Return datasets and texts as JSON; links to elsewhere and groups inside themselves are refused."""
     datasets: dict[str, _Dataset] = {}
-    groups: list[str] = []
     with _opened(path, start, size) as file:
         root = file["/"].id
         texts = {"": _texts(root, attributes)}
@@ -170,12 +166,11 @@ def _describe(path: Path, start: int, size: int | None, attributes: Sequence[str
                     if address in seen:
                         raise CheckpointFormatError(f"{path}: group {name!r} is in two places")
                     seen.add(address)
-                    groups.append(name)
                     texts[name] = _texts(found, attributes)
                     waiting.append((f"{name}/", found))
-                if len(datasets) + len(groups) > _MAX_OBJECTS:
+                if len(datasets) + len(seen) > _MAX_OBJECTS:
                     raise CheckpointFormatError(f"{path}: more than {_MAX_OBJECTS} objects")
-    return json.dumps({"groups": groups, "texts": texts, "datasets": datasets}).encode()
+    return json.dumps({"texts": texts, "datasets": datasets}).encode()
 
 
 def _texts(group: h5g.GroupID, attributes: Sequence[str]) -> dict[str, str]:

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from timm_effnet_ext.arch import BN_EPS
 from timm_effnet_ext.convert.keras.config import INPUT, LayerGraph, Node, Path
-from timm_effnet_ext.convert.keras.front import IDENTITY
+from timm_effnet_ext.convert.keras.preprocessing import IDENTITY
 from timm_effnet_ext.errors import NameMappingError
 
-_BN_EPS = 1e-3  # ours, and that of every keras.applications EfficientNet
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
 _FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"}
 _NO_TRUNK = frozenset({"softmax", "sigmoid", "linear"})
@@ -79,7 +79,7 @@ def model_args(graph: LayerGraph, pool: str | None, what: str) -> dict[str, Any]
         raise NameMappingError(f"{what}: BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
     if len(names) != 1 or None in names:
         raise NameMappingError(f"{what}: activations {sorted(acts)}, supported is one of {set(_ACTIVATIONS)}")
-    if not math.isclose(eps_value, _BN_EPS, rel_tol=1e-6):
+    if not math.isclose(eps_value, BN_EPS, rel_tol=1e-6):
         args["bn_eps"] = eps_value
     if (act := names.pop()) != "silu":
         args["act_layer"] = act

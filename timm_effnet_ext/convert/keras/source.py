@@ -4,7 +4,7 @@
     .weights.h5     the last of them alone: no config
     .h5             whole model with the config as an attribute, or weights only (Keras 2, tf_keras; legacy in Keras 3)
 
-hdf5.py reads the tensors, keras_weights.py sorts them, keras_checkpoint.py says what they come to.
+hdf5.py reads the tensors, weights.py sorts them, checkpoint.py says what they come to.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def _open_zip(path: Path, crc: bool) -> Iterator[_Parts]:
                     where: tuple[Path, int, int | None] = path, _start(path, info, crc), info.file_size
                 else:
                     where = _unpack(archive, info, Path(folder, "weights.h5"), path), 0, None
+        except CheckpointFormatError:
+            raise
         except _BROKEN_ZIP as err:
-            if isinstance(err, CheckpointFormatError):
-                raise
             raise CheckpointFormatError(f"{path}: broken .keras file: {err}") from err
         target, start, size = where
         file = Hdf5(target, _ATTRIBUTES, start=start, size=size)

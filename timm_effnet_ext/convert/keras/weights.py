@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from timm_effnet_ext.convert.checkpoint import Variables
 from timm_effnet_ext.convert.keras.config import LayerGraph, Path
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.variables import Variables
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class KerasWeights:
         for path, tensors in self.layers.items():
             layer = path[-1] if short.count(path[-1]) == 1 else "/".join(path)
             model.update({f"{layer}/{leaf}": entry for leaf, entry in tensors.items()})
-        return Variables("layers", _name_classifier(model, what), {}, self.slots, self.counters)
+        return Variables(_name_classifier(model, what), {}, self.slots, self.counters)
 
 
 def _name_classifier(model: Mapping[str, TensorEntry], what: str) -> dict[str, TensorEntry]:

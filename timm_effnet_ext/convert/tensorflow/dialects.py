@@ -1,4 +1,4 @@
-"""The dialects that TensorFlow checkpoints of Google's code use: rows only."""
+"""The TensorFlow name of every layer in checkpoints of Google's code, a table for each dialect: rows only."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ TF_LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
     "linear": (Leaf("weight", "kernel", IO_TO_OI), Leaf("bias", "bias")),
 }
 
-# Layers of one type are numbered in their order of creation within a block, so a block without expansion is another
-# row and not an offset: tensorflow/tpu efficientnet_model.py, google/automl efficientnetv2/effnetv2_model.py
-# (`_build` of MBConvBlock, MBConvBlockWithoutDepthwise, FusedMBConvBlock).
+# Variables of tensorflow/tpu efficientnet and of published google/automl efficientnetv2 checkpoints. Layers of one type
+# are numbered in their order of creation within a block, so a block without expansion is another row and not an offset:
+# tensorflow/tpu efficientnet_model.py, google/automl efficientnetv2/effnetv2_model.py (`_build` of MBConvBlock,
+# MBConvBlockWithoutDepthwise, FusedMBConvBlock).
 _TF1_SE = (Rule("se.conv_reduce", "se/conv2d"), Rule("se.conv_expand", "se/conv2d_1"))
 TF1 = Dialect(
     name="tf1",
-    framework="tensorflow",
-    about="variable names of tensorflow/tpu efficientnet and of published google/automl efficientnetv2 checkpoints",
     leaves=TF_LEAVES,
     ends=(
         Rule("conv_stem", "stem/conv2d"), Rule("bn1", "stem/tpu_batch_normalization"),
@@ -57,21 +56,18 @@ TF1 = Dialect(
     },
 )  # fmt: skip
 
-# In a TF1 graph automl's head opens its scope a second time for the classifier.
+# Graph mode of google/automl efficientnetv2, whose head opens its scope a second time for the classifier.
 TF1_HEAD_1 = replace(
     TF1,
     name="tf1_head_1",
-    about="variable names that google/automl efficientnetv2 writes in graph mode",
     ends=(*TF1.ends[:-1], Rule("classifier", "head_1/dense")),
 )
 
-# Attributes, numbered by what a layer does: google/automl efficientnetv2/effnetv2_model.py. Used where an object graph
-# does not know the variables' names.
+# Attribute paths, numbered by what a layer does: google/automl efficientnetv2/effnetv2_model.py. Used where the object
+# graph of a TF2 checkpoint does not know the variables' names.
 _TF2_SE = (Rule("se.conv_reduce", "_se/_se_reduce"), Rule("se.conv_expand", "_se/_se_expand"))
 TF2_OBJECT = Dialect(
     name="tf2_object",
-    framework="tensorflow",
-    about="attribute paths of google/automl efficientnetv2 in TF2 object-graph checkpoints",
     leaves=TF_LEAVES,
     ends=(
         Rule("conv_stem", "_stem/_conv_stem"), Rule("bn1", "_stem/_norm"),

@@ -22,7 +22,7 @@ def full_names(graph: bytes, what: str) -> dict[str, str]:
             continue
         for part, attribute in fields(chunk(node, what), what):
             if part == _ATTRIBUTES:
-                found = {n: value for n, value in fields(chunk(attribute, what), what) if n in (2, 3)}
+                found = dict(fields(chunk(attribute, what), what))
                 name = text(found.get(_FULL_NAME, b""), what)
                 if name:
                     names[text(found.get(_CHECKPOINT_KEY, b""), what)] = name

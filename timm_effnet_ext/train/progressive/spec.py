@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.schedule import PRESETS, Plan, Ramp, Values, make_plan
+from timm_effnet_ext.train.progressive.schedule import PRESETS, Plan, Ramp, Values, make_plan
 
 OFF = "off"
 
@@ -55,18 +55,13 @@ class Spec:
         if self.preset is None:
             return {}
         rows = PRESETS[self.preset]
-        arch = self.arch or _arch_of(model)
-        if arch is None or arch not in rows:
+        arch = self.arch or (model and row_name(model.partition(".")[0]))
+        if not arch or arch not in rows:
             raise EffNetExtError(
                 f"preset {self.preset!r} has no schedule for {arch or 'a program without --model'}. Name one that it "
                 f"has ({', '.join(f'{self.preset}:{name}' for name in rows)}), or give sizes=128,185,242,300"
             )
         return rows[arch]
-
-
-def _arch_of(model: str | None) -> str | None:
-    """Return the architecture in a model name such as `hucorz_efficientnetv2_s.in21k`."""
-    return model and model.partition(".")[0].removeprefix(PREFIX).removeprefix("tf_")
 
 
 def parse(text: str) -> Spec:

@@ -15,11 +15,11 @@ import timm.models
 import timm.utils
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.dropping import set_drop_rates
-from timm_effnet_ext.train.loading import StagedBatchSampler, create_loader, create_transform
-from timm_effnet_ext.train.mixing import SizedFastCollateMixup, SizedMixup
-from timm_effnet_ext.train.record import Recorder
-from timm_effnet_ext.train.schedule import Plan
+from timm_effnet_ext.train.progressive.dropout import set_drop_rates
+from timm_effnet_ext.train.progressive.loader import StagedBatchSampler, create_loader, create_transform
+from timm_effnet_ext.train.progressive.mixup import SizedFastCollateMixup, SizedMixup
+from timm_effnet_ext.train.progressive.record import Recorder
+from timm_effnet_ext.train.progressive.schedule import Plan
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from timm.data import ScheduledBatchSampler, rand_augment_transform
 from torch import Tensor
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.record import Recorder, RecordingLoader
-from timm_effnet_ext.train.schedule import Plan, stage_of
+from timm_effnet_ext.train.progressive.record import Recorder, RecordingLoader
+from timm_effnet_ext.train.progressive.schedule import Plan, stage_of
 
 RANDAUGMENT = "rand-n2"
 """The program's `--aa` where it has none: two operations, as google/automl hparams.py `ra_num_layers`."""

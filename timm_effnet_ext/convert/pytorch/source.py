@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
+from timm_effnet_ext.convert.preprocessing import KEYS
 from timm_effnet_ext.convert.pytorch.dialects import stated_args
-from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.convert.variables import Variables
-from timm_effnet_ext.errors import CheckpointFormatError, first_few
+from timm_effnet_ext.convert.tensors import TensorEntry, widened
+from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line
 from timm_effnet_ext.layout import Shape
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what a folder in timm's Hub format holds
@@ -30,7 +30,6 @@ _EMA_KEYS = ("state_dict_ema", "model_ema")
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
 _EMA_COUNTER = "n_averaged"
 _STEPS = ("epoch", "step", "global_step")
-_CFG_KEYS = ("input_size", "test_input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows
@@ -75,7 +74,7 @@ def open_torch(path: Path) -> Iterator[Checkpoint]:
         format=form,
         files=(file,),
         variables=found,
-        preprocessing={key: cfg[key] for key in _CFG_KEYS if cfg.get(key) is not None},
+        preprocessing={key: cfg[key] for key in KEYS if cfg.get(key) is not None},
         model_args={**stated_args(stated), **config.get("model_args", {})},
     )
 
@@ -123,8 +122,7 @@ def _mapped(path: Path, data: np.ndarray, name: str, row: Mapping[str, Any]) -> 
         if stored is None:
             raise CheckpointFormatError(f"{path}: {name!r} has dtype {kind}, supported are {', '.join(_DTYPES)}")
         values = data[begin:end].view(stored).reshape(shape)
-        # bfloat16 is the upper half of a float32
-        return (values.astype("<u4") << 16).view("<f4") if dtype == "bfloat16" else values
+        return widened(values) if dtype == "bfloat16" else values
 
     return TensorEntry(name, dtype, shape, load)
 
@@ -141,12 +139,10 @@ def _pickle(path: Path) -> tuple[Variables, str | None]:
     except UnpicklingError as err:
         raise CheckpointFormatError(
             f"{path}: holds other Python objects than tensors, or is damaged. They are never loaded: save "
-            f"model.state_dict() instead ({str(err).splitlines()[0]})"
+            f"model.state_dict() instead ({first_line(err)})"
         ) from err
     except Exception as err:  # damaged bytes are a program of the unpickler's own: it may end in any error
-        raise CheckpointFormatError(
-            f"{path}: cut or damaged ({str(err).splitlines()[0] if str(err) else err!r})"
-        ) from err
+        raise CheckpointFormatError(f"{path}: cut or damaged ({first_line(err)})") from err
     if not isinstance(loaded, Mapping):
         raise CheckpointFormatError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
     raw = next((loaded[key] for key in _RAW_KEYS if isinstance(loaded.get(key), Mapping)), None)
@@ -219,10 +215,10 @@ def _slots(path: Path, optimizer: Any) -> dict[str, TensorEntry]:
 
 
 def _sorted(model: dict[str, TensorEntry], ema: dict[str, TensorEntry]) -> Variables:
-    counters = {f"{_EMA_COUNTER}": ema.pop(_EMA_COUNTER)} if _EMA_COUNTER in ema else {}
+    counters = {_EMA_COUNTER: ema.pop(_EMA_COUNTER)} if _EMA_COUNTER in ema else {}
     if _EMA_COUNTER in model:
         counters[_EMA_COUNTER] = model.pop(_EMA_COUNTER)
-    return Variables("state_dict", model, ema, {}, counters)
+    return Variables(model, ema, {}, counters)
 
 
 def _config_beside(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How results look on stdout: tables for people and JSON for machines."""
+"""How results look on stdout: facts and tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
-
-_RULE, _ROW = Line("", "-", "  ", ""), DataRow("", "  ", "")
-# tabulate pads its headers by two; as a first row above a rule they take the width that they need.
-_FORMAT = TableFormat(None, _RULE, None, None, _ROW, _ROW, padding=0, with_header_hide=None)
+_GAP = "  "  # between columns
 _MIN_COLUMN = 12  # characters that the last column keeps on the narrowest terminal
 
 
-def print_json(value: Any) -> None:
-    """Print `value` as indented JSON."""
-    print(json.dumps(value, indent=2))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print `value` as JSON; None keeps what lists hundreds of things on one line."""
+    print(json.dumps(value, indent=indent))
+
+
+def print_facts(rows: Iterable[tuple[str, str]]) -> None:
+    """Print what is to be said, line by line, each behind its name."""
+    rows = tuple(rows)
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:<{width}}{_GAP}{text}")
 
 
 def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: Iterable[int] = (0,)) -> None:
@@ -27,14 +31,19 @@ def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: 
 
     A terminal gets the last column wrapped to its width; into a pipe or a file goes one line a row, however long.
     """
-    lines = [[str(cell) for cell in row] for row in (headers, *rows)]
+    from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate  # slow to import
+
+    rule, row = Line("", "-", _GAP, ""), DataRow("", _GAP, "")
+    # tabulate pads its headers by two; as a first row above a rule they take the width that they need.
+    layout = TableFormat(None, rule, None, None, row, row, padding=0, with_header_hide=None)
+    lines = [[str(cell) for cell in cells] for cells in (headers, *rows)]
     align = ["left" if i in set(left) else "right" for i in range(len(headers))]
     if sys.stdout.isatty():
-        *others, _ = (max(map(len, column)) + len(_ROW.sep) for column in zip(*lines, strict=True))
+        *others, _ = (max(map(len, column)) + len(_GAP) for column in zip(*lines, strict=True))
         width = max(_MIN_COLUMN, shutil.get_terminal_size().columns - sum(others))
         lines = [part for line in lines for part in _wrapped(line, width)]
     lines.insert(1, SEPARATING_LINE)
-    print(tabulate(lines, tablefmt=_FORMAT, colalign=align, disable_numparse=True))
+    print(tabulate(lines, tablefmt=layout, colalign=align, disable_numparse=True))
 
 
 def _wrapped(line: list[str], width: int) -> Iterator[list[str]]:

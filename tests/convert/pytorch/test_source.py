@@ -17,7 +17,7 @@ from torch import nn
 
 import timm_effnet_ext  # noqa: F401  registers the models
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.convert.pytorch.files import open_torch, recognise
+from timm_effnet_ext.convert.pytorch.source import open_torch, recognise
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError
 

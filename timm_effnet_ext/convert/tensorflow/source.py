@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
-import os
 import re
-import shutil
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
-from timm_effnet_ext.convert.tensorflow.bundle import Bundle
+from timm_effnet_ext.convert.tensorflow.archive import is_archive, unpack
+from timm_effnet_ext.convert.tensorflow.bundle import Bundle, index_file
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
 
 SourceKind = Literal["bundle", "saved_model", "archive"]
 
-SHARD = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-\d{5}")
-_MEMBER = re.compile(r"checkpoint|saved_model\.pb|.+\.index|.+\.data-\d{5}-of-\d{5}")
+_SHARD = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-\d{5}")
 # The text proto CheckpointState; what is not ASCII stands there as octal escapes of UTF-8.
 _STATE = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)")
 _MAX_STATE = 1 << 20  # bytes of a `checkpoint` file
 _SAVED_MODEL = Path("variables", "variables")
-
-# Weights hardly compress: Google's archives grow by about 1.1. Whoever asks for much more has other plans.
-MAX_GROWTH, MAX_UNPACKED_FLOOR = 100, 1 << 30  # times the archive's size; bytes that any archive may have
-_MAX_MEMBERS = 10_000
-_MAX_HEADER = 1 << 20  # bytes that are read at once
-_BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class Source(NamedTuple):
@@ -54,16 +43,16 @@ def recognise(path: str | Path) -> Source | None:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
-    shard = SHARD.fullmatch(path.name)
+    shard = _SHARD.fullmatch(path.name)
     if path.name.endswith(".index") and path.is_file():
         return _prefix(path.with_name(path.name[: -len(".index")]))
     if shard and path.is_file():
         return _prefix(path.with_name(shard["prefix"]))
-    if _index(path).is_file():
+    if index_file(path).is_file():
         return _prefix(path)
     if path.name in ("checkpoint", "saved_model.pb") and path.is_file():
         return _folder(path.parent)
-    return Source("archive", path, None) if path.is_file() and _is_archive(path) else None
+    return Source("archive", path, None) if path.is_file() and is_archive(path) else None
 
 
 @contextmanager
@@ -100,14 +89,14 @@ def _closing(prefix: Path, crc: bool) -> Iterator[Bundle]:
         bundle.close()
 
 
-def _index(prefix: Path) -> Path:
-    return prefix.with_name(f"{prefix.name}.index")
+def is_of_saved_model(prefix: Path) -> bool:
+    """Whether a bundle with this prefix is the variables of a SavedModel."""
+    return prefix.parts[-2:] == _SAVED_MODEL.parts
 
 
 def _prefix(prefix: Path) -> Source:
     """Return the bundle, or the SavedModel that it is a part of."""
-    is_saved_model = prefix.parts[-2:] == _SAVED_MODEL.parts
-    return Source("saved_model" if is_saved_model else "bundle", prefix, prefix)
+    return Source("saved_model" if is_of_saved_model(prefix) else "bundle", prefix, prefix)
 
 
 def _folder(folder: Path) -> Source | None:
@@ -119,7 +108,7 @@ def _folder(folder: Path) -> Source | None:
     if state.is_file():
         prefix = latest(state)
         # A folder that was copied in part or renamed still has a file that speaks of another checkpoint.
-        if _index(prefix).is_file() or len(indices) != 1:
+        if index_file(prefix).is_file() or len(indices) != 1:
             return Source("bundle", folder, prefix)
     if len(indices) > 1:
         names = first_few(index.name for index in indices)
@@ -149,93 +138,6 @@ def latest(state: Path) -> Path:
 
 def _unescape(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 8) & 0xFF]) if escape[1].isdigit() else escape[1]
-
-
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(512)
-    return head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar"
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Write an archive's checkpoint files below an empty folder.
-
-    Raises:
-        CheckpointFormatError: a broken archive, a member that is a link, a device or leads out of the folder, or
-            more data than a checkpoint of that size can hold.
-    """
-    limit = max(MAX_UNPACKED_FLOOR, MAX_GROWTH * archive.stat().st_size)
-    with archive.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        data = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if is_gzip else file)
-        try:
-            limited = cast("IO[bytes]", _Limited(data, limit, archive))
-            with tarfile.open(fileobj=limited, mode="r:") as tar:
-                _extract(tar, archive, folder)
-        except _BROKEN as err:
-            raise CheckpointFormatError(f"{archive}: broken archive: {err}") from err
-        except (ValueError, OverflowError, UnicodeError) as err:  # tarfile on fields that make no sense
-            if isinstance(err, CheckpointFormatError):
-                raise
-            raise CheckpointFormatError(f"{archive}: broken archive: {err}") from err
-
-
-def _extract(tar: tarfile.TarFile, archive: Path, folder: Path) -> None:
-    for n, member in enumerate(tar):
-        if n >= _MAX_MEMBERS:
-            raise CheckpointFormatError(f"{archive}: more than {_MAX_MEMBERS} members")
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\0" in member.name or "\\" in member.name:
-            raise CheckpointFormatError(f"{archive}: member {member.name!r} leads out of the archive")
-        if member.isdir():
-            continue
-        if not member.isreg() or member.issparse():
-            raise CheckpointFormatError(f"{archive}: member {member.name!r} is no plain file (a link or a device?)")
-        if not _MEMBER.fullmatch(path.name):
-            continue
-        target = folder.joinpath(*path.parts)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            out = target.open("xb")
-        except (FileExistsError, NotADirectoryError) as err:
-            raise CheckpointFormatError(f"{archive}: member {member.name!r} is there twice") from err
-        with out:
-            content = tar.extractfile(member)
-            assert content is not None  # a plain file
-            shutil.copyfileobj(content, out, 1 << 18)
-        if os.path.getsize(target) != member.size:
-            raise CheckpointFormatError(
-                f"{archive}: member {member.name!r} has {os.path.getsize(target)} bytes, expected {member.size}: cut"
-            )
-
-
-class _Limited:
-    """A file for tarfile: forward reads of limited size, up to a limited total."""
-
-    def __init__(self, file: IO[bytes], limit: int, archive: Path) -> None:
-        self._file, self._limit, self._archive = file, limit, archive
-
-    def read(self, size: int = -1) -> bytes:
-        """Read some bytes; tarfile asks for a header's whole size at once, whatever the header says."""
-        if not 0 <= size <= _MAX_HEADER:
-            raise CheckpointFormatError(f"{self._archive}: a header of {size} bytes")
-        self._guard(self.tell() + size)
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek from the start, which in a compressed file reads what lies between."""
-        assert whence == 0  # all that tarfile does
-        self._guard(offset)
-        return self._file.seek(offset)
-
-    def tell(self) -> int:
-        """Return the position in the unpacked data."""
-        return self._file.tell()
-
-    def _guard(self, end: int) -> None:
-        if end > self._limit:
-            raise CheckpointFormatError(f"{self._archive}: unpacks to more than {self._limit} bytes: refused")
 
 
 def _unpacked(folder: Path, archive: Path) -> Path:

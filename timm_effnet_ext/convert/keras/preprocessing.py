@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from timm_effnet_ext.convert.keras.config import INPUT, LayerGraph, Node, Path, is_side
+from timm_effnet_ext.convert.preprocessing import IMAGENET
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
@@ -35,7 +36,7 @@ RESIZING: Mapping[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "cr
 Affine = tuple[np.ndarray, np.ndarray]
 """Scale and offset, for all channels or for each."""
 
-IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+IMAGENET_MEAN, IMAGENET_STD = map(np.array, IMAGENET)
 _TO_UNIT: Affine = np.array([1 / _WHITE]), np.zeros(1)
 _V2_LARGE: Affine = np.array([1 / 128]), -np.ones(1)  # S, M and L: keras/src/applications/efficientnet_v2.py
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from tabulate import tabulate
 
 from timm_effnet_ext.storage import new_file
+from timm_effnet_ext.train.progressive.schedule import STRENGTHS, Plan, stage_of
 from timm_effnet_ext.train.runs import STAGES, csv_rows
-from timm_effnet_ext.train.schedule import STRENGTHS, Plan, stage_of
 
 _logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.schedule import GOOGLE, PAPER, make_plan
-from timm_effnet_ext.train.spec import parse
+from timm_effnet_ext.train.progressive.schedule import GOOGLE, PAPER, make_plan
+from timm_effnet_ext.train.progressive.spec import parse
 
 
 @pytest.mark.parametrize(

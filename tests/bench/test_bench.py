@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from timm_effnet_ext.__main__ import main
-from timm_effnet_ext.cli import bench as cli
-from timm_effnet_ext.speed import bench
-from timm_effnet_ext.speed.contenders import Work, predictors, train_step, trainers
-from timm_effnet_ext.speed.measure import Spread, alternate, kept_bytes, numbers_of
+from timm_effnet_ext.bench.contenders import Work, predictors, train_step, trainers
+from timm_effnet_ext.bench.measure import Spread, alternate, kept_bytes, numbers_of
+from timm_effnet_ext.bench.parts import PARTS, Bar, Table
+from timm_effnet_ext.cli.bench import NAMES
 
 CPU = torch.device("cpu")
 
@@ -66,22 +66,22 @@ def test_every_engine_predicts() -> None:
             step()
 
 
-def table() -> bench.Table:
-    bars = (bench.Bar(0.5, (("ours", "timm"),)), bench.Bar(1.0, (("ours", "timm"),)))
-    return bench.Table("train", "Step", "ms", {"timm": Spread(8, 9, 3), "ours": Spread(6, 7, 3)}, bars)
+def table() -> Table:
+    bars = (Bar(0.5, (("ours", "timm"),)), Bar(1.0, (("ours", "timm"),)))
+    return Table("train", "Step", "ms", {"timm": Spread(8, 9, 3), "ours": Spread(6, 7, 3)}, bars)
 
 
 def test_the_best_pair_is_held_to_the_bar() -> None:
     values = {name: Spread.of([value]) for name, value in zip("abcd", (1.0, 2.0, 3.0, 4.0), strict=True)}
-    found = bench.Table("x", "x", "ms", values)
-    assert found.ratio(bench.Bar(1.0, (("a", "b"), ("c", "d")))) == 0.5
+    found = Table("x", "x", "ms", values)
+    assert found.ratio(Bar(1.0, (("a", "b"), ("c", "d")))) == 0.5
 
 
 def test_the_command_prints_bars_and_writes_both_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setitem(bench.PARTS, "train", lambda options: iter([table()]))
+    monkeypatch.setitem(PARTS, "train", lambda options: iter([table()]))
     assert main(["bench", "--only", "train", "-o", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "MISSED: ours / timm 0.750 (bar 0.500)" in printed
@@ -95,7 +95,7 @@ def test_the_command_prints_bars_and_writes_both_files(
 
 
 def test_the_command_knows_every_part() -> None:
-    assert tuple(bench.PARTS) == cli._PARTS
+    assert tuple(PARTS) == NAMES
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

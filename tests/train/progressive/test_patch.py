@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from tests.train.spy import Spy
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.patch import applied
+from timm_effnet_ext.train.progressive.patch import applied
+from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import STAGES, csv_rows
-from timm_effnet_ext.train.spec import parse
 
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
 EPOCHS = 8

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.model import EfficientNet
-from timm_effnet_ext.train.schedule import Plan
+from timm_effnet_ext.train.progressive.schedule import Plan
 
 
 class SizedDropPath(DropPath):

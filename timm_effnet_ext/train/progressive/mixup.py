@@ -8,7 +8,7 @@ from typing import Any
 from timm.data import FastCollateMixup, Mixup
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.schedule import Plan, TrainStage
+from timm_effnet_ext.train.progressive.schedule import Plan, TrainStage
 
 
 class SizedMixup(Mixup):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
 
+from timm_effnet_ext.convert.checkpoint import Variables
 from timm_effnet_ext.convert.tensorflow.bundle import Bundle
+from timm_effnet_ext.convert.tensorflow.source import is_of_saved_model
 from timm_effnet_ext.convert.tensorflow.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
-
-Style = Literal["name_based", "object_graph", "saved_model", "state_dict", "layers"]
 
 EMA_SUFFIX = "/ExponentialMovingAverage"
 # Name-based: an optimizer's slot stands below its variable, under the optimizer's name, numbered from the second on.
@@ -29,39 +27,6 @@ COUNTER_LEAVES = ("save_counter", "global_step", "step", "epoch")
 _ATTRIBUTE = "/.ATTRIBUTES/"  # of other attributes than VARIABLE_VALUE, none is a number
 
 
-@dataclass(frozen=True)
-class Variables:
-    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables."""
-
-    style: Style
-    model: dict[str, TensorEntry] = field(default_factory=dict)
-    ema: dict[str, TensorEntry] = field(default_factory=dict)  # by the name of the variable that they average
-    slots: dict[str, TensorEntry] = field(default_factory=dict)
-    counters: dict[str, TensorEntry] = field(default_factory=dict)
-    metadata: tuple[str, ...] = ()  # tensors that hold no values, such as the object graph
-
-    @property
-    def step(self) -> int | None:
-        """The training step, where the checkpoint has one."""
-        found = [entry for name, entry in self.counters.items() if name.rpartition("/")[2] in ("global_step", "step")]
-        return int(found[0].read()) if len(found) == 1 and not found[0].shape else None
-
-    def weights(self, kind: Literal["ema", "raw"]) -> dict[str, TensorEntry]:
-        """Return the variables to convert, by the model's names.
-
-        Raises:
-            NameMappingError: "ema" where there is none, or where some variables have a twin and some have not.
-        """
-        if kind == "raw":
-            return dict(self.model)
-        alone = self.model.keys() - self.ema.keys()
-        if alone:
-            raise NameMappingError(
-                f"{len(alone)} of {len(self.model)} variables have no EMA twin: {first_few(alone)}. Use the raw weights"
-            )
-        return {name: self.ema[name] for name in self.model}
-
-
 def variables(bundle: Bundle) -> Variables:
     """Return the tensors of a bundle sorted by what they are, under canonical names.
 
@@ -71,9 +36,16 @@ def variables(bundle: Bundle) -> Variables:
     return _object_based(bundle) if GRAPH_KEY in bundle else _name_based(bundle)
 
 
+def format_of(bundle: Bundle) -> str:
+    """Return what people call such a checkpoint."""
+    if GRAPH_KEY not in bundle:
+        return "tensor bundle, names"
+    return "SavedModel" if is_of_saved_model(bundle.prefix) else "tensor bundle, object graph"
+
+
 def _name_based(bundle: Bundle) -> Variables:
     """Sort by the declared patterns; twins and slots need the variable that they belong to."""
-    out = Variables("name_based")
+    out = Variables()
     for name in bundle:
         variable, _, leaf = name.rpartition("/")
         if name.endswith(EMA_SUFFIX):
@@ -88,7 +60,7 @@ def _name_based(bundle: Bundle) -> Variables:
     # A checkpoint of EMA weights alone has no variables beside them.
     if orphans and out.model:
         raise NameMappingError(f"{len(orphans)} EMA twins of variables that are not there: {first_few(orphans)}")
-    return out if out.model or not out.ema else Variables("name_based", dict(out.ema), out.ema, {}, out.counters)
+    return out if out.model or not out.ema else Variables(dict(out.ema), out.ema, {}, out.counters)
 
 
 def _object_based(bundle: Bundle) -> Variables:
@@ -113,8 +85,7 @@ def _object_based(bundle: Bundle) -> Variables:
         else:
             keys.append(key)
     model, copies = _named(bundle, keys, names)
-    style: Style = "saved_model" if bundle.prefix.parts[-2:] == ("variables", "variables") else "object_graph"
-    return Variables(style, model, {}, slots, counters, (*metadata, *copies))
+    return Variables(model, {}, slots, counters, (*metadata, *copies))
 
 
 def _named(bundle: Bundle, keys: list[str], names: Mapping[str, str]) -> tuple[dict[str, TensorEntry], list[str]]:

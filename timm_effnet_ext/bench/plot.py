@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from timm_effnet_ext.bench.parts import Table
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.speed.bench import Table
 from timm_effnet_ext.storage import new_file
 
 _OURS, _THEIRS, _GREY = "#0072B2", "#bbbbbb", "#555555"  # blue: Okabe & Ito, Color Universal Design

@@ -1,0 +1,31 @@
+"""plausibility.py lets pass what was calibrated, and refuses statistics of something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_effnet_ext.convert.plausibility import IMPLAUSIBLE, by_photos
+from timm_effnet_ext.convert.verification import Converted
+from timm_effnet_ext.errors import VerificationError
+
+
+def test_plausible_weights_pass_with_their_figure(converted: Converted, photo_folder: Path) -> None:
+    (proof,) = by_photos(converted.model, photo_folder)
+    assert proof.kind == "plausibility"
+    assert 0 < proof.figures["median_z"] < IMPLAUSIBLE
+
+
+def test_statistics_of_something_else_are_refused(converted: Converted, photo_folder: Path) -> None:
+    for module in converted.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean += 100 * module.running_var.sqrt()
+    with pytest.raises(VerificationError, match=r"plausibility: median z-score .* \(refused above 20\)"):
+        by_photos(converted.model, photo_folder)
+
+
+def test_without_photos_nothing_is_claimed(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm_effnet_ext.photos._PACKAGED_PHOTOS", ())
+    assert by_photos(converted.model, None) == []

@@ -1,0 +1,1 @@
+"""The benchmark: training, inference, creation and import of our models, timed beside timm, torchvision and others."""
