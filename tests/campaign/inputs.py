@@ -68,6 +68,10 @@ def _convert_folder(file: Path, out: Path) -> list[object]:
     return _convert(file.parent, out)
 
 
+def _convert_folder_verified(file: Path, out: Path) -> list[object]:
+    return _convert_verified(file.parent, out)
+
+
 def _predict(file: Path, out: Path) -> list[object]:
     folder = file.parent
     return ["predict", folder, next(folder.glob("photo.*")), "--json"]
@@ -258,7 +262,8 @@ INPUTS = (
     ),
     Input("safetensors", 600, _safetensors, _convert, UNCHECKED, differing=LONGEST),
     Input("safetensors, its header", 600, _safetensors, _convert, OTHER, damage.in_safetensors_header),
-    Input("config.json for convert", 300, hub_folder, _convert_folder, OTHER, damage.nonsensical),
+    Input("config.json for convert", 200, hub_folder, _convert_folder, OTHER, damage.nonsensical),
+    Input("config.json for convert, verified", 200, hub_folder, _convert_folder_verified, OTHER, damage.nonsensical),
     Input("config.json for predict", 300, hub_folder, _predict, OTHER),
     Input("config.json for predict, its values", 500, hub_folder, _predict, OTHER, damage.nonsensical),
     *(

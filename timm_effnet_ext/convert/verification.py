@@ -64,7 +64,18 @@ class Converted(NamedTuple):
     @classmethod
     def load(cls, folder: Path) -> Converted:
         """Build the model from the folder's own config.json and weights."""
-        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        try:
+            model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            ArithmeticError,
+        ) as err:  # over arguments of the source
+            if isinstance(err, EffNetExtError):
+                raise
+            raise VerificationError(f"timm builds no model from what the source says of itself ({err!r})") from err
         cfg: Mapping[str, Any] = model.pretrained_cfg
         return cls(model.eval().double(), np.array(cfg["mean"]), np.array(cfg["std"]), tuple(cfg["input_size"][1:]))
 

@@ -19,7 +19,7 @@ import timm_effnet_ext  # noqa: F401  registers the models
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.pytorch.files import open_torch, recognise
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, VerificationError
 
 UNVERIFIED = Options(verify=False)
 SMALL = {"num_classes": 3, "width_mult": 0.1, "depth_mult": 0.1}
@@ -215,6 +215,33 @@ def test_other_files_are_not_taken_for_pytorchs(content: bytes, tmp_path: Path) 
 
 def test_a_damaged_config_is_named(ours: nn.Module, tmp_path: Path) -> None:
     save_file(ours.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_args": 3}))
-    with pytest.raises(CheckpointFormatError, match=r"config\.json: expected an object"):
-        convert(tmp_path / "model.safetensors", tmp_path / "out", UNVERIFIED)
+    for wrong in ({"model_args": 3}, {"architecture": []}, [1]):
+        (tmp_path / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(CheckpointFormatError, match=r"config\.json: expected an object"):
+            convert(tmp_path / "model.safetensors", tmp_path / "out", UNVERIFIED)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mean", 0.5), ("mean", ["x"]), ("std", [0, 1, 1]), ("input_size", [3, 64]), ("input_size", [3, 64, -1]),
+     ("crop_pct", 0), ("crop_pct", float("nan")), ("interpolation", 3)],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_named(ours: nn.Module, tmp_path: Path, name: str, value: Any) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {name: value}}))
+    with pytest.raises(CheckpointFormatError, match=rf"config\.json: {name} makes no sense: "):
+        convert(tmp_path, tmp_path / "out", UNVERIFIED)
+
+
+def test_the_scale_is_that_of_the_weights_whatever_the_config_says(ours: nn.Module, tmp_path: Path) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": {"width_mult": 7, "in_chans": 1}}))
+    convert(tmp_path, tmp_path / "out", UNVERIFIED)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+def test_arguments_that_build_no_model_are_refused(ours: nn.Module, tmp_path: Path) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": {"colour": "red"}}))
+    with pytest.raises(VerificationError, match="timm builds no model from what the source says of itself"):
+        convert(tmp_path, tmp_path / "out", Options())

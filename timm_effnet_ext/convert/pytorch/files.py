@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -30,10 +31,11 @@ _EMA_KEYS = ("state_dict_ema", "model_ema")
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
 _EMA_COUNTER = "n_averaged"
 _STEPS = ("epoch", "step", "global_step")
-_CFG_KEYS = ("input_size", "test_input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
+_PARTS = {"architecture": str, "pretrained_cfg": dict, "model_args": dict}  # of a config.json
 _CHUNK = 1 << 20  # bytes
+_MAX_SIDE = 1 << 16  # pixels
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows
 # safetensors dtype -> (name, numpy dtype of the bytes)
 _DTYPES = {
@@ -76,7 +78,7 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
         format=form,
         files=(file,),
         variables=found,
-        preprocessing={key: cfg[key] for key in _CFG_KEYS if cfg.get(key) is not None},
+        preprocessing={name: cfg[name] for name in _SETTINGS if cfg.get(name) is not None},
         model_args={**stated_args(stated), **config.get("model_args", {})},
     )
 
@@ -246,10 +248,40 @@ def _config_beside(file: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
-    if not isinstance(config, dict) or not all(
-        isinstance(config.get(k, {}), dict) for k in ("pretrained_cfg", "model_args")
-    ):
+    if not isinstance(config, dict) or not all(isinstance(config.get(k, kind()), kind) for k, kind in _PARTS.items()):
         raise CheckpointFormatError(f"{path}: expected an object in timm's Hub format")
+    cfg = config.get("pretrained_cfg", {})
+    for name, is_right in _SETTINGS.items():
+        if cfg.get(name) is not None and not is_right(cfg[name]):
+            raise CheckpointFormatError(f"{path}: {name} makes no sense: {cfg[name]!r}")
     return config
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
+
+
+def _is_size(value: Any) -> bool:
+    return _are_numbers(value) and len(value) == 3 and all(isinstance(n, int) and 0 < n <= _MAX_SIDE for n in value)
+
+
+_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "input_size": _is_size,
+    "test_input_size": _is_size,
+    "mean": _are_numbers,
+    "std": lambda value: _are_numbers(value) and min(value) > 0,
+    "interpolation": _is_text,
+    "crop_pct": lambda value: _is_number(value) and value > 0,
+    "crop_mode": _is_text,
+}
+"""What is read of a pretrained_cfg, and whether a value can be that."""
