@@ -201,6 +201,14 @@ def test_a_file_without_checksums_is_read(ours: nn.Module, tmp_path: Path) -> No
     _check_same_outputs(ours, tmp_path / "out")
 
 
+def test_a_zip_that_says_to_go_on_elsewhere_is_damaged(ours: nn.Module, tmp_path: Path) -> None:
+    raw = _save(ours.state_dict(), tmp_path / "model.pth", "zip").read_bytes()
+    locator = raw.rindex(b"PK\x06\x07")  # of the zip64 directory: disk (4 bytes), offset (8), number of disks
+    (tmp_path / "model.pth").write_bytes(raw[: locator + 16] + b"\x02" + raw[locator + 17 :])
+    with pytest.raises(CheckpointFormatError, match=r"model\.pth: cut or damaged .*multiple disks"):
+        convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+
+
 def test_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv_stem.weight": 1}}, tmp_path / "model.pth")
     with pytest.raises(CheckpointFormatError, match=r"1 entries are no tensors: conv_stem.weight"):

@@ -136,8 +136,8 @@ def _pickle(path: Path, crc: bool) -> tuple[Variables, str | None]:
     """Return the variables and the architecture that the file states, if it does."""
     import torch
 
-    is_zip = zipfile.is_zipfile(path)
     try:
+        is_zip = zipfile.is_zipfile(path)
         if is_zip and crc:
             _check_sums(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
