@@ -171,6 +171,12 @@ def test_a_config_of_something_else_is_refused(entries: dict[str, Any], message:
         load_classifier(str(folder))
 
 
+def test_a_model_that_cannot_be_run_is_one_line(folder: Path, photo: Path, capsys: Capture) -> None:
+    edit_config(folder, global_pool="", model_args={**TINY, "global_pool": ""})
+    assert main(["predict", str(folder), str(photo)]) == 1
+    assert capsys.readouterr().err.startswith("error: the model cannot be run on (1, 3, 224, 224): mat1 and mat2")
+
+
 def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointFormatError, match="No suitable checkpoints found"):

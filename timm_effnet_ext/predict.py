@@ -66,9 +66,17 @@ class Classifier:
         return create_transform(**self.data_config)(photo).unsqueeze(0)
 
     def top(self, photo: Image.Image, k: int = 5) -> list[Prediction]:
-        """Return the `k` most probable classes, or all where there are fewer, the most probable first."""
-        with torch.inference_mode():
-            probabilities = self.model(self.image(photo)).softmax(-1)[0]
+        """Return the `k` most probable classes, or all where there are fewer, the most probable first.
+
+        Raises:
+            CheckpointFormatError: The model was built, from settings that fit its weights, but cannot be run.
+        """
+        image = self.image(photo)
+        try:
+            with torch.inference_mode():
+                probabilities = self.model(image).softmax(-1)[0]
+        except RuntimeError as err:
+            raise CheckpointFormatError(f"the model cannot be run on {tuple(image.shape)}: {first_line(err)}") from err
         values, indices = probabilities.topk(min(k, len(probabilities)))
         return [Prediction(i, self.label(i), p) for i, p in zip(indices.tolist(), values.tolist(), strict=True)]
 

@@ -83,7 +83,7 @@ class Answer(NamedTuple):
     def problem(self) -> str | None:
         """What no input excuses."""
         if "Traceback" in self.err:
-            return self.err
+            return "\n".join(["a traceback, its end:", *self.err.splitlines()[-6:]])
         if TOKEN in self.out + self.err:
             return "the token is in the output"
         if self.seconds > MAX_SECONDS:

@@ -29,6 +29,7 @@ from timm_effnet_ext.train.runs import ARGS, STAGES, SUMMARY
 
 CHECKED = "a checksum covers it: the weights are the undamaged file's"
 UNCHECKED = f"no checksum covers it: the undamaged weights, or at most {LONGEST} of their values are others"
+UNPLACED = "no checksum covers it, nor where its values lie: what the format's own library reads"
 UNREAD = "nothing of it is needed: the weights are the undamaged file's"
 OTHER = "it says something else, which is what is done"
 PICTURE = "no checksum covers it: what Pillow makes of it is classified"
@@ -66,6 +67,10 @@ def _convert_verified(source: Path, out: Path) -> list[object]:
 
 def _convert_folder(file: Path, out: Path) -> list[object]:
     return _convert(file.parent, out)
+
+
+def _convert_folder_verified(file: Path, out: Path) -> list[object]:
+    return _convert_verified(file.parent, out)
 
 
 def _predict(file: Path, out: Path) -> list[object]:
@@ -233,11 +238,11 @@ INPUTS = (
     Input("saved_model.pb", 100, _saved_model, _convert_folder, UNREAD),
     Input(".tgz", 400, _archive, _convert, CHECKED),
     Input(".tgz, below its checksum", 400, _archive, _convert, CHECKED, damage.in_gzip),
-    Input(".h5, Keras 2", 500, _keras("keras2_nested.h5"), _convert, UNCHECKED, differing=LONGEST),
-    Input(".h5, Keras 3", 500, _keras("keras3_nested.h5"), _convert, UNCHECKED, differing=LONGEST),
-    Input(".h5, weights only", 500, _keras("keras2_nested_weights.h5"), _convert, UNCHECKED, differing=LONGEST),
-    Input(".weights.h5", 700, _keras("keras3_nested.weights.h5"), _convert, UNCHECKED, differing=LONGEST),
-    Input(".weights.h5, compressed", 500, _packed, _convert, UNCHECKED, differing=None),
+    Input(".h5, Keras 2", 400, _keras("keras2_nested.h5"), _convert, UNCHECKED, differing=LONGEST),
+    Input(".h5, Keras 3", 400, _keras("keras3_nested.h5"), _convert, UNCHECKED, differing=LONGEST),
+    Input(".h5, weights only", 400, _keras("keras2_nested_weights.h5"), _convert, UNCHECKED, differing=LONGEST),
+    Input(".weights.h5", 500, _keras("keras3_nested.weights.h5"), _convert, UNCHECKED, differing=LONGEST),
+    Input(".weights.h5, compressed", 300, _packed, _convert, UNPLACED, differing=None),
     Input(".keras", 400, _keras("keras3_flat.keras"), _convert, CHECKED),
     Input(
         ".keras, its config", 300, _keras("keras3_flat.keras"), _convert_verified, OTHER,
@@ -248,17 +253,18 @@ INPUTS = (
         damage.in_zip("config.json", damage.nonsensical),
     ),
     Input(
-        ".keras, its weights, below its checksum", 400, _keras("keras3_sequential.keras"), _convert, UNCHECKED,
+        ".keras, its weights, below its checksum", 300, _keras("keras3_sequential.keras"), _convert, UNCHECKED,
         damage.in_zip(".weights.h5"), LONGEST,
     ),
     Input(".pth", 800, _pth(), _convert, CHECKED),
     Input(".pth, its pickle, below its checksum", 500, _pth(), _convert, OTHER, damage.in_zip("data.pkl"), None),
     Input(
-        ".pth, before torch 1.6", 400, _pth(_use_new_zipfile_serialization=False), _convert, UNCHECKED, differing=None
+        ".pth, before torch 1.6", 400, _pth(_use_new_zipfile_serialization=False), _convert, UNPLACED, differing=None
     ),
     Input("safetensors", 600, _safetensors, _convert, UNCHECKED, differing=LONGEST),
     Input("safetensors, its header", 600, _safetensors, _convert, OTHER, damage.in_safetensors_header),
-    Input("config.json for convert", 300, hub_folder, _convert_folder, OTHER, damage.nonsensical),
+    Input("config.json for convert", 200, hub_folder, _convert_folder, OTHER, damage.nonsensical),
+    Input("config.json for convert, verified", 200, hub_folder, _convert_folder_verified, OTHER, damage.nonsensical),
     Input("config.json for predict", 300, hub_folder, _predict, OTHER),
     Input("config.json for predict, its values", 500, hub_folder, _predict, OTHER, damage.nonsensical),
     *(

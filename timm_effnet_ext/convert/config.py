@@ -13,6 +13,7 @@ from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
 
 _REDUCTION = 32  # of the last feature map
+_SCALE = {"width_mult": 1, "depth_mult": 1, "in_chans": 3}  # known from the shapes, whatever the file says
 
 
 def model_config(checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options) -> dict[str, Any]:
@@ -23,11 +24,9 @@ def model_config(checkpoint: Checkpoint, candidate: Candidate, num_classes: int,
     """
     match, dialect = candidate.match, candidate.dialect.name
     arch = ARCHS[match.arch_name]
-    args: dict[str, Any] = {
-        name: value for name in ("width_mult", "depth_mult") if (value := getattr(match, name)) != 1
-    }
-    args |= {"in_chans": match.in_chans} if match.in_chans != 3 else {}
-    args |= {**model_args(dialect, arch.name), **checkpoint.model_args}
+    args: dict[str, Any] = {name: value for name, usual in _SCALE.items() if (value := getattr(match, name)) != usual}
+    stated = {name: value for name, value in checkpoint.model_args.items() if name not in _SCALE}
+    args |= {**model_args(dialect, arch.name), **stated}
     if options.timm_native and args:
         told = ", ".join(f"{name}={value!r}" for name, value in args.items())
         raise EffNetExtError(

@@ -16,7 +16,7 @@ from torch import nn
 import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
 from timm_effnet_ext.convert.plausibility import by_photos
 from timm_effnet_ext.convert.records import Proof, ProofKind
-from timm_effnet_ext.errors import CheckpointFormatError, VerificationError, first_few
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
 from timm_effnet_ext.photos import read_photos
 
 Graph = Callable[[np.ndarray], np.ndarray]
@@ -48,7 +48,12 @@ class Converted(NamedTuple):
     @classmethod
     def load(cls, folder: Path) -> Converted:
         """Build the model from the folder's own config.json and weights."""
-        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        try:
+            model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        except EffNetExtError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as err:  # over the source's arguments
+            raise VerificationError(f"timm builds no model from what the source says of itself ({err!r})") from err
         cfg: Mapping[str, Any] = model.pretrained_cfg
         return cls(model.eval().double(), np.array(cfg["mean"]), np.array(cfg["std"]), tuple(cfg["input_size"][1:]))
 

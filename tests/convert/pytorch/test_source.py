@@ -19,7 +19,7 @@ import timm_effnet_ext  # noqa: F401  registers the models
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.pytorch.source import open_torch, recognise
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, VerificationError
 
 UNVERIFIED = Options(verify=False)
 SMALL = {"num_classes": 3, "width_mult": 0.1, "depth_mult": 0.1}
@@ -201,6 +201,14 @@ def test_a_file_without_checksums_is_read(ours: nn.Module, tmp_path: Path) -> No
     _check_same_outputs(ours, tmp_path / "out")
 
 
+def test_a_zip_that_says_to_go_on_elsewhere_is_damaged(ours: nn.Module, tmp_path: Path) -> None:
+    raw = _save(ours.state_dict(), tmp_path / "model.pth", "zip").read_bytes()
+    locator = raw.rindex(b"PK\x06\x07")  # of the zip64 directory: disk (4 bytes), offset (8), number of disks
+    (tmp_path / "model.pth").write_bytes(raw[: locator + 16] + b"\x02" + raw[locator + 17 :])
+    with pytest.raises(CheckpointFormatError, match=r"model\.pth: cut or damaged .*multiple disks"):
+        convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+
+
 def test_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv_stem.weight": 1}}, tmp_path / "model.pth")
     with pytest.raises(CheckpointFormatError, match=r"1 entries are no tensors: conv_stem.weight"):
@@ -215,6 +223,33 @@ def test_other_files_are_not_taken_for_pytorchs(content: bytes, tmp_path: Path) 
 
 def test_a_damaged_config_is_named(ours: nn.Module, tmp_path: Path) -> None:
     save_file(ours.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_args": 3}))
-    with pytest.raises(CheckpointFormatError, match=r"config\.json: expected an object"):
-        convert(tmp_path / "model.safetensors", tmp_path / "out", UNVERIFIED)
+    for wrong in ({"model_args": 3}, {"architecture": []}, [1]):
+        (tmp_path / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(CheckpointFormatError, match=r"config\.json: expected an object"):
+            convert(tmp_path / "model.safetensors", tmp_path / "out", UNVERIFIED)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mean", 0.5), ("mean", ["x"]), ("std", [0, 1, 1]), ("input_size", [3, 64]), ("input_size", [3, 64, -1]),
+     ("crop_pct", 0), ("crop_pct", float("nan")), ("interpolation", 3)],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_named(ours: nn.Module, tmp_path: Path, name: str, value: Any) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {name: value}}))
+    with pytest.raises(CheckpointFormatError, match=rf"config\.json: {name} makes no sense: "):
+        convert(tmp_path, tmp_path / "out", UNVERIFIED)
+
+
+def test_the_scale_is_that_of_the_weights_whatever_the_config_says(ours: nn.Module, tmp_path: Path) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": {"width_mult": 7, "in_chans": 1}}))
+    convert(tmp_path, tmp_path / "out", UNVERIFIED)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+def test_arguments_that_build_no_model_are_refused(ours: nn.Module, tmp_path: Path) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": {"colour": "red"}}))
+    with pytest.raises(VerificationError, match="timm builds no model from what the source says of itself"):
+        convert(tmp_path, tmp_path / "out", Options())

@@ -16,14 +16,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.preprocessing import KEYS
 from timm_effnet_ext.convert.pytorch.dialects import stated_args
+from timm_effnet_ext.convert.pytorch.hub_config import HUB_FILES, config_beside, settings_of
 from timm_effnet_ext.convert.tensors import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line
 from timm_effnet_ext.layout import Shape
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what a folder in timm's Hub format holds
-CONFIG = "config.json"
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
 _RAW_KEYS = ("state_dict", "model", "model_state_dict")
 _EMA_KEYS = ("state_dict_ema", "model_ema")
@@ -66,16 +64,15 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     else:
         found, stated = _pickle(file, crc)
         form = "PyTorch pickle"
-    config = _config_beside(file)
+    config = config_beside(file)
     stated = config.get("architecture", stated)
-    cfg = config.get("pretrained_cfg", {})
     yield Checkpoint(
         path=path,
         framework="torch",
         format=form,
         files=(file,),
         variables=found,
-        preprocessing={key: cfg[key] for key in KEYS if cfg.get(key) is not None},
+        preprocessing=settings_of(config),
         model_args={**stated_args(stated), **config.get("model_args", {})},
     )
 
@@ -132,8 +129,8 @@ def _pickle(path: Path, crc: bool) -> tuple[Variables, str | None]:
     """Return the variables and the architecture that the file states, if it does."""
     import torch
 
-    is_zip = zipfile.is_zipfile(path)
     try:
+        is_zip = zipfile.is_zipfile(path)
         if is_zip and crc:
             _check_sums(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -233,19 +230,3 @@ def _sorted(model: dict[str, TensorEntry], ema: dict[str, TensorEntry]) -> Varia
     if _EMA_COUNTER in model:
         counters[_EMA_COUNTER] = model.pop(_EMA_COUNTER)
     return Variables(model, ema, {}, counters)
-
-
-def _config_beside(file: Path) -> dict[str, Any]:
-    """Return the config.json of a folder in timm's Hub format, or nothing."""
-    path = file.with_name(CONFIG)
-    if file.name not in HUB_FILES or not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
-    if not isinstance(config, dict) or not all(
-        isinstance(config.get(k, {}), dict) for k in ("pretrained_cfg", "model_args")
-    ):
-        raise CheckpointFormatError(f"{path}: expected an object in timm's Hub format")
-    return config
