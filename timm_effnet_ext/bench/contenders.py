@@ -86,6 +86,7 @@ def trainers(work: Work, *, compiled: bool) -> dict[str, tuple[nn.Module, Tensor
         "ours channels_last": (ours, last),
         "lean": (lambda w: ours(w, lean=True), plain),
         "lean channels_last": (lambda w: ours(w, lean=True), last),
+        "ours linear_probe": (lambda w: ours(w, linear_probe=True), plain),
     }
     if compiled:
         made["timm compiled"] = (_compiled, plain)

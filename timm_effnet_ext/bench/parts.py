@@ -73,6 +73,7 @@ _STEP_BARS = (
     Bar(1.0, (_LEAN, _LEAN_LAST)),
     Bar(0.95, (("ours", "timm"),)),
     Bar(1.0, (("ours channels_last", "timm channels_last"),)),
+    Bar(0.4, (("ours linear_probe", "ours"),)),
 )
 _ONNX_BAR = Bar(1.0, (("ours in ONNX Runtime", "timm in ONNX Runtime"),))
 _INFERENCES = {
