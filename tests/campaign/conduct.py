@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import signal
@@ -20,9 +19,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.processes import environment
 from timm_effnet_ext.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 TOKEN = "hf_alice"
 MAX_SECONDS = 30
 _LIBTIFF = re.compile(r"(?!error)\w+: ")  # what that library writes to stderr past Python, before Pillow raises
@@ -142,10 +141,8 @@ def start(arguments: Sequence[object], **kwargs: Any) -> subprocess.Popen[str]:
     """Start one command in a process of its own; a word that begins with "-" is for Python itself."""
     words = [str(argument) for argument in arguments]
     command = words if words[0].startswith("-") else ["-m", "timm_effnet_ext", *words]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": TOKEN}
-    return subprocess.Popen(
-        [sys.executable, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
-    )
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], env=environment(HF_TOKEN=TOKEN), **pipes, **kwargs)
 
 
 def finish(process: subprocess.Popen[str]) -> Answer:

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.convert._sources import DATA
 from tests.convert.keras import _files as keras_files
 from tests.docs.markdown import ROOT, Block
+from tests.processes import environment
 from tests.train.options import OPTIONS
 
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
@@ -122,10 +123,9 @@ class World:
         return "\n".join([done.stdout, *errors])
 
 
-def _environment() -> Mapping[str, str]:
+def _environment() -> dict[str, str]:
     """Return an environment in which `python` is this one, and finds our package."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
 def _comparable(text: str) -> str:
