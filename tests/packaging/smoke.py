@@ -55,13 +55,15 @@ STEPS = (
     ours("convert", BUNDLE, "-o", "flowers", "--weights", "ema", "--reference", BUNDLE / "reference_ema.npz",
          line="wrote +flowers: hucorz_efficientnet_b0, verified"),
     ours("predict", "flowers", "photo.png", "--cam", "why.png", line=r" +0\.\d+ +\d\b.*"),
+    ours("run", "count.py", line="26"),
     ours("plot", ".", code=1, line=r"error: plot needs matplotlib: pip install 'timm_effnet_ext\[plot\]'"),
 )  # fmt: skip
 
 
 def prepare(folder: Path) -> None:
-    """Write a photo, and the files of a run of train.py."""
+    """Write a photo, a program, and the files of a run of train.py."""
     Image.linear_gradient("L").save(folder / "photo.png")
+    (folder / "count.py").write_text("import timm; print(len(timm.list_models('hucorz_*')))")
     (folder / "summary.csv").write_text("epoch,train_loss\n0,2.5\n")
     (folder / "args.yaml").write_text("model: hucorz_efficientnet_b0\n")
 
