@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,8 @@ permuted channels 39 to 108 (SiLU) and 2.6 (ReLU6), with images of 0 … 255 1,7
 No right checkpoint may be refused, so the bound lies above all of those.
 """
 
+# What NumPy, zipfile and zlib raise over a damaged .npz, beside OSError.
+_BROKEN_NPZ = (ValueError, EOFError, BadZipFile, zlib.error, TypeError, AttributeError, KeyError, RuntimeError)
 _MAX_PHOTOS = 16
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # Photos that other packages bring, if they are installed: folder below the package, pattern.
@@ -182,8 +185,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
                         "expected (B, H, W, C) and (B, outputs)"
                     )
                 yield kind, given, output
-    except (ValueError, EOFError, BadZipFile, TypeError, AttributeError) as err:
-        if isinstance(err, CheckpointFormatError):
+    except _BROKEN_NPZ as err:
+        if isinstance(err, EffNetExtError):
             raise
         raise CheckpointFormatError(f"{path}: not readable as .npz of numbers ({err})") from err
 
