@@ -100,6 +100,13 @@ def test_ema_alone_is_taken_as_such(tmp_path: Path) -> None:
     assert (report.weights, report.counts["from_ema"], report.counts["raw_beside_ema"]) == ("ema", len(averages), 0)
 
 
+def test_an_average_of_another_shape_is_an_error(tmp_path: Path) -> None:
+    values = with_ema(tiny_variables())
+    values[f"efficientnetv2-b0/stem/conv2d/kernel{EMA}"] = values["efficientnetv2-b0/stem/conv2d/kernel"].reshape(-1)
+    with pytest.raises(NameMappingError, match=r"EMA twins of 1 variables have other shapes: .*stem/conv2d/kernel"):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
 def test_a_mix_of_ema_and_raw_is_an_error(tmp_path: Path) -> None:
     values = with_ema(tiny_variables())
     del values[f"efficientnetv2-b0/stem/tpu_batch_normalization/moving_mean{EMA}"]

@@ -116,7 +116,10 @@ def test_references_that_are_none_say_why(
         by_reference(converted, tmp_path / "r.npz")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", REFERENCE.read_bytes()[:5000]])
+RAW = REFERENCE.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", RAW[:5000], RAW[:5000] + bytes(64) + RAW[5064:]])
 def test_a_damaged_reference_says_so(content: bytes, converted: Converted, tmp_path: Path) -> None:
     (tmp_path / "r.npz").write_bytes(content)
     with pytest.raises(CheckpointFormatError, match=r"r\.npz: not readable as \.npz"):

@@ -144,4 +144,10 @@ def _weights(
             f"{checkpoint.path}: {len(alone)} of {len(used)} variables have no EMA twin: {first_few(alone)}. "
             "A mix would be neither; convert the raw ones with --weights raw"
         )
+    others = {name for name in used if found.ema[name].shape != found.model[name].shape}
+    if others:
+        raise NameMappingError(
+            f"{checkpoint.path}: the EMA twins of {len(others)} variables have other shapes: {first_few(others)}. "
+            "The file is damaged; its raw ones may be whole: --weights raw"
+        )
     return {name: found.ema[name] for name in used}, "ema"
