@@ -144,6 +144,8 @@ def _onnxruntime(model: nn.Module, work: Work, file: Path) -> Step:
     torch.onnx.export(model, (images,), file, dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that spin after a run would take the cores of whoever is measured next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: images.numpy()}
     return lambda: session.run(None, feed)

@@ -164,7 +164,7 @@ def creation(options: Options) -> Iterator[Table]:
     for column, (what, unit, limit) in enumerate(_CREATION_BARS):
         values = {side: Spread.of(row[column] for row in rows) for side, rows in runs.items()}
         bars = () if options.quick else (Bar(limit, (("ours", "timm"),)),)  # of a large model
-        yield Table("creation", f"Creation with weights, {arch}, {classes} classes: {what}", unit, values, bars)
+        yield Table("creation", f"Creation, {arch}, {classes} classes: {what}", unit, values, bars)
 
 
 _IMPORT = """

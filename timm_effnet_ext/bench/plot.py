@@ -30,7 +30,7 @@ def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
         names = sorted(table.values, key=lambda name: table.values[name].min, reverse=True)
         heights = [table.values[name].min for name in names]
         bars = ax.barh(names, heights, color=[_OURS if n.startswith(_OUR_NAMES) else _THEIRS for n in names])
-        ax.bar_label(bars, fmt="%.3g", padding=3, fontsize=8, color=_GREY)
+        ax.bar_label(bars, fmt=_written, padding=3, fontsize=8, color=_GREY)
         ax.set_title(f"{table.title} ({table.unit})", loc="left", fontsize=9, fontweight="bold")
         ax.spines[["top", "right", "bottom"]].set_visible(False)
         ax.tick_params(labelsize=8, bottom=False, labelbottom=False)
@@ -40,3 +40,7 @@ def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
     figure.supxlabel(caption, fontsize=8, color=_GREY, x=0.01, ha="left")
     with new_file(path) as part:
         figure.savefig(part, dpi=140)
+
+
+def _written(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
