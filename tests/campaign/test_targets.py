@@ -60,10 +60,12 @@ def what_is_wrong(told: Answer, target: Path) -> str | None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_full_disk(name: str, campaign: Campaign, part: BeginPart, tmp_path: Path) -> None:
     writer, file = WRITERS[name]
-    (tmp_path / "written").mkdir()
-    command = writer(tmp_path / "source", tmp_path / "written" / file)
+    written = tmp_path / "written"
+    command = writer(tmp_path / "source", written / file)
     with part(f"{name}, full disk", "what was written fitted") as found:
         for case in campaign.cases(20, 1):
+            shutil.rmtree(written, ignore_errors=True)
+            written.mkdir()
             limit = campaign.rng("disk", name, case).randrange(30_000)
 
             def fill(limit: int = limit) -> None:
@@ -71,7 +73,7 @@ def test_full_disk(name: str, campaign: Campaign, part: BeginPart, tmp_path: Pat
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
             told = finish(start(command, preexec_fn=fill))
-            found.count(case, bool(told.code), what_is_wrong(told, tmp_path / "written" / file))
+            found.count(case, bool(told.code), what_is_wrong(told, written / file))
 
 
 @pytest.mark.parametrize("name", WRITERS)
