@@ -16,6 +16,7 @@ from typing import Any
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.progressive.schedule import Plan
 from timm_effnet_ext.train.progressive.spec import Spec
+from timm_effnet_ext.train.runs import read_yaml
 
 FAILED = 1  # what Python itself exits with after a traceback
 
@@ -83,19 +84,10 @@ def asked_model(args: Sequence[str]) -> str | None:
     parser.add_argument("-c", "--config")
     known, _ = parser.parse_known_args(args)
     if known.model is None and known.config:
-        model = _read_yaml(Path(known.config)).get("model")
+        config = read_yaml(Path(known.config))
+        model = config.get("model") if isinstance(config, dict) else None
         return model if isinstance(model, str) else None
     return known.model
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError) as err:  # of a date that is none, of bytes that are no text
-        raise EffNetExtError(f"{path}: not YAML: {err}") from err
-    return config if isinstance(config, dict) else {}
 
 
 def _is_module(name: str) -> bool:

@@ -101,13 +101,22 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _args(path: Path) -> dict[str, Any]:
     _check_there(path)
-    try:
-        args = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError) as err:  # of a date that is none, of bytes that are no text
-        raise EffNetExtError(f"{path}: not YAML ({err}). Is the file damaged?") from err
+    args = read_yaml(path)
     if not isinstance(args, dict):
         raise EffNetExtError(f"{path}: expected a mapping, found {type(args).__name__}. Is the file damaged?")
     return args
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds.
+
+    Raises:
+        EffNetExtError: It is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError) as err:  # of a date that is none, of bytes that are no text
+        raise EffNetExtError(f"{path}: not YAML ({err}). Is the file damaged?") from err
 
 
 def _check_there(path: Path) -> None:
