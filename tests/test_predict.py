@@ -143,7 +143,7 @@ def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
         load_classifier(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "{not json", "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{not json", "\x00", "[" * 100_000])
 def test_a_config_that_is_none_is_named(text: str, folder: Path) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointFormatError, match=r"config.json: is no timm config with an 'architecture'"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from timm_effnet_ext.arch import PREFIX, parse_model_name
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
+from timm_effnet_ext.hub_format import CONFIG_FILE, read_config
 from timm_effnet_ext.hucorz_efficientnet import find_cfg
 from timm_effnet_ext.load_errors import explained
 
@@ -160,12 +160,12 @@ def _registered(name: str) -> str:
 
 def _check_folder(folder: Path) -> None:
     """Raise unless the folder's config.json names a model that timm knows."""
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointFormatError(f"{folder}: holds no config.json. Is it a timm folder?")
     try:
-        architecture = json.loads(path.read_text(encoding="utf-8"))["architecture"]
-    except (ValueError, TypeError, KeyError) as err:
-        raise CheckpointFormatError(f"{path}: is no timm config with an 'architecture' ({err!r})") from err
+        architecture = read_config(path)["architecture"]
+    except (CheckpointFormatError, KeyError) as err:
+        raise CheckpointFormatError(f"{path}: is no timm config with an 'architecture' ({err})") from err
     if not isinstance(architecture, str) or not timm.is_model(architecture.partition(".")[0]):
         raise CheckpointFormatError(f"{path}: names the architecture {architecture!r}, which timm does not know")

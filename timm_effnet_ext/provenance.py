@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -16,9 +15,9 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.hub_errors import HUB_ERRORS
+from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHT_FILES, read_config
 from timm_effnet_ext.storage import sha256
 
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository in timm's format
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _STARTED = time.time()  # before anything was downloaded
 
@@ -39,7 +38,7 @@ def check_download(cfg: Mapping[str, Any], where: str) -> None:
         CheckpointFormatError: They have another one, and are gone from the cache.
     """
     repo, place = _in_cache(cfg)
-    for name in _WEIGHT_FILES:
+    for name in WEIGHT_FILES:
         link = try_to_load_from_cache(repo, name, **place)
         if not isinstance(link, str):
             continue
@@ -65,11 +64,11 @@ def config_of_source(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
         repo, where = _in_cache(cfg)
         # The cache knows the commit that the weights have just come from: whether it has a config need not be asked
         # twice, least of all of a Hub that is down, for which the client would wait half a minute.
-        path = try_to_load_from_cache(repo, "config.json", **where)
+        path = try_to_load_from_cache(repo, CONFIG_FILE, **where)
         if path is not None and not isinstance(path, str):
             return None  # known not to be there
         try:
-            return _read_config(Path(path or hf_hub_download(repo, "config.json", **where)))
+            return read_config(Path(path or hf_hub_download(repo, CONFIG_FILE, **where)))
         except (EntryNotFoundError, *HUB_ERRORS):
             return None  # the weights were had: a repository without config.json
     return None
@@ -77,8 +76,8 @@ def config_of_source(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def config_beside(weights: Path) -> dict[str, Any] | None:
     """Return the config.json in the folder of a weight file, or None."""
-    path = (weights if weights.is_dir() else weights.parent) / "config.json"
-    return _read_config(path) if path.is_file() else None
+    path = (weights if weights.is_dir() else weights.parent) / CONFIG_FILE
+    return read_config(path) if path.is_file() else None
 
 
 def argument_of_caller(function: str, name: str) -> Any:
@@ -99,13 +98,3 @@ def _in_cache(cfg: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the repository of a cfg, and where the client's functions find it."""
     repo, _, revision = cfg["hf_hub_id"].partition("@")
     return repo, {"revision": revision or None, "cache_dir": argument_of_caller("load_pretrained", "cache_dir")}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
-    if not isinstance(config, dict):
-        raise CheckpointFormatError(f"{path}: expected a JSON object, found {type(config).__name__}")
-    return config

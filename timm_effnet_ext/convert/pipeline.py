@@ -23,10 +23,11 @@ from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
 from timm_effnet_ext.convert.selection import Selection, select
 from timm_effnet_ext.convert.writer import Slot, write_safetensors
 from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHTS_FILE
 from timm_effnet_ext.layout import COUNTER_LEAF, NORM_LEAVES
 from timm_effnet_ext.storage import check_target, new_folder, sha256
 
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RECORD_FILE = "model.safetensors", "config.json", "README.md", "conversion.json"
+CARD_FILE, RECORD_FILE = "README.md", "conversion.json"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RECORD_FILE)
 _NO_PHOTOS = "no photos to verify with: pass --images FOLDER, or install scikit-learn, which brings two"
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHT_FILES, read_config
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what such a folder holds
-CONFIG = "config.json"
 _PARTS = {"architecture": str, "pretrained_cfg": dict, "model_args": dict}
 _MAX_SIDE = 1 << 16  # pixels
 
@@ -22,14 +20,11 @@ def config_beside(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointFormatError: It is damaged, or a setting that is read makes no sense.
     """
-    path = file.with_name(CONFIG)
-    if file.name not in HUB_FILES or not path.is_file():
+    path = file.with_name(CONFIG_FILE)
+    if file.name not in WEIGHT_FILES or not path.is_file():
         return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as err:
-        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
-    if not isinstance(config, dict) or not all(isinstance(config.get(k, kind()), kind) for k, kind in _PARTS.items()):
+    config = read_config(path)
+    if not all(isinstance(config.get(k, kind()), kind) for k, kind in _PARTS.items()):
         raise CheckpointFormatError(f"{path}: expected an object in timm's Hub format")
     cfg = config.get("pretrained_cfg", {})
     for name, is_right in _SETTINGS.items():

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 
 from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.pytorch.dialects import stated_args
-from timm_effnet_ext.convert.pytorch.hub_config import HUB_FILES, config_beside, settings_of
+from timm_effnet_ext.convert.pytorch.hub_config import config_beside, settings_of
 from timm_effnet_ext.convert.tensors import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line
+from timm_effnet_ext.hub_format import WEIGHT_FILES
 from timm_effnet_ext.layout import Shape
 
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
@@ -43,7 +44,7 @@ _DTYPES = {
 def recognise(path: Path) -> Path | None:
     """Return the weight file that a path names, if it is one of PyTorch's; a folder may be in timm's Hub format."""
     if path.is_dir():
-        return next((path / name for name in HUB_FILES if (path / name).is_file()), None)
+        return next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if not path.is_file():
         return None
     return path if _is_safetensors(path) or _is_pickle(path) else None

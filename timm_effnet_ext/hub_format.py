@@ -1,0 +1,27 @@
+"""A folder in timm's Hub format: what its files are called, and its config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from timm_effnet_ext.errors import CheckpointFormatError
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+WEIGHT_FILES = (WEIGHTS_FILE, "pytorch_model.bin")  # timm takes the first that is there
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a config.json.
+
+    Raises:
+        CheckpointFormatError: It cannot be read, or is no object.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
+    if not isinstance(config, dict):
+        raise CheckpointFormatError(f"{path}: expected an object in timm's Hub format, found {type(config).__name__}")
+    return config
