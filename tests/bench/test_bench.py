@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,12 @@ def test_the_command_knows_every_part() -> None:
 def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--device", "cuda"]) == 1
     assert capsys.readouterr().err == "error: --device cuda: this PyTorch sees no GPU\n"
+
+
+def test_without_matplotlib_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "--quick", "-o", str(tmp_path / "out")]) == 1
+    assert "error: the picture needs matplotlib" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from timm_effnet_ext.bench.parts import Table
@@ -13,16 +14,16 @@ _OURS, _THEIRS, _GREY = "#0072B2", "#bbbbbb", "#555555"  # blue: Okabe & Ito, Co
 _OUR_NAMES = ("ours", "lean", "optimized")
 
 
-def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
-    """Write one panel a table to `path`.
+def check_matplotlib() -> None:
+    """Raise `EffNetExtError` unless there is matplotlib; call it before minutes are spent on what is to be drawn."""
+    if find_spec("matplotlib") is None:
+        raise EffNetExtError("the picture needs matplotlib: pip install 'timm_effnet_ext[plot]'")
 
-    Raises:
-        EffNetExtError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as err:
-        raise EffNetExtError("the picture needs matplotlib: pip install 'timm_effnet_ext[plot]'") from err
+
+def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
+    """Write one panel a table to `path`."""
+    from matplotlib.figure import Figure
+
     rows = (len(tables) + 1) // 2
     figure = Figure(figsize=(12, 0.6 + 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flat

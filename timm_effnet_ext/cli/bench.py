@@ -31,11 +31,12 @@ def run(args: argparse.Namespace) -> None:
 
     from timm_effnet_ext.bench.machine import left_out, machine
     from timm_effnet_ext.bench.parts import PARTS, Options
-    from timm_effnet_ext.bench.plot import save_bars
+    from timm_effnet_ext.bench.plot import check_matplotlib, save_bars
 
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EffNetExtError(f"--device {args.device}: this PyTorch sees no GPU")
+    check_matplotlib()
     args.output.mkdir(parents=True, exist_ok=True)
     found = machine(device)
     caption = ", ".join(f"{name} {value}" for name, value in found.items())
