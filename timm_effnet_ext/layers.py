@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import (
     DropPath,
@@ -24,12 +26,25 @@ from timm_effnet_ext.arch import BN_EPS, Block
 
 
 @register_notrace_module
+class SiLU(nn.SiLU):
+    """SiLU that overwrites its input only where there is no backward, for which autograd would first copy the input.
+
+    Shapes: any, unchanged.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        is_free = not torch.is_grad_enabled() and not torch.jit.is_tracing()
+        return F.silu(input, inplace=self.inplace and is_free)
+
+
+@register_notrace_module
 class StridedSameConv2d(nn.Conv2d):
-    """Stride-2 convolution with TensorFlow's SAME padding that never pads a copy of its input.
+    """Stride-2 convolution with TensorFlow's SAME padding that copies as little as can be.
 
     For an odd size SAME is the symmetric padding `p = (k - 1) / 2`. For an even size it is `(p - 1, p)`: the
-    windows of a symmetric padding `p + 1` without the first one, so the convolution pads by itself and the first
-    row or column of the (four times smaller) output is dropped.
+    windows of a symmetric padding `p + 1` without the first one, so the convolution can pad by itself and the first
+    row or column of the output is dropped. That output is four times smaller where the convolution is depthwise;
+    where it has so many more channels that it is not smaller, the input is padded instead.
 
     Shapes: (B, C, H, W) -> (B, O, ceil(H / 2), ceil(W / 2)).
     """
@@ -39,11 +54,12 @@ class StridedSameConv2d(nn.Conv2d):
             raise ValueError(f"kernel_size of a SAME convolution must be odd, got {kernel_size}")
         super().__init__(in_chs, out_chs, kernel_size, stride=2, padding=kernel_size // 2, **kwargs)
         self.same = kernel_size // 2
+        self.grows = out_chs >= 4 * in_chs
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_exporting():
-            return self._forward_any_size(x)
         rows, cols = self.surplus(x)
+        if is_exporting() or (self.grows and rows + cols > 0):
+            return self._forward_any_size(x)
         padding = [self.same + rows, self.same + cols]
         x = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
         return F.pad(x, [-cols, 0, -rows, 0]) if rows + cols > 0 else x
@@ -61,6 +77,15 @@ class StridedSameConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
 
+@torch.fx.wrap
+def _channel_means(x: Tensor) -> Tensor:
+    """Return the means (B, C, 1, 1) of a feature map (B, C, H, W)."""
+    if x.dtype == torch.float32 and not is_exporting():
+        # The same value; but the backward of a mean fills a whole map with its gradient, that of a sum does not.
+        return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+    return x.mean((2, 3), keepdim=True)
+
+
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation gate (arXiv:1709.01507): (B, C, H, W) scaled per channel by a value in (0, 1).
 
@@ -75,7 +100,7 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale(x.mean((2, 3), keepdim=True))
+        return x * self.scale(_channel_means(x))
 
     def scale(self, x_se: Tensor) -> Tensor:
         """Return the factors (B, C, 1, 1) for the channel means (B, C, 1, 1)."""
@@ -137,7 +162,8 @@ class LayerFactory:
 
     @property
     def _act(self) -> type[nn.Module]:
-        return get_act_layer(self.act_layer)
+        layer = get_act_layer(self.act_layer)
+        return SiLU if layer is nn.SiLU else layer
 
 
 def _drop_path(rate: float) -> nn.Module:

@@ -14,6 +14,7 @@ from timm_effnet_ext.arch import BN_EPS, Arch, Block, drop_path_rates
 from timm_effnet_ext.freeze import Freezable
 from timm_effnet_ext.layers import LayerFactory, init_weights, make_block
 from timm_effnet_ext.loading import check_state, modules_without_values, placed
+from timm_effnet_ext.speed.layout import in_fast_layout
 from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
 
 
@@ -72,6 +73,11 @@ class _Trunk(Freezable):
         self.blocks, self._features = _build_blocks(stages, make, output_stride, drop_path_rate, feature_location)
         self._stage_chs = [stem_chs, *(stage[-1].out_chs for stage in stages)]
         self.set_lean_training(lean)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            x = in_fast_layout(x, self.training)
+        return self.bn1(self.conv_stem(x))
 
     @torch.jit.ignore
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -218,7 +224,7 @@ class EfficientNet(_Trunk):
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         take, last = self._taps(indices, extra_blocks)
         intermediates = []
-        x = self.bn1(self.conv_stem(x))
+        x = self._stem(x)
         if 0 in take:
             intermediates.append(x)
         index = 0
@@ -275,7 +281,7 @@ class EfficientNet(_Trunk):
         if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
             if self.lean_training and lean_applies(self, x):
                 return lean_features(self, x)
-        x = self.bn1(self.conv_stem(x))
+        x = self._stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x, flatten=True)
         else:
@@ -328,7 +334,7 @@ class EfficientNetFeatures(_Trunk):
         if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
             if self.lean_training and lean_applies(self, x):
                 return [output.value() for output in lean_stages(self, x)]
-        x = self.bn1(self.conv_stem(x))
+        x = self._stem(x)
         outputs = [x]
         for stage in self.blocks:
             x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)

@@ -24,8 +24,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from timm_effnet_ext.layers import SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.layers import SiLU, SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.speed.chains import block_links, has_chain, model_links
+from timm_effnet_ext.speed.layout import in_fast_layout
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def lean_features(model: Any, image: Tensor) -> Tensor:
 
 def lean_stages(trunk: Any, image: Tensor) -> list[Activation]:
     """Return the outputs of the stem and of each stage of `trunk`."""
-    outputs = [Activation(image).into(trunk.conv_stem, trunk.bn1)]
+    outputs = [Activation(in_fast_layout(image, trunk.training)).into(trunk.conv_stem, trunk.bn1)]
     for stage in trunk.blocks:
         outputs.append(_run(stage, outputs[-1]))
     return outputs
@@ -141,7 +142,7 @@ class _Link(Function):
             x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
             x = link.act(x)
             ctx.squeeze = None if link.attention is None else _Squeeze(link.attention, x)
-            x = _combine(x, ctx.squeeze, mask, shortcut)
+            x = _combine(x, ctx.squeeze, mask, shortcut, overwrite=True)
             out = None if link.conv is None else link.conv(x)
         source = None if out is None else x if is_kept else shortcut
         ctx.save_for_backward(y, source, mask, weight, mean, invstd, gamma, beta)
@@ -152,28 +153,37 @@ class _Link(Function):
     def backward(ctx, d_out, d_x):  # type: ignore[no-untyped-def]
         y, source, mask, weight, mean, invstd, gamma, beta = ctx.saved_tensors
         _, _, _, needs_shortcut, _, needs_weight, needs_gamma, needs_beta, *needs_se = ctx.needs_input_grad
+        var = invstd.pow(-2)
         normalized: Any = None
         activated: Any = None
         d_weight, d_se = None, [None] * len(needs_se)
-        is_linear = isinstance(ctx.link.act, nn.Identity)
-        if not is_linear or ctx.squeeze or (d_out is not None and not ctx.is_kept):
-            normalized = activated = _normalize(y, gamma, beta, mean, invstd)
-        if not is_linear:
+        act = ctx.link.act
+        if not isinstance(act, nn.Identity) or ctx.squeeze or (d_out is not None and not ctx.is_kept):
+            normalized = activated = _normalize(y, gamma, beta, mean, var)
+        if isinstance(act, nn.SiLU):
+            activated = F.silu(normalized)
+        elif not isinstance(act, nn.Identity):
             with torch.enable_grad(), ctx.autocast:
-                activated = _out_of_place(ctx.link.act)(normalized.requires_grad_())
+                activated = _out_of_place(act)(normalized.requires_grad_())
         if d_out is not None:
-            x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source)
+            is_free = activated is normalized and not ctx.squeeze
+            x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source, overwrite=is_free)
             d_conv, d_weight = _conv_backward(ctx.link.conv, d_out, x, weight, needs_weight)
             d_x = d_conv if d_x is None else d_conv.add_(d_x)
             del x, d_conv
         d = d_x if mask is None else d_x * mask
         if ctx.squeeze:
             d, d_se = ctx.squeeze.backward(d, activated.detach(), needs_se)
-        if not is_linear:
+        if isinstance(act, nn.SiLU):
+            del activated
+            is_ours = d is not d_x or (d_out is not None and not needs_shortcut)
+            d = torch.ops.aten.silu_backward.grad_input(d, normalized, grad_input=d if is_ours else torch.empty_like(d))
+        elif not isinstance(act, nn.Identity):
             (d,) = torch.autograd.grad(activated, normalized, d)
-        del normalized, activated
+            del activated
+        del normalized
         d_y, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
-            d, y, gamma, mean, invstd.pow(-2), mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
+            d, y, gamma, mean, var, mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
         )
         return None, None, d_y, d_x if needs_shortcut else None, None, d_weight, d_gamma, d_beta, *d_se
 
@@ -198,11 +208,16 @@ class _Squeeze:
         return d_x, [d_params.pop(0) if needed else None for needed in needs]
 
 
-def _combine(x: Tensor, squeeze: _Squeeze | None, mask: Tensor | None, shortcut: Tensor | None) -> Tensor:
-    """Return what the next convolution sees of the activated `x`."""
-    x = x if squeeze is None else x * squeeze.scale
-    x = x if mask is None else x * mask
-    return x if shortcut is None else x + shortcut
+def _combine(
+    x: Tensor, squeeze: _Squeeze | None, mask: Tensor | None, shortcut: Tensor | None, *, overwrite: bool
+) -> Tensor:
+    """Return what the next convolution sees of the activated `x`, which may be overwritten."""
+    scale = None if squeeze is None else squeeze.scale
+    for operation, operand in ((torch.mul, scale), (torch.mul, mask), (torch.add, shortcut)):
+        if operand is not None:
+            x = operation(x, operand, out=x if overwrite and operand.dtype == x.dtype else None)
+            overwrite = True
+    return x
 
 
 def _batch_norm(
@@ -212,13 +227,13 @@ def _batch_norm(
     stats: Any = (norm.running_mean, norm.running_var)
     if not norm.training:
         mean, invstd = stats[0].clone(), torch.rsqrt(stats[1] + norm.eps)
-        return _normalize(y, gamma, beta, mean, invstd), mean, invstd
+        return _normalize(y, gamma, beta, mean, invstd.pow(-2)), mean, invstd
     norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
     return torch.ops.aten.native_batch_norm(y, gamma, beta, *stats, True, norm.momentum, norm.eps)
 
 
-def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, invstd: Tensor) -> Tensor:
-    return torch.ops.aten.native_batch_norm(y, gamma, beta, mean, invstd.pow(-2), False, 0.0, 0.0)[0]
+def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
+    return torch.ops.aten.native_batch_norm(y, gamma, beta, mean, var, False, 0.0, 0.0)[0]
 
 
 def _conv_backward(
@@ -265,7 +280,7 @@ def _is_known_norm(norm: Any) -> bool:
 
 def _is_known_act(act: nn.Module) -> bool:
     """Whether computing `act` twice gives the same value and changes nothing."""
-    is_function = type(act) is nn.Identity or type(act).__module__ in _ACT_MODULES
+    is_function = type(act) in (nn.Identity, SiLU) or type(act).__module__ in _ACT_MODULES
     return is_function and not isinstance(act, nn.RReLU) and not act._parameters and not _has_hooks(act)
 
 

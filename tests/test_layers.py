@@ -1,0 +1,61 @@
+"""The layers alone: SAME padding in both of its ways, SiLU that overwrites, the mean of squeeze-and-excitation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from timm_effnet_ext.layers import SiLU, SqueezeExcite, StridedSameConv2d
+
+
+def same(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return a stride-2 convolution by TensorFlow's definition of SAME, the input padded."""
+    sizes = [max((-(-n // 2) - 1) * 2 + conv.kernel_size[0] - n, 0) for n in (x.shape[3], x.shape[2])]
+    x = F.pad(x, [p for n in sizes for p in (n // 2, n - n // 2)])
+    return F.conv2d(x, conv.weight, conv.bias, 2, 0, 1, conv.groups)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("size", [(16, 16), (15, 15), (16, 15), (15, 16)], ids=str)
+@pytest.mark.parametrize(("out_chs", "groups"), [(4, 4), (8, 1), (16, 1), (24, 1)])
+def test_strided_convolution_is_tensorflows(kernel: int, size: tuple[int, int], out_chs: int, groups: int) -> None:
+    conv = StridedSameConv2d(4, out_chs, kernel, groups=groups).double()
+    x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    y, expected = conv(x), same(x, conv)
+    assert y.shape == (2, out_chs, -(-size[0] // 2), -(-size[1] // 2))
+    torch.testing.assert_close(y, expected)
+    weight = torch.randn_like(y)
+    ours, theirs = (torch.autograd.grad((out * weight).sum(), [x, conv.weight]) for out in (y, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_smaller_side_of_a_strided_convolution_is_copied() -> None:
+    assert not StridedSameConv2d(8, 8, 3, groups=8).grows
+    assert not StridedSameConv2d(8, 24, 3).grows
+    assert StridedSameConv2d(8, 32, 3).grows
+
+
+def test_silu_overwrites_only_what_no_backward_needs() -> None:
+    x = torch.randn(4, requires_grad=True)
+    hidden = x + 0
+    y = SiLU(inplace=True)(hidden)
+    assert y.data_ptr() != hidden.data_ptr()
+    assert torch.equal(y, F.silu(x))
+    with torch.no_grad():
+        hidden = x + 0
+        assert SiLU(inplace=True)(hidden).data_ptr() == hidden.data_ptr()
+        hidden = x + 0
+        assert SiLU(inplace=False)(hidden).data_ptr() != hidden.data_ptr()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_squeeze_takes_the_mean(memory_format: torch.memory_format) -> None:
+    se = SqueezeExcite(6, 2, nn.SiLU)
+    x = torch.randn(2, 6, 9, 7).contiguous(memory_format=memory_format).requires_grad_()
+    expected = x * se.scale(x.mean((2, 3), keepdim=True))
+    ours = se(x)
+    assert torch.equal(ours, expected)
+    (grad,), (expected_grad,) = (torch.autograd.grad(y.square().sum(), x) for y in (ours, expected))
+    torch.testing.assert_close(grad, expected_grad)
