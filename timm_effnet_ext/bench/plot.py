@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ def check_matplotlib() -> None:
 
 
 def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
-    """Write one panel a table to `path`."""
+    """Write one panel a table to `path`, above the caption."""
     from matplotlib.figure import Figure
 
     rows = (len(tables) + 1) // 2
@@ -38,7 +39,7 @@ def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
         ax.margins(x=0.12)
     for ax in axes[len(tables) :]:
         ax.remove()
-    figure.supxlabel(caption, fontsize=8, color=_GREY, x=0.01, ha="left")
+    figure.supxlabel(textwrap.fill(caption, width=180), fontsize=8, color=_GREY, x=0.01, ha="left")
     with new_file(path) as part:
         figure.savefig(part, dpi=140)
 
