@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-py", default=os.environ.get("TIMM_TRAIN_PY"), help="timm's (default: TIMM_TRAIN_PY)")
     parser.add_argument("--progressive", default="sizes=60,72,84,96 randaug=5:10 mixup=0:0.1 dropout=0.1:0.2")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--images", type=int, default=5_000)
     parser.add_argument("--tests", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("output", type=Path, help="folder of the runs, result.json and curves.png")
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _OPTIONS = (
     *("--model", "hucorz_efficientnetv2_b0", "--model-kwargs", "width_mult=0.5", "depth_mult=0.5"),
     *("--opt", "rmsproptf", "--opt-eps", "0.001", "--lr", "0.004", "--weight-decay", "0.00001", "--warmup-epochs", "1"),
-    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "2"),
+    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "4"),
     *("--scale", "0.5", "1.0", "--crop-pct", "1.0", "--channels-last"),
 )
 

@@ -14,8 +14,8 @@ from timm_effnet_ext.arch import BN_EPS, Arch, Block, drop_path_rates
 from timm_effnet_ext.freeze import Freezable
 from timm_effnet_ext.layers import LayerFactory, init_weights, make_block
 from timm_effnet_ext.loading import check_state, modules_without_values, placed
-from timm_effnet_ext.speed.layout import in_fast_layout
 from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
+from timm_effnet_ext.speed.memory_format import in_fast_format
 
 
 class _Trunk(Freezable):
@@ -76,7 +76,7 @@ class _Trunk(Freezable):
 
     def _stem(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
-            x = in_fast_layout(x, self.training)
+            x = in_fast_format(x, self.training)
         return self.bn1(self.conv_stem(x))
 
     @torch.jit.ignore

@@ -26,7 +26,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.layers import SiLU, SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.speed.chains import block_links, has_chain, model_links
-from timm_effnet_ext.speed.layout import in_fast_layout
+from timm_effnet_ext.speed.memory_format import in_fast_format
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def lean_features(model: Any, image: Tensor) -> Tensor:
 
 def lean_stages(trunk: Any, image: Tensor) -> list[Activation]:
     """Return the outputs of the stem and of each stage of `trunk`."""
-    outputs = [Activation(in_fast_layout(image, trunk.training)).into(trunk.conv_stem, trunk.bn1)]
+    outputs = [Activation(in_fast_format(image, trunk.training)).into(trunk.conv_stem, trunk.bn1)]
     for stage in trunk.blocks:
         outputs.append(_run(stage, outputs[-1]))
     return outputs

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def in_fast_layout(image: Tensor, training: bool) -> Tensor:
+def in_fast_format(image: Tensor, training: bool) -> Tensor:
     """Return `image` (B, C, H, W) in channels_last where training in it is faster: in float32 on a CPU with oneDNN.
 
     Convolutions and what follows them keep the format of their input, so this decides it for the whole network.

@@ -10,8 +10,9 @@ import timm
 import torch
 
 from timm_effnet_ext.arch import PREFIX
-from timm_effnet_ext.speed.layout import in_fast_layout
+from timm_effnet_ext.speed.memory_format import in_fast_format
 
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 LAST = torch.channels_last
 
 
@@ -36,7 +37,6 @@ def test_training_gives_the_same_bits_in_both_formats(lean: bool, features_only:
     assert x.is_contiguous()
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_features_tell_the_format() -> None:
     x = torch.randn(2, 3, 128, 128)
     model = small()
@@ -58,4 +58,4 @@ def test_features_tell_the_format() -> None:
 def test_what_was_not_found_faster_is_left_alone(training: bool, dtype: torch.dtype, context: Any) -> None:
     image = torch.randn(1, 3, 8, 8, dtype=dtype)
     with context:
-        assert in_fast_layout(image, training) is image
+        assert in_fast_format(image, training) is image
