@@ -180,6 +180,14 @@ def test_one_channel_from_three(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.conv_stem.weight, model.conv_stem.weight.sum(1, keepdim=True))
 
 
+def test_a_model_with_a_stem_of_ones_own_loads_its_state() -> None:
+    model = create(B0, **SMALL)
+    model.conv_stem = nn.Sequential(nn.Conv2d(4, 3, 1), model.conv_stem)
+    state = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    assert not any(p.any() for p in model.parameters())
+
+
 def test_load_state_dict_leaves_the_model_as_it_was_when_it_refuses() -> None:
     model, other = create(B0, **SMALL), create(B0, **SMALL)
     state = {key: value + 1 for key, value in other.state_dict().items()}

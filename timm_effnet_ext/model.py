@@ -88,7 +88,7 @@ class _Trunk(Freezable):
                 a name is missing or unknown.
         """
         check_state(self, state_dict, strict)
-        if not self.conv_stem.weight.is_meta:
+        if not any(p.is_meta for p in self.parameters()):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         result = super().load_state_dict(placed(state_dict, self), strict=strict, assign=True)
         for module in modules_without_values(self):

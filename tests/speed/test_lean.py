@@ -184,14 +184,75 @@ def test_other_layers_of_ones_own_are_called() -> None:
 
 
 @pytest.mark.parametrize("path", ["conv_stem", "bn1", "blocks", "blocks.2", "blocks.1.0", "blocks.1.0.conv_dw",
-                                  "blocks.1.0.bn2", "blocks.1.0.bn2.act", "blocks.1.0.se", "blocks.1.0.se.gate",
-                                  "conv_head"])  # fmt: skip
-def test_hooks_are_called(path: str) -> None:
+                                  "blocks.1.0.bn2", "blocks.1.0.bn2.act", "blocks.1.0.bn2.drop", "blocks.1.0.se",
+                                  "blocks.1.0.se.gate", "blocks.4.1.drop_path", "conv_head"])  # fmt: skip
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
+def test_hooks_see_what_they_see_without_it(path: str, name: str) -> None:
+    models = pair(name, depth_mult=0.6, drop_path_rate=0.2)
+    if name == "efficientnet_lite0" and path.endswith("gate"):
+        pytest.skip("Lite has no gate")
+    seen: list[Tensor] = []
+    for model in models:
+        model.get_submodule(path).register_forward_hook(lambda _, inputs, output: seen.append(output.detach().clone()))
+        run(model, images())
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+
+
+def test_a_forward_of_ones_own_is_called() -> None:
     _, lean = pair("efficientnet_b0")
-    called = []
-    lean.get_submodule(path).register_forward_hook(lambda *_: called.append(path))
+    block, called = lean.blocks[1][0], []
+    forward = block.forward
+    block.forward = lambda x: (called.append(1), forward(x))[1]
     run(lean, images())
-    assert called == [path]
+    assert called == [1]
+
+
+def test_one_value_a_channel_has_no_variance() -> None:
+    for model in pair("efficientnet_b0", dtype=torch.float32):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            model(torch.randn(1, 3, 32, 32))
+        assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_empty_batch(training: bool) -> None:
+    _, lean = pair("efficientnet_b0")
+    output = lean.train(training)(images()[:0])
+    output.sum().backward()
+    assert output.shape == (0, 5)
+    assert all(buffer.isfinite().all() for buffer in lean.buffers())
+
+
+def test_replicas_of_data_parallel_train_all_parameters() -> None:
+    # nn.DataParallel needs two GPUs; this is what torch/nn/parallel/replicate.py makes of a module.
+    _, lean = pair("efficientnet_b0")
+    copies = {module: module._replicate_for_data_parallel() for module in lean.modules()}
+    for module, replica in copies.items():
+        for name, child in module._modules.items():
+            setattr(replica, name, copies[child])
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter * 1)
+    objective(copies[lean](images())).backward()
+    assert all(p.grad is not None for p in lean.parameters())
+
+
+def test_gradients_in_batches() -> None:
+    found = []
+    for model in pair("efficientnet_b0"):
+        x = images().requires_grad_()
+        output = model(x)[0]
+        (grads,) = torch.autograd.grad(output, x, torch.eye(len(output), dtype=x.dtype), is_grads_batched=True)
+        found.append(grads)
+    torch.testing.assert_close(
+        found[1], found[0], rtol=GRAD_TOLERANCE, atol=GRAD_TOLERANCE * float(found[0].abs().max())
+    )
+
+
+def test_transforms_of_torch_func() -> None:
+    model, lean = pair("efficientnet_b0")
+    found = [torch.func.grad(lambda x, m=m: m(x).square().sum())(images()) for m in (model.eval(), lean.eval())]
+    assert torch.equal(*found)
 
 
 def freeze_half(model: Any) -> None:

@@ -45,6 +45,20 @@ def test_features_tell_the_format() -> None:
     assert model.eval().forward_features(x.contiguous(memory_format=LAST)).is_contiguous(memory_format=LAST)
 
 
+def test_gradients_of_each_sample() -> None:
+    model = small(norm_layer="groupnorm1").train()
+    x = torch.randn(3, 1, 3, 16, 16)
+    parameters = dict(model.named_parameters())
+
+    def loss(values: Any, image: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, values, (image,)).square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss), (None, 0), randomness="same")(parameters, x)
+    alone = torch.func.grad(loss)(parameters, x[1])
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad[1], alone[name], rtol=1e-3, atol=1e-4, msg=name)  # float32, other kernels
+
+
 @pytest.mark.parametrize(
     ("training", "dtype", "context"),
     [

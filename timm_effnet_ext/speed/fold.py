@@ -9,7 +9,7 @@ import torch
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import nn
 
-from timm_effnet_ext.speed.chains import Link, model_links
+from timm_effnet_ext.speed.chains import Link, is_intercepted, model_links
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,9 +37,9 @@ def optimize_for_inference(model: Model) -> Model:
 
 def _is_foldable(link: Link) -> bool:
     norm = link.norm
-    has_hooks = norm._forward_hooks or norm._forward_pre_hooks  # they want the norm's own input and output
+    is_watched = is_intercepted(norm) or is_intercepted(link.conv)  # by who wants their own inputs and outputs
     is_plain = type(norm) in _FOLDED and isinstance(norm.drop, nn.Identity) and norm.running_var is not None
-    return is_plain and isinstance(link.conv, nn.Conv2d) and not has_hooks
+    return is_plain and isinstance(link.conv, nn.Conv2d) and not is_watched
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.layers import SiLU, SqueezeExcite, StridedSameConv2d
-from timm_effnet_ext.speed.chains import block_links, has_chain, model_links
+from timm_effnet_ext.speed.chains import block_links, has_chain, is_intercepted, model_links
 from timm_effnet_ext.speed.memory_format import in_fast_format
 
 _logger = logging.getLogger(__name__)
@@ -35,9 +35,12 @@ _ACT_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
 
 def lean_applies(trunk: Any, image: Any) -> bool:
     """Whether `image` is computed eagerly and for backward; compilers, tracers and `no_grad` have no use for links."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(image, Tensor)
-    elsewhere = trunk.grad_checkpointing or _has_hooks(trunk.blocks)
-    return torch.is_grad_enabled() and not recorded and not elsewhere
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(image, Tensor):
+        return False
+    elsewhere = trunk.grad_checkpointing or is_intercepted(trunk.blocks)
+    # A replica of nn.DataParallel has no parameters of its own, a transform of torch.func needs another backward.
+    elsewhere |= getattr(trunk, "_is_replica", False) or torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() and not elsewhere and image.numel() > 0 and not image.is_meta
 
 
 def lean_features(model: Any, image: Tensor) -> Tensor:
@@ -177,7 +180,10 @@ class _Link(Function):
         if isinstance(act, nn.SiLU):
             del activated
             is_ours = d is not d_x or (d_out is not None and not needs_shortcut)
-            d = torch.ops.aten.silu_backward.grad_input(d, normalized, grad_input=d if is_ours else torch.empty_like(d))
+            if is_ours and not torch._C._functorch.is_legacy_batchedtensor(d):  # of `is_grads_batched`
+                torch.ops.aten.silu_backward.grad_input(d, normalized, grad_input=d)
+            else:
+                d = torch.ops.aten.silu_backward(d, normalized)
         elif not isinstance(act, nn.Identity):
             (d,) = torch.autograd.grad(activated, normalized, d)
             del activated
@@ -228,6 +234,8 @@ def _batch_norm(
     if not norm.training:
         mean, invstd = stats[0].clone(), torch.rsqrt(stats[1] + norm.eps)
         return _normalize(y, gamma, beta, mean, invstd.pow(-2)), mean, invstd
+    if y.numel() == y.shape[1]:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(y.shape)}")
     norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
     return torch.ops.aten.native_batch_norm(y, gamma, beta, *stats, True, norm.momentum, norm.eps)
 
@@ -254,11 +262,11 @@ def _conv_backward(
 
 def _run(module: Any, x: Activation) -> Activation:
     """Return the output of a block, or of blocks in a row; others, and those with hooks, are called as they are."""
-    if type(module) is nn.Sequential and not _has_hooks(module):
+    if type(module) is nn.Sequential and not is_intercepted(module):
         for child in module:
             x = _run(child, x)
         return x
-    if _has_hooks(module) or not has_chain(module):
+    if is_intercepted(module) or not has_chain(module) or is_intercepted(module.drop_path):
         return Activation(module(x.value()))
     shortcut = x
     for link in block_links(module):
@@ -269,29 +277,25 @@ def _run(module: Any, x: Activation) -> Activation:
 
 
 def _is_known_conv(conv: Any) -> bool:
-    is_plain = type(conv) in (nn.Conv2d, StridedSameConv2d) and not _has_hooks(conv)
+    is_plain = type(conv) in (nn.Conv2d, StridedSameConv2d) and not is_intercepted(conv)
     return is_plain and conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def _is_known_norm(norm: Any) -> bool:
-    is_plain = type(norm) is BatchNormAct2d and not _has_hooks(norm) and type(norm.drop) is nn.Identity
-    return is_plain and norm.track_running_stats and norm.momentum is not None
+    if type(norm) is not BatchNormAct2d or is_intercepted(norm):
+        return False
+    has_drop = type(norm.drop) is not nn.Identity or is_intercepted(norm.drop)
+    return not has_drop and norm.track_running_stats and norm.momentum is not None
 
 
 def _is_known_act(act: nn.Module) -> bool:
     """Whether computing `act` twice gives the same value and changes nothing."""
     is_function = type(act) in (nn.Identity, SiLU) or type(act).__module__ in _ACT_MODULES
-    return is_function and not isinstance(act, nn.RReLU) and not act._parameters and not _has_hooks(act)
+    return is_function and not isinstance(act, nn.RReLU) and not act._parameters and not is_intercepted(act)
 
 
 def _is_known_attention(attention: nn.Module | None) -> bool:
-    return attention is None or (type(attention) is SqueezeExcite and not any(map(_has_hooks, attention.modules())))
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    return attention is None or (type(attention) is SqueezeExcite and not any(map(is_intercepted, attention.modules())))
 
 
 def _out_of_place(act: nn.Module) -> nn.Module:

@@ -13,6 +13,8 @@ def in_fast_format(image: Tensor, training: bool) -> Tensor:
     """
     if not training or not isinstance(image, Tensor) or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return image
+    if torch._C._are_functorch_transforms_active():  # vmap has no other format than its own
+        return image
     is_plain_cpu = image.device.type == "cpu" and image.dtype == torch.float32 and image.ndim == 4
     if is_plain_cpu and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
         return image.contiguous(memory_format=torch.channels_last)
