@@ -1,9 +1,10 @@
-"""The command line's last resort: what an error of the machine, not of the input, is to the user."""
+"""What every command shares: what errors of the machine are to the user, and what is logged."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.processes import python
 from timm_effnet_ext.__main__ import main
 
 ALLOCATION = "[enforce fail at alloc_cpu.cpp:124] err == 0. Error code 12 (Cannot allocate memory)"  # torch's words
@@ -28,3 +29,15 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("timm_effnet_ext.cli.list.run", run)
     with pytest.raises(RuntimeError, match="a mistake"):
         main(["list"])
+
+
+def test_what_the_hubs_client_says_is_said_once() -> None:
+    program = """
+import logging
+from huggingface_hub.utils import logging as hub_logging
+from timm_effnet_ext.__main__ import main
+main(["list", "--json"])
+hub_logging.get_logger("huggingface_hub.utils._http").warning("Retrying")
+logging.getLogger("timm").warning("of timm")
+"""
+    assert python("-c", program).stderr.splitlines() == ["Retrying", "of timm"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.photos import check_photo, read_photo, read_photos
+from timm_effnet_ext.photos import read_photo, read_photos
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:
@@ -59,24 +59,24 @@ def test_transparent_parts_become_white(tmp_path: Path) -> None:
     ("content", "message"),
     [(None, "No such file"), (b"", "is no picture"), (b"hello, I am a text", "is no picture")],
 )
-def test_what_is_no_picture_is_found_without_decoding(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_what_is_no_picture_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(EffNetExtError, match=f"x.jpg: .*{message}"):
-        check_photo(path)
+        read_photo(path)
 
 
 def test_a_folder_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(EffNetExtError, match="Is a directory"):
-        check_photo(tmp_path)
+        read_photo(tmp_path)
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient().save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 2 - 1)
     with pytest.raises(EffNetExtError, match=r"x.png: more than 3,070 pixels. Scale it down first"):
-        check_photo(tmp_path / "x.png")
+        read_photo(tmp_path / "x.png")
 
 
 def test_values_of_unknown_range_are_refused(tmp_path: Path) -> None:

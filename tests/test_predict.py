@@ -121,6 +121,24 @@ def test_a_cam_needs_its_folder(folder: Path, photo: Path, tmp_path: Path, capsy
     assert f"there is no folder {tmp_path / 'no'}" in capsys.readouterr().err
 
 
+def test_a_cut_photo_is_found_before_any_cam_is_written(
+    folder: Path, photo: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(photo.read_bytes()[:-200])
+    assert main(["predict", str(folder), str(photo), str(cut), "--cam", str(tmp_path / "cam.png")]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.startswith(f"error: {cut}: cannot be read")) == ("", True)
+    assert not list(tmp_path.glob("cam*"))
+
+
+def test_a_checkpoint_is_to_be_converted_first(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth.tar"
+    path.write_bytes(b"PK")
+    with pytest.raises(EffNetExtError, match=r"last.pth.tar: is a file. `timm-effnet-ext convert` makes a folder"):
+        load_classifier(str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

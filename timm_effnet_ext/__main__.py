@@ -25,7 +25,8 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     asked = next((word for word in argv if not word.startswith("-")), None)
     for command in COMMANDS:
-        sub = commands.add_parser(command.name, help=command.help, description=f"{command.help.capitalize()}.")
+        description = f"{command.help[0].upper()}{command.help[1:]}."
+        sub = commands.add_parser(command.name, help=command.help, description=description)
         sub.add_argument("-v", "--verbose", action="store_true", help="more messages, and the traceback of an error")
         if command.name == asked:
             module = importlib.import_module(command.module)
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand: 0 done, 1 a domain error as one line on stderr, 2 usage, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser(argv).parse_args(argv)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(message)s")
+    _log_to_stderr(logging.INFO if args.verbose else logging.WARNING)
     try:
         code = int(args.run(args) or DONE)
         sys.stdout.flush()  # here, where a reader that has gone is understood
@@ -59,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _log_to_stderr(level: int) -> None:
+    """Print what is logged, but for what the Hub's client prints by itself."""
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not record.name.startswith("huggingface_hub."))
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
 
 
 def _is_out_of_memory(err: Exception) -> bool:

@@ -258,8 +258,9 @@ class _Archs(Mapping[str, Arch]):
 
     def __getitem__(self, name: str) -> Arch:
         if name not in self._rows:
-            near = difflib.get_close_matches(name, self._rows, n=3) or sorted(self._rows)
-            raise KeyError(f"no architecture {name!r}; did you mean {', '.join(near)}?")
+            near = difflib.get_close_matches(name, self._rows, n=3) or [row for row in self._rows if name in row]
+            advice = f"did you mean {', '.join(near[:3])}?" if name and near else "`timm-effnet-ext list` prints them"
+            raise KeyError(f"no architecture {name!r}; {advice}")
         return self._rows[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -42,7 +42,7 @@ def explained(model_name: str) -> Iterator[None]:
     except LocalEntryNotFoundError as err:
         raise EffNetExtError(
             f"{model_name}: its weights are not in the cache and {hub_answer(err.__cause__)}. "
-            "Connect once to fetch them, or name a folder: timm.create_model('local-dir:FOLDER', pretrained=True)."
+            "Connect once to fetch them, or name a folder that has them (for timm.create_model 'local-dir:FOLDER')."
         ) from err
     except EntryNotFoundError as err:
         raise EffNetExtError(f"{model_name}: the repository has no weight file: {hub_answer(err)}") from err

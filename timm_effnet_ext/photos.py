@@ -24,12 +24,6 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _PACKAGED_PHOTOS = (("sklearn", "datasets/images/*.jpg"), ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
 
 
-def check_photo(path: Path) -> None:
-    """Raise what `read_photo` would over a file that is missing, no picture, or too large, without decoding it."""
-    with _explained(path), Image.open(path):
-        pass
-
-
 def read_photo(path: Path) -> Image.Image:
     """Return the first picture of a file in RGB, turned as its EXIF data says, transparent parts on white.
 

@@ -148,6 +148,8 @@ def _check_config(classifier: Classifier) -> None:
 
 def _registered(name: str) -> str:
     """Return the registry name of a model of ours, or raise with what would have been right."""
+    if Path(name).is_file():
+        raise EffNetExtError(f"{name}: is a file. `timm-effnet-ext convert` makes a folder of it, to be named here")
     try:
         arch, tag = parse_model_name(name)
     except EffNetExtError as err:

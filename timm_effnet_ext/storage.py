@@ -30,7 +30,13 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Give a path, its suffix the target's, that becomes `target` when the block is left without an exception."""
+    """Give a path, its suffix the target's, that becomes `target` when the block is left without an exception.
+
+    Raises:
+        EffNetExtError: Its folder is missing.
+    """
+    if not target.parent.is_dir():
+        raise EffNetExtError(f"{target}: there is no folder {target.parent}")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         part = Path(folder) / target.name
         yield part
@@ -49,6 +55,7 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
     """
     target = Path(os.path.abspath(target))  # `.` has no name of its own
     check_target(target, ours, overwrite=overwrite)
+    missing = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
     try:
@@ -61,6 +68,9 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in missing:  # that nothing came to lie in
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def check_target(target: Path, ours: Iterable[str], *, overwrite: bool) -> None:

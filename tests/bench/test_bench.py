@@ -105,6 +105,12 @@ def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: --device cuda: this PyTorch sees no GPU\n"
 
 
+@pytest.mark.parametrize("device", ["foo", "mps"])
+def test_other_devices_are_refused(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--device", device]) == 1
+    assert capsys.readouterr().err == f"error: --device {device}: expected cpu, cuda or cuda:N\n"
+
+
 def test_without_matplotlib_nothing_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

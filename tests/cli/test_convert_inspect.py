@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.convert._sources import DATA, tiny_bundle, tiny_variables, with_ema
 from tests.processes import ROOT, imported_by, python
@@ -50,6 +51,7 @@ def test_json_is_the_record(tmp_path: Path, capsys: Capture) -> None:
         (["{data}/tpu_b0", "-o", "{tmp}/out", "--label-names", "{tmp}/text"], "1 label names for 5 classes"),
         (["{data}/tpu_b0", "-o", "{tmp}/out", "--reference", "{tmp}/none.npz"], "No such file or directory"),
         (["{data}/tpu_b0", "-o", "{tmp}/out", "--images", "{tmp}/none"], "no such folder of photos"),
+        (["{data}/tpu_b0", "-o", "{tmp}/new/out", "--reference", "{tmp}/none.npz"], "No such file or directory"),
         (["{data}/tpu_b0", "-o", "{tmp}/text", "--no-verify"], "text: is no folder"),
         (["{data}/tpu_b0", "-o", "{tmp}", "--no-verify", "--overwrite"], "holds text, which no conversion wrote"),
     ],
@@ -65,6 +67,13 @@ def test_an_error_is_one_line_and_leaves_nothing(
     assert line.startswith("error: ")
     assert message in line
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_a_folder_of_training_names_its_files(tmp_path: Path, capsys: Capture) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "last.pth.tar")
+    (tmp_path / "summary.csv").write_text("epoch\n")
+    assert main(["convert", str(tmp_path), "-o", str(tmp_path / "out")]) == 1
+    assert "a folder with weights in it. Name the file: last.pth.tar\n" in capsys.readouterr().err
 
 
 def test_inspect_says_what_a_file_is(tmp_path: Path, capsys: Capture) -> None:

@@ -41,9 +41,15 @@ def test_list_takes_wildcards_as_timm_does(capsys: Capture) -> None:
     assert lines[0].split()[1:] == ["4.7", "0.39", "224", "224", "in1k"]
 
 
-def test_a_filter_that_fits_nothing_says_how_to_write_it(capsys: Capture) -> None:
-    assert main(["list", "lite"]) == 1
-    assert capsys.readouterr().err == "error: no model fits 'lite'. A part of a name needs wildcards: '*lite*'\n"
+def test_a_part_of_a_name_is_enough(capsys: Capture) -> None:
+    assert main(["list", "V2_b", "--json"]) == 0
+    names = [record["name"] for record in json.loads(capsys.readouterr().out)]
+    assert names == [f"{PREFIX}efficientnetv2_b{i}" for i in range(4)]
+
+
+def test_a_filter_that_fits_nothing_is_an_error(capsys: Capture) -> None:
+    assert main(["list", "*resnet*"]) == 1
+    assert capsys.readouterr().err == "error: no model fits '*resnet*'; without a filter all are listed\n"
 
 
 def test_a_narrow_terminal_gets_the_last_column_wrapped_below_itself(
@@ -81,15 +87,18 @@ def test_a_tag_gives_the_classes_of_its_weights(capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)["params"] == expected.params
 
 
-def test_a_tag_gives_the_size_that_its_weights_are_tested_at(capsys: Capture) -> None:
+def test_a_tag_gives_the_sizes_of_its_weights(capsys: Capture) -> None:
     assert main(["info", "efficientnet_l2.ns_jft_in1k_475", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["img_size"] == 475
+    record = json.loads(capsys.readouterr().out)
+    assert (record["img_size"], record["train_size"], record["test_size"]) == (475, 475, 475)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("efficientnet_b9", "no architecture 'efficientnet_b9'; did you mean efficientnet_b8"),
+        ("b1", "no architecture 'b1'; did you mean efficientnet_b1, efficientnetv2_b1?\n"),
+        ("resnet50", "no architecture 'resnet50'; `timm-effnet-ext list` prints them\n"),
         ("efficientnet_lite0.in22k", "hucorz_efficientnet_lite0 has no weights 'in22k', only in1k"),
     ],
 )

@@ -68,6 +68,15 @@ def test_a_dry_run_needs_no_token_and_no_hub(
     assert "model.safetensors, 1," in out
 
 
+def test_a_dry_run_over_all_of_them_needs_no_token(
+    local_hub: LocalHub, server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("timm_effnet_ext.cli.publishing.archives", lambda: {B0.name: B0})
+    assert main(["convert", "--google", "all", "--push-to-hub", "alice", "--dry-run", "--quiet"]) == 0
+    assert B0.name in capsys.readouterr().out
+
+
 def test_no_token_is_said_before_anything_is_downloaded(
     local_hub: LocalHub, server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +107,7 @@ def test_filling_an_account_ends_with_a_table_and_fails_if_one_failed(
         (["--google", "all", "--push-to-hub", "a/b"], "--google all goes to an account: --push-to-hub USER"),
         (["--google", "all", "--push-to-hub", "a", "--create-pr"], "--google all publishes on main"),
         (["--google", B0.name, "--model", "b0", "-o", "y"], "--model and --google name a model each"),
+        (["x", "-o", "y", "--no-verify", "--reference", "r.npz"], "--reference and --images are for verifying"),
         (["x", "--push-to-hub", "a/b", "--no-verify"], "--push-to-hub publishes what was verified"),
         (["x", "-o", "y", "--private"], "belong to --push-to-hub"),
     ],

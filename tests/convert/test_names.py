@@ -12,13 +12,13 @@ from timm_effnet_ext.convert.identify import identify, nearest
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.names import SAME, Dialect, Layout, check, plan, to_source, to_torch
 from timm_effnet_ext.convert.pytorch.dialects import TIMM, TORCH_DIALECTS, model_args, stated_args
-from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS, TF1
+from timm_effnet_ext.convert.tensorflow.dialects import TF1, TF_DIALECTS
 from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.identify import identify_state
 from timm_effnet_ext.layers import BLOCKS
 from timm_effnet_ext.layout import COUNTER_LEAF, layers, state_shapes
 
-ALL = (*DIALECTS, *KERAS_DIALECTS, *TORCH_DIALECTS)
+ALL = (*TF_DIALECTS, *KERAS_DIALECTS, *TORCH_DIALECTS)
 
 
 def _can_name(dialect: Dialect, arch: str) -> bool:
@@ -34,7 +34,7 @@ def test_dialects_know_only_blocks_that_exist(dialect: Dialect) -> None:
 
 
 def test_together_the_tensorflow_and_our_own_names_cover_every_block() -> None:
-    for dialect in (*DIALECTS, TIMM):
+    for dialect in (*TF_DIALECTS, TIMM):
         assert dialect.blocks.keys() == BLOCKS.keys(), dialect.name
 
 
@@ -85,18 +85,18 @@ def test_no_file_is_of_two_dialects() -> None:
 def test_the_scope_decides_between_rows_that_are_scaled_alike() -> None:
     for name, scope in (("efficientnetv2_b2", "efficientnetv2-b2/"), ("efficientnetv2_b0", "efficientnetv2-b0/")):
         entries = plan(ARCHS["efficientnetv2_b0"], TF1, prefix=scope, width_mult=0.25, depth_mult=0.25)
-        found = identify({entry.source: entry.source_shape for entry in entries}, DIALECTS)
+        found = identify({entry.source: entry.source_shape for entry in entries}, TF_DIALECTS)
         assert len(found) > 1
         assert found[0].match.arch_name == name
     edge = plan(ARCHS["efficientnet_es"], TF1, prefix="efficientnet-edgetpu-L/", width_mult=0.25, depth_mult=0.25)
-    assert identify({e.source: e.source_shape for e in edge}, DIALECTS)[0].match.arch_name == "efficientnet_el"
+    assert identify({e.source: e.source_shape for e in edge}, TF_DIALECTS)[0].match.arch_name == "efficientnet_el"
 
 
 def test_the_nearest_is_named_for_a_damaged_checkpoint() -> None:
     shapes = {entry.source: entry.source_shape for entry in plan(ARCHS["efficientnet_b3"], TF1, prefix="x/")}
     shapes = {name: shape for name, shape in shapes.items() if "/stem/" not in name}
-    assert identify(shapes, DIALECTS) == []
-    found = nearest(shapes, DIALECTS)
+    assert identify(shapes, TF_DIALECTS) == []
+    found = nearest(shapes, TF_DIALECTS)
     assert found is not None
     assert (found.match.arch_name, found.prefix) == ("efficientnet_b3", "x/")
 

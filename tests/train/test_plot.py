@@ -108,6 +108,12 @@ def test_same_runs_make_the_same_svg(tmp_path):
     assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
 
 
+def test_folder_of_the_picture_must_be_there(tmp_path, capsys):
+    path = tmp_path / "no" / "x.png"
+    assert main(["plot", str(write_run(tmp_path / "a")), "-o", str(path)]) == 1
+    assert capsys.readouterr().err == f"error: {path}: there is no folder {path.parent}\n"
+
+
 def test_unknown_format_is_refused_and_nothing_is_left(tmp_path, capsys):
     assert main(["plot", str(write_run(tmp_path / "a")), "-o", str(tmp_path / "x.bmp")]) == 1
     assert "no picture format '.bmp'; there are" in capsys.readouterr().err

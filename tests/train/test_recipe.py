@@ -37,17 +37,7 @@ def train_py():
 
 
 def test_recipes_of_the_readme_are_there():
-    assert NAMES == [
-        "finetune-b0",
-        "finetune-v2-s",
-        "layer-decay-v2-s",
-        "linear-probe-b0",
-        "linear-probe-v2-s",
-        "progressive-v2-l",
-        "progressive-v2-m",
-        "progressive-v2-s",
-        "scratch-b0",
-    ]
+    assert {"linear-probe-b0", "progressive-v2-s"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

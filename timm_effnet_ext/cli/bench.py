@@ -33,7 +33,12 @@ def run(args: argparse.Namespace) -> None:
     from timm_effnet_ext.bench.parts import PARTS, Options
     from timm_effnet_ext.bench.plot import check_matplotlib, save_bars
 
-    device = torch.device(args.device)
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as err:
+        raise EffNetExtError(f"--device {args.device}: expected cpu, cuda or cuda:N") from err
+    if device.type not in ("cpu", "cuda"):
+        raise EffNetExtError(f"--device {args.device}: expected cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EffNetExtError(f"--device {args.device}: this PyTorch sees no GPU")
     check_matplotlib()

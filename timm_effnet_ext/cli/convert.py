@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a source is read and what is written of it."""
     group = parser.add_argument_group("what is read and written")
-    group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights or as trained (ema)")
+    group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or as trained (default: ema)")
     group.add_argument("--model", metavar="NAME", help="architecture, where the file fits several")
     group.add_argument("--label-names", metavar="FILE", type=Path, help="class names: one a line, or a JSON list")
     group.add_argument("--keep-background", action="store_true", help="do not cut the first of 1001 classes")

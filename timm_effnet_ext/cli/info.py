@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import NamedTuple
 
 from timm_effnet_ext.arch import PREFIX, Arch, parse_model_name
 from timm_effnet_ext.cli.output import print_json, print_table
@@ -23,30 +24,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table of one model."""
     arch, tag = parse_model_name(args.model)
-    options = _of_weights(arch, tag) if tag else {}
-    if args.img_size:
-        options["img_size"] = args.img_size
-    summary = summarize(arch, width_mult=args.width_mult, depth_mult=args.depth_mult, **options)
+    use = _use_of(arch, tag)
+    summary = summarize(
+        arch,
+        num_classes=use.num_classes,
+        img_size=args.img_size or use.test_size,
+        width_mult=args.width_mult,
+        depth_mult=args.depth_mult,
+    )
     if args.json:
-        return print_json(_record(summary))
-    _print(summary)
+        return print_json(_record(summary, use))
+    _print(summary, use)
 
 
-def _of_weights(arch: Arch, tag: str) -> dict[str, int]:
-    """Return the classes of some weights, and the size that they are tested at."""
+class _Use(NamedTuple):
+    """What an architecture, or some weights of it, are made for; sizes in pixels."""
+
+    num_classes: int
+    train_size: int
+    test_size: int
+
+
+def _use_of(arch: Arch, tag: str) -> _Use:
+    if not tag:
+        return _Use(1000, arch.train_size, arch.eval_size)
     from timm_effnet_ext.hucorz_efficientnet import find_cfg  # imports torch: only for who asks about weights
 
     cfg = find_cfg(arch.name, tag)
-    return {"num_classes": cfg.num_classes, "img_size": (cfg.test_input_size or cfg.input_size)[-1]}
+    return _Use(cfg.num_classes, cfg.input_size[-1], (cfg.test_input_size or cfg.input_size)[-1])
 
 
-def _record(summary: Summary) -> dict[str, object]:
+def _record(summary: Summary, use: _Use) -> dict[str, object]:
     arch = summary.arch
     return {
         "name": PREFIX + arch.name,
         "img_size": summary.img_size,
-        "train_size": arch.train_size,
-        "test_size": arch.eval_size,
+        "train_size": use.train_size,
+        "test_size": use.test_size,
         "drop_rate": arch.drop_rate,
         "activation": arch.act,
         "params": summary.params,
@@ -55,7 +69,7 @@ def _record(summary: Summary) -> dict[str, object]:
     }
 
 
-def _print(summary: Summary) -> None:
+def _print(summary: Summary, use: _Use) -> None:
     arch = summary.arch
     rows: list[tuple[object, ...]] = [
         (row.stage, row.operator, row.stride, row.channels, row.layers, _square(row.resolution), *_counts(row))
@@ -66,7 +80,7 @@ def _print(summary: Summary) -> None:
     print(f"{PREFIX}{arch.name}, images of {_square(summary.img_size)}\n")
     print_table(rows, headers, left=(0, 1))
     print(
-        f"\ntrained at {_square(arch.train_size)}, tested at {_square(arch.eval_size)}; "
+        f"\ntrained at {_square(use.train_size)}, tested at {_square(use.test_size)}; "
         f"activation {arch.act}, dropout {arch.drop_rate:g}"
     )
 

@@ -15,16 +15,22 @@ from timm_effnet_ext.summary import summarize
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to list, and how."""
     parser.add_argument(
-        "filter", nargs="?", default="*", metavar="FILTER", help="only names that fit, with wildcards: '*v2*'"
+        "filter",
+        nargs="?",
+        default="*",
+        metavar="FILTER",
+        help="a part of the names to list, or wildcards: '*v2_[sm]'",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print one line a model, in the order of the papers; the default weights stand first."""
-    archs = [arch for arch in ARCHS.values() if fnmatchcase(PREFIX + arch.name, args.filter)]
+    text = args.filter.lower()
+    pattern = text if any(wildcard in text for wildcard in "*?[") else f"*{text}*"
+    archs = [arch for arch in ARCHS.values() if fnmatchcase(PREFIX + arch.name, pattern)]
     if not archs:
-        raise EffNetExtError(f"no model fits {args.filter!r}. A part of a name needs wildcards: '*{args.filter}*'")
+        raise EffNetExtError(f"no model fits {args.filter!r}; without a filter all are listed")
     records = [_record(arch) for arch in archs]
     if args.json:
         return print_json(records)

@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the labels of every photo; what can go wrong with the files is found before the model is loaded."""
-    from timm_effnet_ext.photos import check_photo, read_photo
+    from timm_effnet_ext.photos import read_photo
 
     for path in args.images:
-        check_photo(path)
+        read_photo(path)  # and once more below: all at once may not fit into memory
     targets = _cam_files(args.cam, args.images) if args.cam else [None] * len(args.images)
 
     from timm_effnet_ext.predict import load_classifier  # imports torch

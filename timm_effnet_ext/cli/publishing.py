@@ -39,7 +39,9 @@ def add_publishing_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--private", action="store_true", help="make the repository private")
     group.add_argument("--create-pr", action="store_true", help="open a pull request instead of writing to the branch")
-    group.add_argument("--revision", metavar="BRANCH", help="publish to this branch, made if it is not there (main)")
+    group.add_argument(
+        "--revision", metavar="BRANCH", help="branch to publish to, made if it is not there (default: main)"
+    )
     group.add_argument("--dry-run", action="store_true", help="say what would be published, and publish nothing")
 
 
@@ -56,6 +58,10 @@ def usage_problem(args: argparse.Namespace) -> str | None:
             f"--google {ALL} goes to an account: --push-to-hub USER, without REPO and without -o",
         ),
         (args.google == ALL and (args.create_pr or args.revision), f"--google {ALL} publishes on main"),
+        (
+            not args.verify and (args.reference is not None or args.images is not None),
+            "--reference and --images are for verifying: leave out --no-verify",
+        ),
         (to_hub and not args.verify, "--push-to-hub publishes what was verified: leave out --no-verify"),
         (
             not to_hub and any((args.private, args.create_pr, args.revision, args.dry_run)),
@@ -143,7 +149,8 @@ def fill_account(args: argparse.Namespace, options: Options, progress: Progress)
     from timm_effnet_ext.hub.account import fill
     from timm_effnet_ext.hub.publish import token
 
-    token()
+    if not args.dry_run:
+        token()
     hide_bars(args.quiet)
     outcomes = []
     try:

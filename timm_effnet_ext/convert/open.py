@@ -11,7 +11,7 @@ from timm_effnet_ext.convert.keras import bundle as keras_bundle
 from timm_effnet_ext.convert.pytorch import source as torch_source
 from timm_effnet_ext.convert.tensorflow.source import open_bundle, recognise
 from timm_effnet_ext.convert.tensorflow.variables import format_of, variables
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, first_few
 
 
 @contextmanager
@@ -42,6 +42,9 @@ def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoin
             return
         if not path.exists():
             raise CheckpointFormatError(f"{path}: no such file, folder or checkpoint prefix")
+        inside = [file.name for file in path.glob("*") if file.is_file() and torch_source.recognise(file)]
+        if inside:
+            raise CheckpointFormatError(f"{path}: a folder with weights in it. Name the file: {first_few(inside)}")
         raise CheckpointFormatError(
             f"{path}: not a checkpoint that is known. Expected a TensorFlow checkpoint or SavedModel, "
             "Keras' .keras or .h5, or PyTorch's .pth or .safetensors"

@@ -12,7 +12,7 @@ from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.names import Dialect, Entry, check
 from timm_effnet_ext.convert.pytorch.dialects import TORCH_DIALECTS
 from timm_effnet_ext.convert.records import WeightsKind
-from timm_effnet_ext.convert.tensorflow.dialects import DIALECTS
+from timm_effnet_ext.convert.tensorflow.dialects import TF_DIALECTS
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import NameMappingError, first_few
 
@@ -31,7 +31,7 @@ class Selection:
 
 def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
     """Return the dialects that files of this framework can have; Keras writes SavedModels too."""
-    table = {"tensorflow": (*DIALECTS, *KERAS_DIALECTS), "keras": KERAS_DIALECTS, "torch": TORCH_DIALECTS}
+    table = {"tensorflow": (*TF_DIALECTS, *KERAS_DIALECTS), "keras": KERAS_DIALECTS, "torch": TORCH_DIALECTS}
     return table[checkpoint.framework]
 
 

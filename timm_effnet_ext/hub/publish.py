@@ -104,7 +104,7 @@ def publish(folder: str | Path, target: Target) -> Published:
         CheckpointFormatError, VerificationError: The folder must not be published, or the Hub holds other bytes.
     """
     files = files_to_publish(folder)
-    api = _api()
+    api = _api(token())
     with _explained(target):
         is_private, made = _repository(api, target)
     try:
@@ -125,7 +125,7 @@ def published_record(repo_id: str) -> dict[str, Any] | None:
     Raises:
         EffNetExtError: The Hub does not say.
     """
-    api, target = _api(), Target(repo_id)
+    api, target = _api(get_token()), Target(repo_id)
     with _explained(target):
         try:
             head = patiently(lambda: api.model_info(repo_id, revision=MAIN)).sha
@@ -153,8 +153,8 @@ def token() -> str:
     return found
 
 
-def _api() -> HfApi:
-    return HfApi(token=token(), library_name="timm_effnet_ext", library_version=__version__)
+def _api(token: str | None) -> HfApi:
+    return HfApi(token=token, library_name="timm_effnet_ext", library_version=__version__)
 
 
 def _local(path: Path) -> LocalFile:

@@ -96,4 +96,4 @@ TF2_OBJECT = Dialect(
     },
 )  # fmt: skip
 
-DIALECTS = (TF1, TF1_HEAD_1, TF2_OBJECT)
+TF_DIALECTS = (TF1, TF1_HEAD_1, TF2_OBJECT)
