@@ -21,11 +21,12 @@ import timm
 import torch
 from fashion_mnist import unpack
 from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
 
 from timm_effnet_ext.train.plot import save_plot
 from timm_effnet_ext.train.progressive.schedule import Plan
 from timm_effnet_ext.train.progressive.spec import parse
-from timm_effnet_ext.train.runs import read_run
+from timm_effnet_ext.train.runs import ARGS, read_run, read_yaml
 
 _EPOCH_END = re.compile(r"^Train: \d+ \[ *\d+/(\d+) \(100%\)\].*\((\d+\.\d+)s,", re.MULTILINE)
 """What train.py logs at the end of an epoch: its steps and their mean time in seconds."""
@@ -62,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-py", default=os.environ.get("TIMM_TRAIN_PY"), help="timm's (default: TIMM_TRAIN_PY)")
     parser.add_argument("--progressive", default="sizes=60,72,84,96 randaug=5:10 mixup=0:0.1 dropout=0.1:0.2")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--images", type=int, default=5_000)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--tests", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("output", type=Path, help="folder of the runs, result.json and curves.png")
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _OPTIONS = (
     *("--model", "hucorz_efficientnetv2_b0", "--model-kwargs", "width_mult=0.5", "depth_mult=0.5"),
     *("--opt", "rmsproptf", "--opt-eps", "0.001", "--lr", "0.004", "--weight-decay", "0.00001", "--warmup-epochs", "1"),
-    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "4"),
+    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "2"),
     *("--scale", "0.5", "1.0", "--crop-pct", "1.0", "--channels-last"),
 )
 
@@ -101,7 +102,7 @@ def report(args: argparse.Namespace, plan: Plan, seconds: dict[str, list[float]]
         }
         for arm, times in seconds.items()
     }
-    flops = mean((size / plan.sizes[-1]) ** 2 for size in plan.sizes)
+    flops = mean(_flops(args.output / "fixed-0" / ARGS, plan.sizes))
     fixed = min(result["fixed"]["seconds"])
     rows = [
         [arm, *_extent(row["seconds"]), f"{min(row['seconds']) / fixed:.2f}", _spread(row["top1"])]
@@ -109,12 +110,24 @@ def report(args: argparse.Namespace, plan: Plan, seconds: dict[str, list[float]]
     ]
     machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, timm {timm.__version__}"
     print(tabulate(rows, ["arm", "training s, least", "median", "of fixed", "top-1 %"], disable_numparse=True))
-    print(f"{args.seeds} seeds, {args.epochs} epochs of {args.images} images; FLOPs of the sizes: {flops:.2f}")
+    print(f"{args.seeds} seeds, {args.epochs} epochs of {args.images} images; mean FLOPs of the sizes: {flops:.2f}")
     print(machine)
     settings = {name: str(value) for name, value in vars(args).items()}
     text = json.dumps({"arms": result, "flops": flops, "machine": machine, "settings": settings}, indent=2)
     (args.output / "result.json").write_text(text + "\n")
     save_plot([read_run(args.output / f"{arm}-0") for arm in result], args.output / "curves.png")
+
+
+def _flops(arguments: Path, sizes: Sequence[int]) -> list[float]:
+    """Return the FLOPs of the run's model at each size, of those at the last: feature maps have whole pixels."""
+    run = read_yaml(arguments)
+    model = timm.create_model(run["model"], num_classes=10, **run["model_kwargs"]).eval()
+    counts = []
+    for size in sizes:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, size, size))
+        counts.append(counter.get_total_flops())
+    return [count / counts[-1] for count in counts]
 
 
 def _extent(seconds: Sequence[float]) -> tuple[str, str]:

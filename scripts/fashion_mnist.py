@@ -30,6 +30,8 @@ def unpack(target: Path, images: int, tests: int) -> Path:
 
 
 def _read(prefix: str, kind: str) -> np.ndarray:
+    if not SOURCE.is_dir():
+        raise SystemExit(f"{SOURCE}: not there. Install the Debian package dataset-fashion-mnist")
     with gzip.open(SOURCE / f"{prefix}-{kind}-ubyte.gz") as file:
         return np.frombuffer(file.read(), np.uint8, offset=_HEADERS[kind])
 
