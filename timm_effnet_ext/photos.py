@@ -56,6 +56,11 @@ def read_photos(folder: Path | None = None) -> list[Image.Image]:
     return [read_photo(path) for path in paths]
 
 
+def in_channels(pixels: np.ndarray, count: int) -> np.ndarray:
+    """Return colours (…, 3) as (…, count): their mean for one channel, and repeated for more than three."""
+    return pixels.mean(-1, keepdims=True) if count == 1 else pixels[..., np.arange(count) % 3]
+
+
 def _in_8_bits(photo: Image.Image, path: Path) -> Image.Image:
     """Return 16-bit grey as 8-bit grey: Pillow's own conversion cuts everything above 255 instead."""
     values = np.asarray(photo)

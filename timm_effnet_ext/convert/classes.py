@@ -56,7 +56,7 @@ def read_label_names(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors mark their files so
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"{path}: not readable as label names: {err}") from err

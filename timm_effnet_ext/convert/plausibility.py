@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.convert.records import Proof
 from timm_effnet_ext.errors import VerificationError
-from timm_effnet_ext.photos import read_photos
+from timm_effnet_ext.photos import in_channels, read_photos
 
 IMPLAUSIBLE = 20.0
 """Median z-score above which weights are refused.
@@ -35,8 +35,11 @@ def by_photos(model: nn.Module, images: Path | None) -> list[Proof]:
     found = read_photos(images)
     if not found:
         return []
-    transform = create_transform(**resolve_data_config({}, model=model))
-    batch = torch.stack([transform(photo) for photo in found]).double()
+    config = resolve_data_config({}, model=model)
+    channels, *size = config["input_size"]
+    transform = create_transform(**{**config, "input_size": (3, *size), "mean": (0.0,) * 3, "std": (1.0,) * 3})
+    colours = torch.stack([transform(photo) for photo in found]).double().permute(0, 2, 3, 1).numpy()
+    batch = torch.from_numpy((in_channels(colours, channels) - config["mean"]) / config["std"]).permute(0, 3, 1, 2)
     score = statistics.median(z_scores(model.double(), batch))
     told = f"median z-score of channel means {score:.2f} on {len(found)} photos (refused above {IMPLAUSIBLE:g})"
     if not score <= IMPLAUSIBLE:

@@ -18,7 +18,7 @@ import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
 from timm_effnet_ext.convert.plausibility import by_photos
 from timm_effnet_ext.convert.records import Proof, ProofKind
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
-from timm_effnet_ext.photos import read_photos
+from timm_effnet_ext.photos import in_channels, read_photos
 
 Graph = Callable[[np.ndarray], np.ndarray]
 
@@ -48,6 +48,7 @@ class Converted(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
     size: tuple[int, int]  # height, width
+    channels: int
 
     @classmethod
     def load(cls, folder: Path) -> Converted:
@@ -59,7 +60,8 @@ class Converted(NamedTuple):
         except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as err:  # over the source's arguments
             raise VerificationError(f"timm builds no model from what the source says of itself ({err!r})") from err
         cfg: Mapping[str, Any] = model.pretrained_cfg
-        return cls(model.eval().double(), np.array(cfg["mean"]), np.array(cfg["std"]), tuple(cfg["input_size"][1:]))
+        channels, *size = cfg["input_size"]
+        return cls(model.eval().double(), np.array(cfg["mean"]), np.array(cfg["std"]), tuple(size), channels)
 
     def run(self, images: np.ndarray, dtype: torch.dtype = torch.float64) -> np.ndarray:
         """Return the outputs for images (B, H, W, C) as the network gets them."""
@@ -176,7 +178,8 @@ def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int =
     found = [*read_photos(images), _noise()]
     differences = []
     for image in found:
-        batch = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)[None]
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)
+        batch = in_channels(pixels, converted.channels)[None]
         normalised = converted.normalise(batch)
         output = graph(batch if takes_pixels else normalised)
         differences.append(_difference(converted.run(normalised), output[:, cut:], "layer graph"))

@@ -11,6 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
+from timm.data import str_to_pil_interp
 
 from tests.convert.keras._files import (
     ARCHIVES,
@@ -193,6 +195,41 @@ def rename(kind: str, other: str):
 def test_what_timm_has_not_is_refused(edit, message: str, tmp_path: Path) -> None:
     with pytest.raises(NameMappingError, match=message), open_keras(edited("keras3_flat.keras", edit, tmp_path)):
         pass
+
+
+def resizing(**settings):
+    def edit(layers: list) -> None:
+        one = layer(layers, "Rescaling")
+        config = {"name": one["config"]["name"], "height": 64, "width": 64, **settings}
+        one.update(class_name="Resizing", config=config)
+
+    return edit
+
+
+def test_resizing_is_said_in_timms_words(tmp_path: Path) -> None:
+    edit = resizing(interpolation="area", crop_to_aspect_ratio=True)
+    with open_keras(edited("keras3_flat.keras", edit, tmp_path)) as checkpoint:
+        cfg = checkpoint.preprocessing
+        assert (cfg["interpolation"], cfg["crop_mode"], cfg["crop_pct"]) == ("box", "center", 1.0)
+    assert str_to_pil_interp("box") is Image.Resampling.BOX
+
+
+def test_an_interpolation_that_timm_has_not_is_refused(tmp_path: Path) -> None:
+    edit = resizing(interpolation="gaussian")
+    with (
+        pytest.raises(NameMappingError, match="resizes by 'gaussian'; timm has bilinear, nearest"),
+        open_keras(edited("keras3_flat.keras", edit, tmp_path)),
+    ):
+        pass
+
+
+def test_a_softmax_layer_behind_the_classifier_is_its_activation(tmp_path: Path) -> None:
+    def edit(layers: list) -> None:
+        layer(layers, "Dense")["config"]["activation"] = "linear"
+        layers.append({"class_name": "Softmax", "config": {"name": "softmax", "axis": -1}})
+
+    with open_keras(edited("keras3_sequential.keras", edit, tmp_path)) as checkpoint:
+        assert checkpoint.activation == "softmax"
 
 
 def test_a_second_dense_layer_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import pickle
@@ -136,11 +137,103 @@ def test_training_checkpoints_have_both_weights(ours: nn.Module, raw_key: str, e
     _check_same_outputs(ours, tmp_path / "ema")
 
 
-def test_a_name_of_timms_own_without_tf_means_symmetric_padding(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"ema": {"module": "AVERAGES", "updates": 3}, "net": "RAW"},
+        {"ema_state_dict": "AVERAGES", "model_state_dict": "RAW"},
+        {"model_ema_state_dict": "AVERAGES", "state_dict": "RAW"},
+        {"ema": "AVERAGES"},
+    ],
+)
+def test_averages_are_found_under_other_names(saved: dict[str, Any], ours: nn.Module, tmp_path: Path) -> None:
+    raw = ours.state_dict()
+    ema = {name: value / 2 if value.is_floating_point() else value for name, value in raw.items()}
+
+    weights = {"RAW": raw, "AVERAGES": ema}
+
+    def filled(value: Any) -> Any:
+        return {k: filled(v) for k, v in value.items()} if isinstance(value, dict) else weights.get(value, value)
+
+    report = convert(_save(filled(saved), tmp_path / "last.pth", "zip"), tmp_path / "out", UNVERIFIED)
+    assert report.weights == "ema"
+    ours.load_state_dict(ema)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+def test_other_entries_with_the_same_variables_are_named(ours: nn.Module, tmp_path: Path) -> None:
+    state = ours.state_dict()
+    source = _save({"state_dict": state, "swa": dict(state)}, tmp_path / "last.pth", "zip")
+    report = convert(source, tmp_path / "out", UNVERIFIED)
+    assert "the entry 'swa' has the same variables and was left alone" in report.notes
+
+
+@pytest.mark.parametrize(
+    "arch", ["efficientnet_lite0", "efficientnet_lite0.ra_in1k", "hf-hub:timm/efficientnet_lite0.ra_in1k"]
+)
+def test_a_name_of_timms_own_without_tf_means_symmetric_padding(arch: str, tmp_path: Path) -> None:
     model = _trained(timm.create_model("efficientnet_lite0", num_classes=3))
-    torch.save({"state_dict": model.state_dict(), "arch": "efficientnet_lite0"}, tmp_path / "model.pth")
-    convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+    torch.save({"state_dict": model.state_dict(), "arch": arch}, tmp_path / "model.pth")
+    report = convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
+    assert not any("were assumed" in note for note in report.notes)
     _check_same_outputs(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("arch", [None, "local-dir:efficientnet_b0", "mine"])
+def test_assumed_numerics_are_said(arch: str | None, ours: nn.Module, tmp_path: Path) -> None:
+    source = _save({"state_dict": ours.state_dict(), "arch": arch}, tmp_path / "last.pth", "zip")
+    report = convert(source, tmp_path / "out", UNVERIFIED)
+    assert any("TensorFlow's padding and BatchNorm epsilon were assumed" in note for note in report.notes)
+
+
+def test_arguments_of_train_py_are_taken_over(tmp_path: Path) -> None:
+    model = _trained(
+        timm.create_model("tf_efficientnet_lite0", num_classes=3, pad_type="", bn_eps=0.01, global_pool="max")
+    )
+    args = argparse.Namespace(
+        model_kwargs={"pad_type": ""}, bn_eps=0.01, gp="max", img_size=96, input_size=None, in_chans=None,
+        mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6], interpolation="", crop_pct=0.9, lr=0.1,
+    )  # fmt: skip
+    saved = {"state_dict": model.state_dict(), "arch": "tf_efficientnet_lite0", "args": args}
+    report = convert(_save(saved, tmp_path / "last.pth.tar", "zip"), tmp_path / "out", UNVERIFIED)
+    cfg = report.pretrained_cfg
+    assert [tuple(cfg[name]) for name in ("input_size", "mean", "std")] == [
+        (3, 96, 96),
+        (0.1, 0.2, 0.3),
+        (0.4, 0.5, 0.6),
+    ]
+    assert cfg["crop_pct"] == 0.9
+    _check_same_outputs(model, tmp_path / "out")
+
+
+def test_arguments_that_are_no_settings_are_left_alone(ours: nn.Module, tmp_path: Path) -> None:
+    nonsense = {name: torch.ones(3) for name in ("mean", "std", "img_size", "in_chans", "input_size", "bn_eps", "gp")}
+    args = argparse.Namespace(**nonsense, model_kwargs={"act_layer": torch.ones(3)}, crop_pct=-1.0)
+    source = _save({"state_dict": ours.state_dict(), "args": args}, tmp_path / "last.pth.tar", "zip")
+    convert(source, tmp_path / "out", UNVERIFIED)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_photos_fit_any_number_of_channels(in_chans: int, tmp_path: Path) -> None:
+    model = _trained(timm.create_model("hucorz_efficientnetv2_b0", in_chans=in_chans, **SMALL))
+    calibrate(model, in_chans)
+    source = _save(model.state_dict(), tmp_path / "model.pth", "zip")
+    (proof,) = convert(source, tmp_path / "out", Options()).proofs
+    assert proof.kind == "plausibility"
+
+
+def calibrate(model: nn.Module, in_chans: int) -> None:
+    """Let the BatchNorms' statistics be those of noise."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # a plain average
+            module.reset_running_stats()
+    with torch.no_grad():
+        for seed in range(4):
+            model(torch.randn(8, in_chans, 64, 64, generator=torch.Generator().manual_seed(seed)))
+    model.eval()
 
 
 def test_a_hub_folder_is_read_with_its_config(ours: nn.Module, tmp_path: Path) -> None:

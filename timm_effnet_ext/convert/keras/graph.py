@@ -194,6 +194,7 @@ LAYERS: Mapping[str, Layer] = {
     "Dense": _dense,
     "Resizing": _resizing,
     "Activation": _identity,  # each layer's `activation` is applied to what it gives
+    "Softmax": _identity,  # `head` allows it at the end only, behind the logits
     **dict.fromkeys(IDENTITY, _identity),
 }
 

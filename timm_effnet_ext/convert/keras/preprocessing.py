@@ -33,6 +33,13 @@ _MAX_CHANNELS = 64
 # interpolation="bilinear" and crop_to_aspect_ratio=False, keras/src/utils/image_dataset_utils.py.
 RESIZING: Mapping[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
 
+# Keras' Resizing -> timm/data/transforms_factory.py `transforms_imagenet_eval`, and Pillow's names of filters.
+_INTERPOLATIONS = {
+    "bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic", "area": "box",
+    "lanczos3": "lanczos", "lanczos5": "lanczos",
+}  # fmt: skip
+_CROP_MODES = {"crop_to_aspect_ratio": "center", "pad_to_aspect_ratio": "border"}
+
 Affine = tuple[np.ndarray, np.ndarray]
 """Scale and offset, for all channels or for each."""
 
@@ -117,7 +124,7 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
             steps.append(normalization(node, weights.get(node.path, {})))
         elif node.kind == "Resizing":
             height, width = node.config.get("height"), node.config.get("width")
-            found |= {**RESIZING, "interpolation": node.config.get("interpolation", RESIZING["interpolation"])}
+            found |= {**RESIZING, **_resizing(node)}
         elif node.kind not in IDENTITY:
             raise NameMappingError(
                 f"{what}: layer {node.name!r} ({node.kind}) stands before the network; only Rescaling, Normalization, "
@@ -149,6 +156,18 @@ def assumed(arch: str, layers: Mapping[Path, Mapping[str, TensorEntry]]) -> dict
     if np.allclose(variance, IMAGENET_STD):
         steps.append((IMAGENET_STD**-0.5, np.zeros(1)))
     return mean_std(fold(steps), 3)
+
+
+def _resizing(node: Node) -> dict[str, Any]:
+    """Return what a Resizing layer says, in timm's words."""
+    interpolation = node.config.get("interpolation", RESIZING["interpolation"])
+    if interpolation not in _INTERPOLATIONS:
+        raise NameMappingError(
+            f"layer {node.name!r} resizes by {interpolation!r}; timm has {', '.join(_INTERPOLATIONS)}. "
+            "Save the model without it"
+        )
+    modes = [mode for flag, mode in _CROP_MODES.items() if node.config.get(flag)]
+    return {"interpolation": _INTERPOLATIONS[interpolation], **({"crop_mode": modes[0]} if modes else {})}
 
 
 def _numbers(node: Node, key: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.convert.names import Dialect, Leaf, Rule
 from timm_effnet_ext.layout import NORM_LEAVES, LayerKind
 
@@ -172,6 +172,18 @@ def model_args(dialect: str, arch: str) -> dict[str, Any]:
     return args
 
 
+def stated_name(architecture: str | None) -> str:
+    """Return the model in a name as timm takes it, e.g. `hf-hub:timm/efficientnet_b0.ra_in1k`; none in a folder's."""
+    if architecture is None or architecture.startswith("local-dir:"):
+        return ""
+    return architecture.rpartition(":")[2].rpartition("/")[2].partition(".")[0]
+
+
 def stated_args(architecture: str | None) -> dict[str, Any]:
     """Return what a name of timm's own says about the numerics: without `tf_` they are PyTorch's."""
-    return {"pad_type": "", "bn_eps": 1e-5} if architecture in tuple(ARCHS) else {}
+    return {"pad_type": "", "bn_eps": 1e-5} if stated_name(architecture) in ARCHS else {}
+
+
+def says_numerics(architecture: str | None) -> bool:
+    """Whether padding and BatchNorm's epsilon follow from a name."""
+    return stated_name(architecture).removeprefix("tf_").removeprefix(PREFIX) in ARCHS

@@ -1,4 +1,4 @@
-"""The config.json of a folder in timm's Hub format, its settings checked before anything is made of them."""
+"""What timm says beside weights, in a folder's config.json or as train.py's arguments, checked before it is used."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHT_FILES, read_config
 
 _PARTS = {"architecture": str, "pretrained_cfg": dict, "model_args": dict}
 _MAX_SIDE = 1 << 16  # pixels
+_PLAIN = (str, int, float, list)
+_OF_TRAIN_PY = ("input_size", "mean", "std", "interpolation", "crop_pct")
+_NUMERICS = ("pad_type", "act_layer", "bn_eps", "global_pool")
 
 
 def config_beside(file: Path) -> dict[str, Any]:
@@ -37,6 +40,22 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a config says of how images are prepared, as entries of timm's pretrained_cfg."""
     cfg = config.get("pretrained_cfg", {})
     return {name: cfg[name] for name in _SETTINGS if cfg.get(name) is not None}
+
+
+def settings_of_args(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what arguments of train.py say of how images are prepared, in the same way."""
+    channels = 3 if args.get("in_chans") is None else args["in_chans"]
+    stated: dict[str, Any] = {"input_size": [channels, args.get("img_size"), args.get("img_size")]}
+    plain = {name: value for name, value in args.items() if isinstance(value, _PLAIN) and value}
+    stated |= {name: plain[name] for name in _OF_TRAIN_PY if name in plain}
+    return {name: value for name, value in stated.items() if _SETTINGS[name](value)}
+
+
+def model_args_of(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the model that arguments of train.py give, as far as they change what it computes."""
+    own = args.get("model_kwargs")
+    stated = {**(own if isinstance(own, Mapping) else {}), "bn_eps": args.get("bn_eps"), "global_pool": args.get("gp")}
+    return {name: value for name in _NUMERICS if isinstance(value := stated.get(name), str | float)}
 
 
 def _is_text(value: Any) -> bool:

@@ -10,22 +10,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.pytorch.dialects import stated_args
-from timm_effnet_ext.convert.pytorch.hub_config import config_beside, settings_of
+from timm_effnet_ext.convert.pytorch.dialects import says_numerics, stated_args
+from timm_effnet_ext.convert.pytorch.hub_config import config_beside, model_args_of, settings_of, settings_of_args
 from timm_effnet_ext.convert.tensors import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line
 from timm_effnet_ext.hub_format import WEIGHT_FILES
 from timm_effnet_ext.layout import Shape
 
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
-_RAW_KEYS = ("state_dict", "model", "model_state_dict")
-_EMA_KEYS = ("state_dict_ema", "model_ema")
+_RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
+_EMA_KEYS = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict")
+_INSIDE = ("module", "state_dict")  # where an object that averages keeps the weights in its own state
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
 _EMA_COUNTER = "n_averaged"
 _STEPS = ("epoch", "step", "global_step")
@@ -61,21 +62,39 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     if file is None:
         raise CheckpointFormatError(f"{path}: is no PyTorch file")
     if _is_safetensors(file):
-        found, form, stated = _safetensors(file), "safetensors", None
+        found, said, form = _safetensors(file), _Said(), "safetensors"
     else:
-        found, stated = _pickle(file, crc)
+        found, said = _pickle(file, crc)
         form = "PyTorch pickle"
     config = config_beside(file)
-    stated = config.get("architecture", stated)
+    name = config.get("architecture", said.architecture)
+    notes = said.notes
+    if "conv_stem.weight" in found.model and not says_numerics(name) and "pad_type" not in said.model_args:
+        assumed = "TensorFlow's padding and BatchNorm epsilon were assumed; timm's models without tf_ have others"
+        notes = (*notes, f"{_of_whom(name)}: {assumed}")
     yield Checkpoint(
         path=path,
         framework="torch",
         format=form,
         files=(file,),
         variables=found,
-        preprocessing=settings_of(config),
-        model_args={**stated_args(stated), **config.get("model_args", {})},
+        preprocessing={**said.preprocessing, **settings_of(config)},
+        model_args={**stated_args(name), **said.model_args, **config.get("model_args", {})},
+        notes=notes,
     )
+
+
+class _Said(NamedTuple):
+    """What a file says beside its weights: the name of its model, train.py's arguments, and what was not read."""
+
+    architecture: str | None = None
+    model_args: Mapping[str, Any] = {}
+    preprocessing: Mapping[str, Any] = {}
+    notes: tuple[str, ...] = ()
+
+
+def _of_whom(name: str | None) -> str:
+    return "the file does not name its model" if name is None else f"the name {name!r} does not tell the model"
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -126,8 +145,8 @@ def _mapped(path: Path, data: np.ndarray, name: str, row: Mapping[str, Any]) -> 
     return TensorEntry(name, dtype, shape, load)
 
 
-def _pickle(path: Path, crc: bool) -> tuple[Variables, str | None]:
-    """Return the variables and the architecture that the file states, if it does."""
+def _pickle(path: Path, crc: bool) -> tuple[Variables, _Said]:
+    """Return the variables and what the file says of them."""
     import torch
 
     try:
@@ -147,16 +166,32 @@ def _pickle(path: Path, crc: bool) -> tuple[Variables, str | None]:
         raise CheckpointFormatError(f"{path}: cut or damaged ({first_line(err)})") from err
     if not isinstance(loaded, Mapping):
         raise CheckpointFormatError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
-    raw = next((loaded[key] for key in _RAW_KEYS if isinstance(loaded.get(key), Mapping)), None)
-    ema = next((loaded[key] for key in _EMA_KEYS if isinstance(loaded.get(key), Mapping)), None)
+    raw, ema = _state(loaded, _RAW_KEYS), _state(loaded, _EMA_KEYS)
+    if ema and not any(isinstance(value, torch.Tensor) for value in ema.values()):
+        ema = None  # settings of an average, not its weights
     if raw is None and ema is None:
-        return _sorted(_entries(path, loaded), {}), None
+        return _sorted(_entries(path, loaded), {}), _Said()
     averages = _entries(path, ema or {})
     found = _sorted(averages if raw is None else _entries(path, raw), averages)
     found.counters.update({k: _scalar(k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
     found.slots.update(_slots(path, loaded.get("optimizer")))
-    stated = loaded.get("arch")
-    return found, stated if isinstance(stated, str) else None
+    name, args = loaded.get("arch"), loaded.get("args")
+    notes = tuple(
+        f"the entry {str(key)!r} has the same variables and was left alone"
+        for key, value in loaded.items()
+        if key not in (*_RAW_KEYS, *_EMA_KEYS) and isinstance(value, Mapping) and value and value.keys() == raw.keys()
+    ) if raw else ()  # fmt: skip
+    stated = vars(args) if isinstance(args, argparse.Namespace) else {}
+    said = _Said(name if isinstance(name, str) else None, model_args_of(stated), settings_of_args(stated), notes)
+    return found, said
+
+
+def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
+    """Return the first state_dict under some keys, or inside of what lies there."""
+    for key in keys:
+        if isinstance(state := loaded.get(key), Mapping):
+            return next((state[name] for name in _INSIDE if isinstance(state.get(name), Mapping)), state)
+    return None
 
 
 def _check_sums(path: Path) -> None:
