@@ -127,6 +127,29 @@ def test_a_saved_model_of_a_tf1_graph_is_read_by_its_names(tmp_path: Path) -> No
     assert (report.arch, report.counts["used"]) == ("efficientnetv2_b0", len(tiny_variables()))
 
 
+@pytest.mark.parametrize("has_scope", [True, False])
+def test_a_dense_layer_of_ones_own_is_the_classifier(has_scope: bool, tmp_path: Path) -> None:
+    # google/automl efficientnetv2/tutorial.ipynb: Sequential([get_model(name, include_top=False), Dropout, Dense])
+    usual = tiny_variables(prefix="efficientnetv2-b0/" if has_scope else "")
+    own = {name.rpartition("head/")[2] if "head/dense" in name else name: value for name, value in usual.items()}
+    assert {"dense/kernel", "dense/bias"} <= own.keys()
+    folders = []
+    for name, values in (("usual", usual), ("own", own)):
+        source = tiny_bundle(tmp_path / name, with_ema(values))
+        report = convert(source, tmp_path / name / "out", UNVERIFIED)
+        assert (report.num_classes, report.weights) == (5, "ema")
+        folders.append(load_file(tmp_path / name / "out" / "model.safetensors"))
+    assert "the classifier is dense/bias, dense/kernel" in report.notes
+    assert all(torch.equal(folders[0][name], folders[1][name]) for name in folders[0] | folders[1])
+
+
+def test_a_dense_layer_of_another_width_is_left_over(tmp_path: Path) -> None:
+    values = {name: value for name, value in tiny_variables().items() if "head/dense" not in name}
+    values |= {"dense/kernel": np.ones((7, 2), "f4"), "dense/bias": np.ones(2, "f4")}
+    with pytest.raises(NameMappingError, match=r"left over.*dense/bias, dense/kernel"):
+        convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
+
+
 def test_a_variable_left_over_is_named(tmp_path: Path) -> None:
     values = {
         **tiny_variables(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from timm_effnet_ext.convert.identify import Candidate, identify
 from timm_effnet_ext.convert.open import open_checkpoint
-from timm_effnet_ext.convert.selection import dialects_for, why_none
+from timm_effnet_ext.convert.selection import dialects_for, why_none, with_named_classifier
 from timm_effnet_ext.layout import Shape
 
 
@@ -57,7 +57,8 @@ def inspect_source(path: str | Path) -> Inspection:
     Raises:
         CheckpointFormatError: No checkpoint, or a damaged one.
     """
-    with open_checkpoint(path, crc=False) as checkpoint:  # their checksum would read every tensor
+    with open_checkpoint(path, crc=False) as opened:  # their checksum would read every tensor
+        checkpoint = with_named_classifier(opened)
         found = checkpoint.variables
         shapes = {name: entry.shape for name, entry in found.model.items()}
         candidates = identify(shapes, dialects_for(checkpoint))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from timm_effnet_ext.arch import row_name
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
 from timm_effnet_ext.convert.names import Dialect, Entry, check
@@ -35,6 +35,19 @@ def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
     return table[checkpoint.framework]
 
 
+def with_named_classifier(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with a dense layer of the user's own, if it is all that a network leaves, as classifier."""
+    found = checkpoint.variables
+    shapes = {name: entry.shape for name, entry in found.model.items()}
+    dialects = dialects_for(checkpoint)
+    for candidate in identify(shapes, dialects) or without_foreign(shapes, dialects):
+        if names := _own_classifier(found, candidate):
+            model, ema = ({names.get(name, name): entry for name, entry in t.items()} for t in (found.model, found.ema))
+            notes = (*checkpoint.notes, f"the classifier is {first_few(names)}")
+            return replace(checkpoint, variables=replace(found, model=model, ema=ema), notes=notes)
+    return checkpoint
+
+
 def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | None = None) -> Selection:
     """Choose architecture, dialect and EMA or raw weights.
 
@@ -44,7 +57,9 @@ def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | No
     """
     found = checkpoint.variables
     shapes = {name: entry.shape for name, entry in found.model.items()}
-    candidates = _candidates(checkpoint, shapes)
+    candidates = identify(shapes, dialects_for(checkpoint))
+    if not candidates:
+        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
     candidate, notes = _choose(checkpoint, candidates, model)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
@@ -70,19 +85,27 @@ def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | No
     return Selection(candidate, entries, source, kind, counts, notes)
 
 
+def _own_classifier(found: Variables, candidate: Candidate) -> dict[str, str]:
+    """Return the dialect's names of a dense layer of the user's own, if that is all that a headless network leaves."""
+    if candidate.match.num_classes:
+        return {}
+    left = {name for name in found.model.keys() - _sources(candidate) if not _is_source_only(name, candidate)}
+    own = {len(found.model[name].shape): name for name in left}
+    if len(left) != 2 or own.keys() != {1, 2}:
+        return {}
+    match = candidate.match._replace(num_classes=found.model[own[1]].shape[0])
+    classifier = [entry for entry in candidate._replace(match=match).plan() if entry.torch.startswith("classifier.")]
+    if any(found.model[own[len(entry.source_shape)]].shape != entry.source_shape for entry in classifier):
+        return {}
+    return {own[len(entry.source_shape)]: entry.source for entry in classifier}
+
+
 def _is_source_only(name: str, candidate: Candidate) -> bool:
     return name.startswith(candidate.prefix) and candidate.dialect.is_source_only(name[len(candidate.prefix) :])
 
 
 def _sources(candidate: Candidate) -> set[str]:
     return {entry.source for entry in candidate.plan()}
-
-
-def _candidates(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> list[Candidate]:
-    found = identify(shapes, dialects_for(checkpoint))
-    if not found:
-        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
-    return found
 
 
 def _choose(

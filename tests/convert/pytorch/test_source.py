@@ -161,6 +161,13 @@ def test_averages_are_found_under_other_names(saved: dict[str, Any], ours: nn.Mo
     _check_same_outputs(ours, tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["head", "classifier.1"])
+def test_a_classifier_of_ones_own_is_found(name: str, ours: nn.Module, tmp_path: Path) -> None:
+    state = {key.replace("classifier.", f"{name}."): value for key, value in ours.state_dict().items()}
+    convert(_save(state, tmp_path / "last.pth", "zip"), tmp_path / "out", UNVERIFIED)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
 def test_other_entries_with_the_same_variables_are_named(ours: nn.Module, tmp_path: Path) -> None:
     state = ours.state_dict()
     source = _save({"state_dict": state, "swa": dict(state)}, tmp_path / "last.pth", "zip")
