@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ def test_statistics_of_something_else_are_refused(converted: Converted, photo_fo
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean += 100 * module.running_var.sqrt()
     with pytest.raises(VerificationError, match=r"plausibility: median z-score .* \(refused above 20\)"):
+        by_photos(converted.model, photo_folder)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("settings", [{"mean": (2**70,) * 3}, {"std": (1e-320,) * 3}])
+def test_any_number_can_be_computed_with(
+    settings: dict[str, tuple[float, ...]], converted: Converted, photo_folder: Path
+) -> None:
+    converted.model.pretrained_cfg.update(settings)
+    with suppress(VerificationError):  # ReLU6 bounds what comes of it, so that it may look plausible
         by_photos(converted.model, photo_folder)
 
 

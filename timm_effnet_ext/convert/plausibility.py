@@ -39,7 +39,8 @@ def by_photos(model: nn.Module, images: Path | None) -> list[Proof]:
     channels, *size = config["input_size"]
     transform = create_transform(**{**config, "input_size": (3, *size), "mean": (0.0,) * 3, "std": (1.0,) * 3})
     colours = torch.stack([transform(photo) for photo in found]).double().permute(0, 2, 3, 1).numpy()
-    batch = torch.from_numpy((in_channels(colours, channels) - config["mean"]) / config["std"]).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor([*map(float, config[name])], dtype=torch.float64) for name in ("mean", "std"))
+    batch = ((torch.from_numpy(in_channels(colours, channels)) - mean) / std).permute(0, 3, 1, 2)
     score = statistics.median(z_scores(model.double(), batch))
     told = f"median z-score of channel means {score:.2f} on {len(found)} photos (refused above {IMPLAUSIBLE:g})"
     if not score <= IMPLAUSIBLE:
