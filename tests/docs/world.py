@@ -30,6 +30,7 @@ CLASSES = ("daisy", "dandelion", "rose", "sunflower", "tulip")
 SUBSTITUTIONS: tuple[tuple[str, str], ...] = (
     (r"\bUSER\b", "alice"),  # whom the local Hub knows
     (r"--data-dir FOLDER\b", "--data-dir IMAGES"),
+    (r"\bls FOLDER\b", "ls IMAGES"),
     (r"--num-classes N\b", f"--num-classes {len(CLASSES)}"),
     (r"\btrain\.py ", "train.py --epochs 4 --batch-size 4 --workers 0 --device cpu "),
 )
