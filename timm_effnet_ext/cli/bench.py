@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,9 @@ def run(args: argparse.Namespace) -> None:
     from timm_effnet_ext.bench.parts import PARTS, Options
     from timm_effnet_ext.bench.plot import check_matplotlib, save_bars
 
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as err:
-        raise EffNetExtError(f"--device {args.device}: expected cpu, cuda or cuda:N") from err
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
         raise EffNetExtError(f"--device {args.device}: expected cpu, cuda or cuda:N")
+    device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EffNetExtError(f"--device {args.device}: this PyTorch sees no GPU")
     check_matplotlib()

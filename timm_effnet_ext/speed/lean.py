@@ -26,7 +26,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.layers import SiLU, SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.speed.chains import block_links, has_chain, is_intercepted, model_links
-from timm_effnet_ext.speed.memory_format import in_fast_format
+from timm_effnet_ext.speed.memory_format import in_fast_format, is_eager
 
 _logger = logging.getLogger(__name__)
 
@@ -35,11 +35,10 @@ _ACT_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
 
 def lean_applies(trunk: Any, image: Any) -> bool:
     """Whether `image` is computed eagerly and for backward; compilers, tracers and `no_grad` have no use for links."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(image, Tensor):
+    if not is_eager(image):
         return False
     elsewhere = trunk.grad_checkpointing or is_intercepted(trunk.blocks)
-    # A replica of nn.DataParallel has no parameters of its own, a transform of torch.func needs another backward.
-    elsewhere |= getattr(trunk, "_is_replica", False) or torch._C._are_functorch_transforms_active()
+    elsewhere |= getattr(trunk, "_is_replica", False)  # of nn.DataParallel: has no parameters of its own
     return torch.is_grad_enabled() and not elsewhere and image.numel() > 0 and not image.is_meta
 
 

@@ -1,7 +1,16 @@
 """Which memory format an eager model computes in."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+def is_eager(image: Any) -> bool:
+    """Whether `image` is computed as the code says: by no compiler, tracer or transform of torch.func."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(image, Tensor):
+        return False
+    return not torch._C._are_functorch_transforms_active()
 
 
 def in_fast_format(image: Tensor, training: bool) -> Tensor:
@@ -9,11 +18,9 @@ def in_fast_format(image: Tensor, training: bool) -> Tensor:
 
     Convolutions and what follows them keep the format of their input, so this decides it for the whole network.
     Inference keeps the format it is given, and with it timm's rounding (`optimize_for_inference` does not); compilers
-    and exporters choose for themselves.
+    and exporters choose for themselves, and vmap has no format but its own.
     """
-    if not training or not isinstance(image, Tensor) or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return image
-    if torch._C._are_functorch_transforms_active():  # vmap has no other format than its own
+    if not training or not is_eager(image):
         return image
     is_plain_cpu = image.device.type == "cpu" and image.dtype == torch.float32 and image.ndim == 4
     if is_plain_cpu and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):

@@ -176,14 +176,18 @@ def _pickle(path: Path, crc: bool) -> tuple[Variables, _Said]:
     found.counters.update({k: _scalar(k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
     found.slots.update(_slots(path, loaded.get("optimizer")))
     name, args = loaded.get("arch"), loaded.get("args")
-    notes = tuple(
-        f"the entry {str(key)!r} has the same variables and was left alone"
-        for key, value in loaded.items()
-        if key not in (*_RAW_KEYS, *_EMA_KEYS) and isinstance(value, Mapping) and value and value.keys() == raw.keys()
-    ) if raw else ()  # fmt: skip
     stated = vars(args) if isinstance(args, argparse.Namespace) else {}
-    said = _Said(name if isinstance(name, str) else None, model_args_of(stated), settings_of_args(stated), notes)
+    said = _Said(
+        name if isinstance(name, str) else None, model_args_of(stated), settings_of_args(stated), _ignored(loaded, raw)
+    )
     return found, said
+
+
+def _ignored(loaded: Mapping[Any, Any], raw: Mapping[Any, Any] | None) -> tuple[str, ...]:
+    """Say which other entries could be weights too: they have the variables of `raw`."""
+    others = {key: value for key, value in loaded.items() if key not in (*_RAW_KEYS, *_EMA_KEYS)}
+    same = [key for key, value in others.items() if raw and isinstance(value, Mapping) and value.keys() == raw.keys()]
+    return tuple(f"the entry {str(key)!r} has the same variables and was left alone" for key in same)
 
 
 def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
