@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "layout": {"arch"},
     "identify": {"arch", "layout"},
     "summary": {"arch", "layout"},
+    "outputs": set(),
     "photos": {"errors"},
     "hub_errors": {"errors"},
     "hub_format": {"errors"},
@@ -34,15 +35,15 @@ ARROWS: dict[str, set[str]] = {
     "model": {"arch", "freeze", "layers", "loading", "speed"},
     "create": {"arch", "load_errors", "loading", "model"},
     "hucorz_efficientnet": {"arch", "create", "errors", "model"},
-    "predict": {"arch", "errors", "hub_format", "hucorz_efficientnet", "load_errors"},
+    "predict": {"arch", "errors", "hub_format", "hucorz_efficientnet", "load_errors", "outputs", "provenance"},
     "cam": {"errors", "predict", "storage"},
     "bench": {"arch", "errors", "speed", "storage"},
     "convert.tensorflow": {"convert", "errors", "layout"},
-    "convert.keras": {"arch", "convert", "convert.tensorflow", "errors", "layout"},
-    "convert.pytorch": {"arch", "convert", "errors", "hub_format", "layout"},
+    "convert.keras": {"arch", "convert", "convert.tensorflow", "errors", "layout", "outputs"},
+    "convert.pytorch": {"arch", "convert", "errors", "hub_format", "hucorz_efficientnet", "layout", "outputs"},
     "convert": {
         "arch", "convert.keras", "convert.pytorch", "convert.tensorflow", "errors", "hub_format", "hucorz_efficientnet",
-        "identify", "layout", "photos", "storage",
+        "identify", "layout", "outputs", "photos", "storage",
     },
     "convert.google": {"arch", "convert", "convert.tensorflow", "errors", "hub_errors", "hucorz_efficientnet"},
     "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "storage"},
@@ -56,7 +57,7 @@ ARROWS: dict[str, set[str]] = {
     "_register": set(),
     "__init__": {"_register", "speed"},
 }  # fmt: skip
-STANDARD_LIBRARY_ONLY = {"arch", "errors", "identify", "layout", "summary", "_register"}
+STANDARD_LIBRARY_ONLY = {"arch", "errors", "identify", "layout", "outputs", "summary", "_register"}
 NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "onnx", "onnxruntime"}
 PEERS_OF_THE_BENCH = {"torchvision", "onnx", "onnxruntime", "openvino"}
 

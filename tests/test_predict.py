@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from timm.models import save_for_hf
 
 from tests.processes import imported_by, python
 from timm_effnet_ext.__main__ import main
+from timm_effnet_ext.cam import explain
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
+from timm_effnet_ext.outputs import MULTI_LABEL, SINGLE_LABEL
 from timm_effnet_ext.photos import read_photo
 from timm_effnet_ext.predict import classifier_of, load_classifier
 
@@ -83,10 +88,11 @@ def test_classes_without_labels_have_their_number_alone(tmp_path: Path, photo: P
 def test_the_table_has_k_rows_for_each_photo(folder: Path, photo: Path, capsys: Capture) -> None:
     assert main(["predict", str(folder), str(photo), str(photo), "--topk", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(photo)
-    assert lines[1].split() == ["probability", "class", "label"]
-    assert lines[:6] == lines[6:]
-    probability, index, label = lines[3].split()
+    meaning = "softmax of 3 outputs (single_label_classification), from the number of outputs alone"
+    assert lines[:3] == [f"{meaning}; labels: with the weights", "", str(photo)]
+    assert lines[3].split() == ["probability", "class", "label"]
+    assert lines[2:8] == lines[8:]
+    probability, index, label = lines[5].split()
     assert LABELS[int(index)] == label
     assert float(probability) > 1 / 3
 
@@ -203,11 +209,96 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"num_classes": 0}, r"has no classifier \(num_classes=0\)"), ({"in_chans": 1}, "takes images of 1 channels")],
+    [({"num_classes": 0}, r"has no classifier \(num_classes=0\)"), ({"in_chans": 4}, "takes images of 4 channels")],
 )
 def test_a_model_that_cannot_label_photos_says_why(kwargs: dict[str, int], message: str, tmp_path: Path) -> None:
     with pytest.raises(EffNetExtError, match=message):
         load_classifier(str(write_folder(tmp_path / "model", **kwargs)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "config", "expected"),
+    [
+        (1, None, {}, [(0, None, "sigmoid")]),
+        (1, ["ripe"], {}, [(0, "ripe", "sigmoid")]),
+        (1, ["unripe", "ripe"], {}, [(0, "unripe", "1 - sigmoid"), (1, "ripe", "sigmoid")]),
+        (3, LABELS, {"problem_type": MULTI_LABEL}, [(i, label, "sigmoid") for i, label in enumerate(LABELS)]),
+        (3, LABELS, {"problem_type": SINGLE_LABEL}, [(i, label, "softmax") for i, label in enumerate(LABELS)]),
+    ],
+)
+def test_probabilities_are_what_the_outputs_mean(
+    classes: int,
+    labels: list[str] | None,
+    config: dict[str, str],
+    expected: list[tuple[int, str | None, str]],
+    photo: Path,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    folder = write_folder(tmp_path / "model", num_classes=classes)
+    edit_config(folder, **config, **({"label_names": labels} if labels else {}))
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with torch.inference_mode():
+        logits = model(transform(Image.open(photo)).unsqueeze(0))[0]
+    functions = {"sigmoid": logits.sigmoid(), "1 - sigmoid": 1 - logits.sigmoid(), "softmax": logits.softmax(-1)}
+    assert main(["predict", str(folder), str(photo), "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    found = {(one["index"], one["label"]): one["probability"] for one in record["top"]}
+    assert found == {
+        (index, label): pytest.approx(float(functions[name][min(index, classes - 1)]), rel=1e-5)  # float32, same sums
+        for index, label, name in expected
+    }
+    assert [*found.values()] == sorted(found.values(), reverse=True)
+    assert (record["problem_type"], record["activation"]) == (
+        config.get("problem_type", MULTI_LABEL if classes == 1 else SINGLE_LABEL),
+        expected[-1][2],
+    )
+
+
+def test_a_cam_of_no_is_of_what_speaks_against_yes(photo: Path, tmp_path: Path) -> None:
+    classifier = load_classifier(str(write_folder(tmp_path / "model", ["unripe", "ripe"], num_classes=1)))
+    assert [classifier.output_of(index) for index in (0, 1)] == [(0, -1), (0, 1)]
+    no, yes = (explain(classifier, read_photo(photo), index) for index in (0, 1))
+    assert np.asarray(no).shape == np.asarray(yes).shape == (60, 80, 3)
+    assert not np.array_equal(np.asarray(no), np.asarray(yes))
+
+
+def test_a_grey_model_sees_photos_in_grey(photo: Path, tmp_path: Path) -> None:
+    classifier = load_classifier(str(write_folder(tmp_path / "model", LABELS, in_chans=1)))
+    assert classifier.image(read_photo(photo)).shape == (1, 1, 224, 224)
+    assert len(classifier.top(read_photo(photo))) == 3
+
+
+@pytest.mark.parametrize(
+    ("entries", "error", "message"),
+    [
+        ({"problem_type": "regression"}, EffNetExtError, r"its outputs are numbers \(regression\), no classes"),
+        ({"problem_type": "guess"}, CheckpointFormatError, "problem_type makes no sense: 'guess'"),
+        ({"label_names": ["a", "b"]}, CheckpointFormatError, "2 label names for 3 outputs"),
+        ({"label_names": ["a"] * 4}, CheckpointFormatError, "4 label names for 3 outputs"),
+    ],
+)
+def test_outputs_that_are_no_classes_are_refused(
+    entries: dict[str, Any], error: type[Exception], message: str, folder: Path
+) -> None:
+    edit_config(folder, **entries)
+    with pytest.raises(error, match=message):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16"])
+def test_labels_that_an_encoding_lacks_are_escaped(encoding: str, photo: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", ["日本", "čeština", "\x1b[1mbold"])
+    done = subprocess.run(
+        [sys.executable, "-m", "timm_effnet_ext", "predict", str(folder), str(photo)],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    said = done.stdout.decode(encoding)
+    assert "bold" in said
+    assert "\x1b" not in said
+    assert "čeština" in said or r"\u010de" in said
 
 
 @pytest.mark.parametrize("option", [["--topk", "0"], ["--topk", "many"], ["--cam", "cam.doc"], ["--nosuch"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from timm_effnet_ext import __version__
 from timm_effnet_ext.cli import COMMANDS
-from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.errors import EffNetExtError, plain
 
 PROG = "timm-effnet-ext"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -38,6 +39,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand: 0 done, 1 a domain error as one line on stderr, 2 usage, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    _print_in_any_encoding()
     args = build_parser(argv).parse_args(argv)
     _log_to_stderr(logging.INFO if args.verbose else logging.WARNING)
     try:
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DONE
         if args.verbose:
             raise
-        print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
+        print(f"error: {plain(' '.join(str(err).split()))}", file=sys.stderr)
         return FAILED
     except (MemoryError, RuntimeError) as err:
         if args.verbose or not _is_out_of_memory(err):
@@ -60,6 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _print_in_any_encoding() -> None:
+    """Let characters that the output's encoding lacks, of a label or a file's name, be written as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _log_to_stderr(level: int) -> None:

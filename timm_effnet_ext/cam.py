@@ -31,16 +31,17 @@ UNSEEN = 0.45  # brightness of what the model was not given
 def explain(classifier: Classifier, photo: Image.Image, index: int) -> Image.Image:
     """Return the photo with the places that speak for class `index`."""
     box = view_box(photo.size, classifier.data_config)
-    return overlay(photo, grad_cam(classifier.model, classifier.image(photo), index), box)
+    return overlay(photo, grad_cam(classifier.model, classifier.image(photo), *classifier.output_of(index)), box)
 
 
-def grad_cam(model: Any, image: Tensor, index: int) -> np.ndarray:
-    """Return the evidence for a class at each cell of the last features: (h, w) from 0 to 1.
+def grad_cam(model: Any, image: Tensor, index: int, sign: int = 1) -> np.ndarray:
+    """Return the evidence for an output at each cell of the last features: (h, w) from 0 to 1.
 
     Args:
         model: timm model with convolutional features, in eval mode.
         image: What the model sees, (1, C, H, W).
-        index: The class.
+        index: The output.
+        sign: 1 for what raises it, -1 for what lowers it.
 
     Raises:
         EffNetExtError: The features are no map, as those of a transformer.
@@ -51,7 +52,7 @@ def grad_cam(model: Any, image: Tensor, index: int) -> np.ndarray:
         raise EffNetExtError(f"a CAM needs features (B, C, H, W), this model has {tuple(features.shape)}")
     with torch.enable_grad():
         features.requires_grad_()
-        score = model.forward_head(features)[0, index]
+        score = sign * model.forward_head(features)[0, index]
         (gradient,) = torch.autograd.grad(score, features)
     importance = gradient.mean((2, 3), keepdim=True)
     evidence = (importance * features.detach()).sum(1)[0].relu()

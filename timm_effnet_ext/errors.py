@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+# Of terminals: ECMA-48 control sequences, and those of an operating system command.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?|\x1b.?")
 
 
 class EffNetExtError(Exception):
@@ -21,13 +25,18 @@ class VerificationError(EffNetExtError, RuntimeError):
     """A converted model does not compute what its source computed."""
 
 
+def plain(text: str) -> str:
+    """Return foreign text for a message: without escape sequences and characters that a terminal acts upon."""
+    return "".join(c if c.isprintable() else " " for c in _ESCAPES.sub("", text))
+
+
 def first_few(names: Iterable[str], limit: int = 5) -> str:
     """Return `names` sorted and joined, cut after `limit` with a count of the rest."""
-    ordered = sorted(names)
+    ordered = sorted(plain(str(name)) for name in names)
     shown = ", ".join(ordered[:limit])
     return shown if len(ordered) <= limit else f"{shown}, … and {len(ordered) - limit} more"
 
 
 def first_line(err: BaseException) -> str:
     """Return the first line of an error's message, or its kind where it has none."""
-    return next(iter(str(err).strip().splitlines()), type(err).__name__)
+    return plain(next(iter(str(err).strip().splitlines()), type(err).__name__))

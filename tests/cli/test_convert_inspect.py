@@ -83,7 +83,7 @@ def test_inspect_says_what_a_file_is(tmp_path: Path, capsys: Capture) -> None:
         "efficientnetv2_b0 x0.04 x0.2",
         "tf1 under 'efficientnetv2-b0/'",
         "yes, of 113 variables",
-        "step          7",
+        "step             7",
     ):
         assert part in printed, part
 

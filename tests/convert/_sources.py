@@ -10,6 +10,7 @@ import numpy as np
 
 from tests._bundle_writer import write_bundle
 from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.names import Dialect, plan
 from timm_effnet_ext.convert.tensorflow.dialects import TF1
 
@@ -42,6 +43,11 @@ def with_ema(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, value in values.items() if "moving" not in name for number in ("", "_1")
     }  # fmt: skip
     return {**values, **twins, **slots, "global_step": np.array(7, np.int64)}
+
+
+def said(checkpoint: Checkpoint, what: str) -> dict[str, Any]:
+    """Return the `preprocessing` or the `model_args` that a checkpoint states, of two statements the first."""
+    return {name: value for one in reversed(checkpoint.statements) for name, value in getattr(one, what).items()}
 
 
 def tiny_bundle(folder: Path, values: Mapping[str, np.ndarray] | None = None, **options: Any) -> Path:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.identify import identify, nearest
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.names import SAME, Dialect, Layout, check, plan, to_source, to_torch
-from timm_effnet_ext.convert.pytorch.dialects import TIMM, TORCH_DIALECTS, model_args, stated_args
+from timm_effnet_ext.convert.names import SAME, Dialect, Layout, plan, to_source, to_torch
+from timm_effnet_ext.convert.pytorch.dialects import TIMM, TORCH_DIALECTS
 from timm_effnet_ext.convert.tensorflow.dialects import TF1, TF_DIALECTS
 from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.identify import identify_state
@@ -101,23 +99,6 @@ def test_the_nearest_is_named_for_a_damaged_checkpoint() -> None:
     assert (found.match.arch_name, found.prefix) == ("efficientnet_b3", "x/")
 
 
-def test_check_names_what_is_wrong() -> None:
-    entries = plan(ARCHS["efficientnet_b0"], TF1)
-    shapes = {entry.source: entry.source_shape for entry in entries}
-    check(entries, shapes)
-    wrong = {**shapes, "extra": (1,), "stem/conv2d/kernel": (1, 1)}
-    del wrong["head/dense/bias"]
-    with pytest.raises(NameMappingError) as error:
-        check(entries, wrong)
-    for part in (
-        "1 missing: head/dense/bias",
-        "1 left over: extra",
-        r"stem/conv2d/kernel has \(1, 1\), needs \(3, 3, 3, 32\)",
-    ):
-        assert re.search(part, str(error.value))
-    check(entries, {**shapes, "extra": (1,)}, ignored=["extra"])
-
-
 def test_a_block_without_a_rule_is_an_error() -> None:
     lukemelas = next(dialect for dialect in TORCH_DIALECTS if dialect.name == "lukemelas")
     with pytest.raises(NameMappingError, match=r"'lukemelas' has no rule for 'blocks\.0\.0\.conv'"):
@@ -134,18 +115,6 @@ def test_tensors_come_in_the_layout_of_torch() -> None:
 def test_timms_own_names_are_ours() -> None:
     for arch in ARCHS:
         assert all(entry.torch == entry.source for entry in plan(ARCHS[arch], TIMM))
-
-
-def test_what_is_trained_with_symmetric_padding_says_so() -> None:
-    assert model_args("torchvision", "efficientnet_b0") == {"pad_type": "", "bn_eps": 1e-5}
-    assert (
-        model_args("torchvision", "efficientnet_b5")
-        == model_args("wzmiaomiao_v2", "efficientnetv2_s")
-        == {"pad_type": ""}
-    )
-    assert model_args("lukemelas", "efficientnet_b0") == model_args("tf1", "efficientnet_b0") == {}
-    assert stated_args("efficientnet_b0") == {"pad_type": "", "bn_eps": 1e-5}
-    assert stated_args("tf_efficientnet_b0") == stated_args("hucorz_efficientnet_b0") == stated_args(None) == {}
 
 
 def test_states_are_identified_as_their_plan_is() -> None:

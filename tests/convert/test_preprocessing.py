@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.preprocessing import google_cfg
+from timm_effnet_ext.convert.preprocessing import by_google, crop_share
 
 # timm registers larger sizes and bilinear; Google: tpu lite/efficientnet_lite_builder.py `efficientnet_lite_params`.
 OTHER_SIZE = {"efficientnet_lite3", "efficientnet_lite4"}
@@ -19,7 +20,7 @@ OTHER_CROP = {"efficientnetv2_s"}
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_the_family_is_as_timm_registers_it(name: str) -> None:
-    ours = google_cfg(ARCHS[name])
+    ours = by_google(ARCHS[name]).cfg
     cfgs = get_arch_pretrained_cfgs(f"tf_{name}").values()
     close = [cfg for cfg in cfgs if name in OTHER_SIZE or _is_close(ours, cfg)]
     assert close
@@ -35,6 +36,11 @@ def _is_close(ours: Mapping[str, Any], theirs: PretrainedCfg) -> bool:
 
 
 def test_grey_values_are_googles_to_the_digit() -> None:
-    lite, small = (google_cfg(ARCHS[name]) for name in ("efficientnet_lite0", "efficientnetv2_s"))
+    lite, small = (by_google(ARCHS[name]).cfg for name in ("efficientnet_lite0", "efficientnetv2_s"))
     assert [(255 - 255 * lite["mean"][0]) / (255 * lite["std"][0]), lite["mean"][0] * 255] == pytest.approx([1, 127])
     assert small["mean"][0] * 255 == small["std"][0] * 255 == pytest.approx(128)
+
+
+def test_a_crop_share_gives_the_size_that_it_was_made_of() -> None:
+    for crop in range(32, 801):  # timm/data/transforms_factory.py rounds down
+        assert math.floor(crop / crop_share(crop, crop + 32)) == crop + 32

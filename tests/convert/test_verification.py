@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.convert._sources import DATA
+from timm_effnet_ext.convert.plausibility import trial_size
 from timm_effnet_ext.convert.verification import (
     MAX_TOLERANCE,
     TOLERANCE,
@@ -69,24 +71,66 @@ def test_other_numerics_are_found(pad_type: str, bn_eps: float, lite0_folder: Pa
         verify(tmp_path, reference=REFERENCE)
 
 
+class _Graph:
+    """The network itself as its own graph; `change` what it computes, `mean` what it takes off an image more."""
+
+    has_preprocessing = True
+
+    def __init__(self, converted: Converted, change: Any = lambda y: y, mean: float = 0.0) -> None:
+        self.converted, self.change, self.mean = converted, change, mean
+        self.seen: list[tuple[int, ...]] = []
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        return self.converted.normalise(images) - self.mean / self.converted.std
+
+    def compute(self, inputs: np.ndarray) -> np.ndarray:
+        self.seen.append(inputs.shape)
+        return self.change(self.converted.run(inputs))
+
+
 def test_a_graph_is_compared_on_photos_and_noise(converted: Converted, photo_folder: Path) -> None:
-    seen: list[tuple[int, ...]] = []
-
-    def graph(images: np.ndarray) -> np.ndarray:
-        seen.append(images.shape)
-        return converted.run(converted.normalise(images))
-
+    graph = _Graph(converted)
     proof = by_graph(converted, graph, photo_folder)
     assert proof.detail.startswith("2 photos and noise")
-    assert seen == [(1, *converted.size, 3)] * 3
+    assert graph.seen == [(1, *converted.size, 3)] * 3
+    assert proof.figures["prepared"] == 0
 
 
 @pytest.mark.parametrize("change", [lambda y: y + 1, lambda y: y * np.nan, lambda y: y[:, 1:]])
-def test_a_graph_that_says_something_else_is_a_refusal(
-    change: object, converted: Converted, photo_folder: Path
-) -> None:
+def test_a_graph_that_says_something_else_is_a_refusal(change: Any, converted: Converted, photo_folder: Path) -> None:
     with pytest.raises(VerificationError):
-        by_graph(converted, lambda images: change(converted.run(converted.normalise(images))), photo_folder)  # type: ignore[operator]
+        by_graph(converted, _Graph(converted, change), photo_folder)
+
+
+@pytest.mark.parametrize(("mean", "is_refused"), [(1e-3, True), (1e-4, True), (1e-7, False)])
+def test_images_that_are_prepared_otherwise_are_a_refusal(
+    mean: float, is_refused: bool, converted: Converted, photo_folder: Path
+) -> None:
+    graph = _Graph(converted, mean=mean)
+    if is_refused:
+        with pytest.raises(VerificationError, match=r"mean and std of config.json are not the source's.*allowed 1e-05"):
+            by_graph(converted, graph, photo_folder)
+    else:
+        assert by_graph(converted, graph, photo_folder).figures["prepared"] < 1e-6
+
+
+def test_a_large_image_is_tried_at_a_smaller_size_with_the_same_paddings(
+    converted: Converted, photo_folder: Path
+) -> None:
+    graph = _Graph(converted)
+    by_graph(converted._replace(size=(1601, 64)), graph, photo_folder)
+    assert graph.seen == [(1, 513, 64, 3)] * 3
+    assert trial_size(1601, 64) == (513, 64)  # at every layer even where the larger one is, and odd where that is
+
+
+def test_images_and_inputs_of_a_reference_are_compared_apart(converted: Converted, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("f4")
+    inputs = converted.normalise(images)
+    np.savez(tmp_path / "r.npz", images=images, input=inputs, output=converted.run(inputs))
+    assert by_reference(converted, tmp_path / "r.npz").figures["prepared"] == 0
+    np.savez(tmp_path / "r.npz", images=images + 1, input=inputs, output=converted.run(inputs))
+    with pytest.raises(VerificationError, match=r"mean and std of config.json are not the source's"):
+        by_reference(converted, tmp_path / "r.npz")
 
 
 def test_outputs_before_the_first_written_are_left_out(converted: Converted, tmp_path: Path) -> None:
@@ -127,10 +171,7 @@ def test_a_damaged_reference_says_so(content: bytes, converted: Converted, tmp_p
 
 
 def test_every_proof_that_can_be_had_is_given(lite0_folder: Path, converted: Converted, photo_folder: Path) -> None:
-    def graph(images: np.ndarray) -> np.ndarray:
-        return converted.run(converted.normalise(images))
-
-    proofs = verify(lite0_folder, graph=graph, reference=REFERENCE, images=photo_folder)
+    proofs = verify(lite0_folder, graph=_Graph(converted), reference=REFERENCE, images=photo_folder)
     assert [proof.kind for proof in proofs] == ["reference", "graph", "plausibility"]
     assert [proof.kind for proof in verify(lite0_folder, images=photo_folder)] == ["plausibility"]
     assert [proof.kind for proof in verify(lite0_folder, reference=REFERENCE)] == ["reference"]

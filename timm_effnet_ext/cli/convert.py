@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from timm_effnet_ext.cli.publishing import (
     target_of,
     usage_problem,
 )
-from timm_effnet_ext.convert.classes import read_label_names
 from timm_effnet_ext.convert.google.archives import convert_archive, find
+from timm_effnet_ext.convert.label_names import read_label_names
 from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.preprocessing import CROP_MODES, INTERPOLATIONS, MAX_SIDE, SETTABLE
 from timm_effnet_ext.convert.records import Options, Report
 
 
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_reading_arguments(parser)
+    add_preprocessing_arguments(parser)
     add_verification_arguments(parser)
     add_publishing_arguments(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -45,11 +48,53 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a source is read and what is written of it."""
     group = parser.add_argument_group("what is read and written")
     group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or as trained (default: ema)")
-    group.add_argument("--model", metavar="NAME", help="architecture, where the file fits several")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model that was trained, where the file fits several: efficientnet_b0 is timm's, with PyTorch's "
+        "padding and epsilon, tf_efficientnet_b0 and hucorz_efficientnet_b0 have TensorFlow's",
+    )
+    group.add_argument("--prefix", help="what stands before the network's names, where the file holds several")
     group.add_argument("--label-names", metavar="FILE", type=Path, help="class names: one a line, or a JSON list")
+    group.add_argument("--multi-label", action="store_true", help="each output is a class by itself (sigmoid)")
     group.add_argument("--keep-background", action="store_true", help="do not cut the first of 1001 classes")
     group.add_argument("--license", metavar="ID", help="licence of the weights for the card, e.g. apache-2.0")
     group.add_argument("--timm-native", action="store_true", help="name timm's own tf_* model, which needs no plugin")
+
+
+def add_preprocessing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are prepared, in timm's words."""
+    group = parser.add_argument_group("how images are prepared, where the file does not say it")
+    group.add_argument("--mean", type=finite, nargs="+", metavar="X", help="of images of 0 … 1, one or one a channel")
+    group.add_argument("--std", type=positive, nargs="+", metavar="X", help="of images of 0 … 1, one or one a channel")
+    group.add_argument("--input-size", type=pixels, nargs=3, metavar="N", help="channels, height and width, 3 224 224")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, metavar="NAME", help=", ".join(INTERPOLATIONS))
+    group.add_argument("--crop-pct", type=positive, metavar="X", help="share of the image that the crop keeps")
+    group.add_argument("--crop-mode", choices=CROP_MODES, metavar="NAME", help=", ".join(CROP_MODES))
+
+
+def finite(text: str) -> float:
+    """Return the number that an option gives."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, got {text}")
+    return value
+
+
+def positive(text: str) -> float:
+    """Return the number above 0 that an option gives."""
+    value = finite(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def pixels(text: str) -> int:
+    """Return the number of channels or the side of an image that an option gives."""
+    value = int(text)
+    if not 1 <= value <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_SIDE}, got {value}")
+    return value
 
 
 def add_verification_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +112,10 @@ def options_from(args: argparse.Namespace) -> Options:
     return Options(
         weights=args.weights,
         model=args.model,
+        prefix=args.prefix,
         label_names=None if args.label_names is None else read_label_names(args.label_names),
+        multi_label=args.multi_label,
+        pretrained_cfg={name: value for name in SETTABLE if (value := getattr(args, name)) is not None},
         keep_background=args.keep_background,
         reference=args.reference,
         images=args.images,

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from timm_effnet_ext.cli.output import print_facts, print_json
-from timm_effnet_ext.convert.inspection import Inspection, inspect_source
+from timm_effnet_ext.convert.inspection import Inspection, Reading, inspect_source
+from timm_effnet_ext.convert.preprocessing import KEYS
 from timm_effnet_ext.layout import Shape
 
 
@@ -40,9 +41,15 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
         scale = "" if first.width_mult == first.depth_mult == 1 else f" x{first.width_mult:g} x{first.depth_mult:g}"
         yield "architecture", f"{first.architecture}{scale}: {first.reason}"
         yield "dialect", f"{first.dialect}{f' under {first.prefix!r}' if first.prefix else ''}"
-        yield "classes", str(first.num_classes) if first.num_classes else "no classifier"
         if others:
-            yield "or", "; ".join(f"{o.architecture} (width {o.width_mult:g}, depth {o.depth_mult:g})" for o in others)
+            yield "or", "; ".join(map(_other, others))
+        if found.problem:
+            yield "to be said", found.problem
+        if found.outputs:
+            yield "outputs", found.outputs
+        if found.label_names:
+            yield "classes", ", ".join(f"{i}: {name or '–'}" for i, name in enumerate(found.label_names[:20]))
+        yield from _settings(found)
     else:
         yield "architecture", f"unknown: {found.problem}"
     yield "EMA weights", f"yes, of {len(found.ema)} variables" if found.has_ema else "no"
@@ -50,6 +57,21 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "step", "not said" if found.step is None else str(found.step)
     for note in found.notes:
         yield "note", note
+
+
+def _other(reading: Reading) -> str:
+    """Return another reading of the file in short."""
+    under = f" under {reading.prefix!r}" if reading.prefix else ""
+    return f"{reading.architecture} (width {reading.width_mult:g}, depth {reading.depth_mult:g}){under}"
+
+
+def _settings(found: Inspection) -> Iterator[tuple[str, str]]:
+    """Yield how the model computes and how images are prepared, each with who says so."""
+    for part, names in (("model_args", None), ("pretrained_cfg", KEYS)):
+        for name, value in found.config.get(part, {}).items():
+            if names is None or name in names:
+                shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else repr(value)
+                yield name, f"{shown} ({found.origins[f'{part}.{name}']})"
 
 
 def _tensors(found: Inspection) -> Iterator[tuple[str, str, str, str]]:

@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from timm_effnet_ext.errors import plain
+
 _GAP = "  "  # between columns
 _MIN_COLUMN = 12  # characters that the last column keeps on the narrowest terminal
 
@@ -23,7 +25,7 @@ def print_facts(rows: Iterable[tuple[str, str]]) -> None:
     rows = tuple(rows)
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        print(f"{name:<{width}}{_GAP}{text}")
+        print(f"{name:<{width}}{_GAP}{plain(text)}")
 
 
 def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: Iterable[int] = (0,)) -> None:
@@ -36,7 +38,7 @@ def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: 
     rule, row = Line("", "-", _GAP, ""), DataRow("", _GAP, "")
     # tabulate pads its headers by two; as a first row above a rule they take the width that they need.
     layout = TableFormat(None, rule, None, None, row, row, padding=0, with_header_hide=None)
-    lines = [[str(cell) for cell in cells] for cells in (headers, *rows)]
+    lines = [[plain(str(cell)) for cell in cells] for cells in (headers, *rows)]
     align = ["left" if i in set(left) else "right" for i in range(len(headers))]
     if sys.stdout.isatty():
         *others, _ = (max(map(len, column)) + len(_GAP) for column in zip(*lines, strict=True))

@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
     from timm_effnet_ext.predict import load_classifier  # imports torch
 
     classifier = load_classifier(args.model)
+    if not args.json:
+        print(f"{classifier.meaning}\n")
     records = []
     for path, target in zip(args.images, targets, strict=True):
         photo = read_photo(path)
@@ -54,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
 
             save_picture(explain(classifier, photo, top[0].index), target)
         if args.json:
-            records.append(_record(path, top, target))
+            said = {"problem_type": classifier.problem_type, "activation": classifier.activation}
+            records.append({**_record(path, top, target), **said})
         else:
             print_top(str(path), top, target)
     if args.json:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.convert.preprocessing import KEYS
 from timm_effnet_ext.convert.records import Proof, Report
+from timm_effnet_ext.errors import plain
+from timm_effnet_ext.outputs import REGRESSION, activation_of
 
 # What each kind of proof is worth, in words for whoever reads the card.
 _WORTH = {
@@ -18,6 +22,11 @@ _WORTH = {
         "ones: trained networks were seen at 0.2 to 0.4."
     ),
 }
+# Entries of timm's pretrained_cfg, in the order in which they are listed.
+_TITLES = {
+    "input_size": "Image (channels, height, width)", "test_input_size": "Image for testing",
+    "interpolation": "Interpolation", "crop_pct": "Crop", "crop_mode": "Crop mode", "mean": "Mean", "std": "Std",
+}  # fmt: skip
 _UNVERIFIED = "**Nothing was verified**: this model has not been run."
 
 
@@ -70,16 +79,34 @@ def _usage(report: Report, repo: str | None) -> str:
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
-    cfg = report.pretrained_cfg
+    """Yield what the model is; behind each value stands who says so."""
+    cfg, said = report.pretrained_cfg, report.origins
     yield "Architecture", f"`{report.architecture}`"
-    if report.model_args:
-        yield "Arguments", ", ".join(f"`{name}={value!r}`" for name, value in report.model_args.items())
+    for name, value in report.model_args.items():
+        yield "Argument", f"`{name}={value!r}` ({said[f'model_args.{name}']})"
     yield "Outputs", report.classes
-    yield "Image size", " × ".join(map(str, cfg["input_size"][1:]))
-    yield "Mean, std", f"{_numbers(cfg['mean'])}; {_numbers(cfg['std'])}"
-    yield "Resizing", f"{cfg['interpolation']}, crop {cfg['crop_pct']:g} ({cfg['crop_mode']})"
+    if report.problem_type is not None:
+        yield "Probabilities", _probabilities(report)
+    if report.label_names is not None:
+        yield "Classes", _first_names(report.label_names)
+    for name in KEYS:
+        if name in cfg:
+            yield _TITLES[name], f"{_shown(cfg[name])} ({said[f'pretrained_cfg.{name}']})"
     if report.license:
         yield "Licence", report.license
+
+
+def _probabilities(report: Report) -> str:
+    """Return how logits become probabilities."""
+    if report.problem_type == REGRESSION:
+        return "none: the outputs are numbers (`regression`)"
+    function = activation_of(report.problem_type or "", report.num_classes)
+    return f"`{'logits.sigmoid()' if function == 'sigmoid' else 'logits.softmax(-1)'}` (`{report.problem_type}`)"
+
+
+def _first_names(names: Sequence[str | None], limit: int = 20) -> str:
+    shown = ", ".join(f"{i}: {plain(name or '–')}" for i, name in enumerate(names[:limit]))
+    return shown if len(names) <= limit else f"{shown}, … ({len(names)} in config.json)"
 
 
 def _provenance(report: Report) -> Iterator[tuple[str, str]]:
@@ -106,5 +133,6 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
+def _shown(value: Any) -> str:
+    """Return a setting for people, its numbers in full."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

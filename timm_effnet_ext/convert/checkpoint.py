@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Variables:
     ema: dict[str, TensorEntry] = field(default_factory=dict)  # by the name of the variable that they average
     slots: dict[str, TensorEntry] = field(default_factory=dict)
     counters: dict[str, TensorEntry] = field(default_factory=dict)
-    metadata: tuple[str, ...] = ()  # tensors that hold no values, such as the object graph
+    metadata: tuple[str, ...] = ()  # what holds no values, such as the object graph
 
     @property
     def step(self) -> int | None:
@@ -32,16 +32,52 @@ class Variables:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a source holds and says of itself.
+class Statement:
+    """What one place beside the weights says of the model: a config.json, train.py's arguments, a layer graph.
 
-    `preprocessing` are entries of timm's pretrained_cfg (mean, std, input_size, …) that the file itself states,
-    `model_args` arguments of the model that its weights need. `activation` is what the file puts on the logits.
-    `graph` evaluates the layer graph that the file carries, independently of any name table: images (B, H, W, 3) in
-    float32, 0 … 255, as the framework's model takes them, to what comes before the last activation: logits
-    (B, classes), or pooled features (B, C) where there is no classifier. It raises VerificationError for a size that
-    the graph was not built for. Where the file has no preprocessing layers, `graph_takes_pixels` is false, and it takes
-    normalised images. `notes` are for whoever converts: what the file leaves open and what was taken.
+    `where` is what people call the place; with a `prefix` it speaks of the network below that alone. `name` is the
+    model's there; where it may be another model's, such as one of several hyper-parameters, `is_certain` is false.
+    `model_args` are arguments of the model that change
+    what it computes, `preprocessing` entries of timm's pretrained_cfg that say how images are prepared. `label_names`
+    are by output, `label_descriptions` by label name, as timm has them.
+    """
+
+    where: str
+    prefix: str | None = None
+    name: str | None = None
+    is_certain: bool = True
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    problem_type: str | None = None
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    label_descriptions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Graph(Protocol):
+    """The layer graph that a file carries; it computes independently of any name table.
+
+    Both methods raise VerificationError for a size that the graph was not built for.
+    """
+
+    @property
+    def has_preprocessing(self) -> bool:
+        """Whether layers in front of the network scale the images; where they do not, their author did it elsewhere."""
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Return what the network gets of images (B, H, W, C) of 0 … 255, in the same layout."""
+
+    def compute(self, inputs: np.ndarray) -> np.ndarray:
+        """Return what comes before the last activation, for what the network gets (B, H, W, C).
+
+        These are logits (B, classes), or pooled features (B, C) where there is no classifier.
+        """
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a source holds and says of itself; of two statements of one thing the first counts.
+
+    `notes` are for whoever converts: what the file leaves open and what was taken.
     """
 
     path: Path
@@ -49,9 +85,6 @@ class Checkpoint:
     format: str  # for people, e.g. "tensor bundle", "Keras 3 .keras"
     files: tuple[Path, ...]  # every file that was read
     variables: Variables
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    activation: str | None = None
+    statements: tuple[Statement, ...] = ()
     notes: tuple[str, ...] = ()
-    graph: Callable[[np.ndarray], np.ndarray] | None = None
-    graph_takes_pixels: bool = True
+    graph: Graph | None = None

@@ -1,73 +1,164 @@
-"""config.json in timm's Hub format: how timm builds the model and prepares its images."""
+"""config.json in timm's Hub format, and of every entry who says so: the source, the user, or nobody."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX
+from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX, Arch
 from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.identify import Candidate
-from timm_effnet_ext.convert.preprocessing import preprocessing
-from timm_effnet_ext.convert.pytorch.dialects import model_args
+from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
+from timm_effnet_ext.convert.preprocessing import KEYS, SETTABLE
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
 
+ASSUMED = "assumed"
+"""An origin that begins with this word is nobody's statement."""
+
 _REDUCTION = 32  # of the last feature map
-_SCALE = {"width_mult": 1, "depth_mult": 1, "in_chans": 3}  # known from the shapes, whatever the file says
+_COMPUTED = "computed from the architecture"
+_SHAPES = "the shapes of the weights"
 
 
-def model_config(checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options) -> dict[str, Any]:
+class Sourced(NamedTuple):
+    """A value, and who says so."""
+
+    value: Any
+    origin: str
+
+
+class Config(NamedTuple):
+    """What config.json says; `origins` has every entry by its path, e.g. "pretrained_cfg.mean"."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def model_config(
+    checkpoint: Checkpoint, candidate: Candidate, numerics: Numerics, classes: Classes, options: Options
+) -> Config:
     """Return config.json for what a checkpoint was identified as.
 
     Raises:
-        EffNetExtError: `timm_native`, and timm's model of that name computes something else.
+        EffNetExtError: `timm_native`, and timm has no model that computes this; or options that fit no image.
     """
-    match, dialect = candidate.match, candidate.dialect.name
+    match = candidate.match
     arch = ARCHS[match.arch_name]
-    args: dict[str, Any] = {name: value for name, usual in _SCALE.items() if (value := getattr(match, name)) != usual}
-    stated = {name: value for name, value in checkpoint.model_args.items() if name not in _SCALE}
-    args |= {**model_args(dialect, arch.name), **stated}
-    if options.timm_native and args:
-        told = ", ".join(f"{name}={value!r}" for name, value in args.items())
+    args = {
+        name: Sourced(getattr(match, name), _SHAPES) for name, usual in SCALE.items() if getattr(match, name) != usual
+    }
+    args |= {name: Sourced(value, numerics.origins[name]) for name, value in numerics.model_args.items()}
+    if options.timm_native:
+        architecture, args = _native(arch, args, checkpoint)
+    else:
+        architecture = PREFIX + arch.name
+    top = {
+        "architecture": Sourced(architecture, candidate.reason),
+        "num_classes": Sourced(classes.num_classes, _SHAPES),
+        "num_features": Sourced(arch.head_width(match.width_mult), _COMPUTED),
+        "global_pool": args.get("global_pool", Sourced("avg", _COMPUTED)),
+    }
+    if classes.problem_type is not None:
+        top["problem_type"] = Sourced(classes.problem_type, classes.problem_origin)
+    if classes.named.names is not None:
+        top["label_names"] = Sourced(_names(classes.named.names), classes.named.origin)
+    if classes.named.descriptions:
+        top["label_descriptions"] = Sourced(dict(classes.named.descriptions), classes.named.origin)
+    cfg = _pretrained_cfg(checkpoint, candidate, classes.num_classes, options)
+    values = {name: entry.value for name, entry in top.items()}
+    origins = {name: entry.origin for name, entry in top.items()}
+    for part, entries in (("model_args", args), ("pretrained_cfg", cfg)):
+        if entries:
+            values[part] = {name: entry.value for name, entry in entries.items()}
+            origins |= {f"{part}.{name}": entry.origin for name, entry in entries.items()}
+    return Config(values, origins, tuple(_notes(cfg)))
+
+
+def _names(names: tuple[str | None, ...]) -> list[str | None] | dict[str, str]:
+    """Return names as timm takes them: a list, or an object where some outputs have none."""
+    return list(names) if None not in names else {str(i): name for i, name in enumerate(names) if name is not None}
+
+
+def _native(arch: Arch, args: Mapping[str, Sourced], checkpoint: Checkpoint) -> tuple[str, dict[str, Sourced]]:
+    """Return timm's own model that computes this with the fewest arguments, and those.
+
+    `tf_NAME` has TensorFlow's numerics, NAME PyTorch's; either takes the other's as arguments.
+    """
+    from timm import is_model  # the registry is asked for this alone
+
+    told = ", ".join(f"{name}={entry.value!r}" for name, entry in args.items() if name in ("width_mult", "depth_mult"))
+    if told:
         raise EffNetExtError(
-            f"{checkpoint.path}: timm's {TIMM_PREFIX}{arch.name} is another model: this one needs {told}. "
-            "Convert it without --timm-native"
+            f"{checkpoint.path}: timm has no {arch.name} with {told}. Convert it without --timm-native"
         )
-    config = {
-        "architecture": (TIMM_PREFIX if options.timm_native else PREFIX) + arch.name,
-        "num_classes": num_classes,
-        "num_features": arch.head_width(match.width_mult),
-        "global_pool": "avg",
+    usual = {"pad_type": "same", "bn_eps": 1e-3}
+    found = {name: args[name].value if name in args else value for name, value in usual.items()}
+    ways = {
+        name: {key: value for key, value in found.items() if value != own[key]}
+        for name, own in ((TIMM_PREFIX + arch.name, usual), (arch.name, PYTORCH))
+        if is_model(name)
     }
-    if options.label_names is not None:
-        config["label_names"] = list(options.label_names)
-    if args:
-        config["model_args"] = args
-    return {**config, "pretrained_cfg": _pretrained_cfg(checkpoint, candidate, num_classes, options)}
+    name = min(ways, key=lambda name: len(ways[name]))
+    kept = {key: entry for key, entry in args.items() if key not in usual}
+    return name, kept | {key: args.get(key, Sourced(value, _COMPUTED)) for key, value in ways[name].items()}
 
 
-def _pretrained_cfg(checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options) -> dict[str, Any]:
-    """Return timm's pretrained_cfg: what the family does, then what the file says, then what the caller knows."""
-    in_chans = candidate.match.in_chans
-    known = {**checkpoint.preprocessing, **options.pretrained_cfg}
-    family = preprocessing(candidate.dialect.name, ARCHS[candidate.match.arch_name])
-    if "input_size" in known:  # a size to test at that belongs to another one
-        family.pop("test_input_size", None)
-    cfg: dict[str, Any] = {
-        **family,
-        **known,
-        "fixed_input_size": False,
-        "num_classes": num_classes,
-        "first_conv": "conv_stem",
-        "classifier": "classifier",
-    }
+def _pretrained_cfg(
+    checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options
+) -> dict[str, Sourced]:
+    """Return timm's pretrained_cfg: what the user knows, then what the source says, then what others did."""
+    match = candidate.match
+    whose, assumed = candidate.dialect.preparation(ARCHS[match.arch_name])
+    cfg = {name: Sourced(value, f"{ASSUMED}, as for {whose}") for name, value in assumed.items()}
+    for statement in reversed(checkpoint.statements):
+        cfg = _with_sizes(cfg, statement.preprocessing, statement.where)
+    cfg = _with_sizes(cfg, options.pretrained_cfg, options.knows)
     for key in ("input_size", "test_input_size"):
         if key in cfg:
-            cfg[key] = (in_chans, *cfg[key][1:])
+            cfg[key] = cfg[key]._replace(value=(match.in_chans, *cfg[key].value[1:]))
     for key in ("mean", "std"):
-        if len(cfg[key]) != in_chans:  # what a grey image or more channels mean, no table says
-            cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * in_chans
-    cfg["pool_size"] = tuple(-(-side // _REDUCTION) for side in cfg["input_size"][1:])
+        if len(cfg[key].value) not in (1, match.in_chans) and key in options.pretrained_cfg:
+            count = len(cfg[key].value)
+            raise EffNetExtError(
+                f"--{key} has {count} values, the images have {match.in_chans} channels: give one each"
+            )
+        cfg[key] = _for_channels(cfg[key], match.in_chans)
+    pool = tuple(-(-side // _REDUCTION) for side in cfg["input_size"].value[1:])
+    usual = {"fixed_input_size": False, "pool_size": pool, "first_conv": "conv_stem", "classifier": "classifier"}
+    cfg |= {name: Sourced(value, _COMPUTED) for name, value in usual.items()}
+    cfg["num_classes"] = Sourced(num_classes, _SHAPES)
     if options.license:
-        cfg["license"] = options.license
+        cfg["license"] = Sourced(options.license, "given")
     return cfg
+
+
+def _with_sizes(cfg: Mapping[str, Sourced], more: Mapping[str, Any], origin: str) -> dict[str, Sourced]:
+    """Return `cfg` with more entries; a size to test at that belongs to another size is left out."""
+    kept = {name: entry for name, entry in cfg.items() if name != "test_input_size" or "input_size" not in more}
+    return kept | {name: Sourced(value, origin) for name, value in more.items()}
+
+
+def _for_channels(entry: Sourced, in_chans: int) -> Sourced:
+    """Return mean or std with a value for each channel; one value stands for all, other ones for their average."""
+    values = tuple(entry.value)
+    if len(values) == in_chans:
+        return entry._replace(value=values)
+    average = (sum(values) / len(values),) * in_chans
+    if len(values) == 1:
+        return entry._replace(value=average)
+    whose = entry.origin.removeprefix(f"{ASSUMED}, ")
+    return Sourced(average, f"{ASSUMED}, the average of three channels {whose}")
+
+
+def _notes(cfg: Mapping[str, Sourced]) -> Iterator[str]:
+    """Yield a sentence for each reason for which entries were assumed."""
+    reasons: dict[str, list[str]] = {}
+    for name in KEYS:
+        if name in cfg and cfg[name].origin.startswith(ASSUMED):
+            reasons.setdefault(cfg[name].origin, []).append(name)
+    for origin, names in reasons.items():
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in names if name in SETTABLE)
+        yield f"{origin}: {', '.join(names)}. Say otherwise with {options or '--input-size'}"

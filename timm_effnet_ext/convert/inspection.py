@@ -7,9 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.classes import choose_classes
+from timm_effnet_ext.convert.config import model_config
 from timm_effnet_ext.convert.identify import Candidate, identify
+from timm_effnet_ext.convert.numerics import decide
 from timm_effnet_ext.convert.open import open_checkpoint
+from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.convert.selection import dialects_for, why_none, with_named_classifier
+from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.layout import Shape
 
 
@@ -36,7 +42,12 @@ class Inspection:
     format: str
     files: Mapping[str, int]  # name -> bytes
     readings: tuple[Reading, ...]  # the likeliest first; several compute the same, scaled from different rows
-    problem: str | None  # why there is no reading
+    problem: str | None  # why there is no reading, or what a conversion must be told
+    outputs: str | None  # how many, how they become probabilities, what they are called
+    problem_type: str | None
+    label_names: tuple[str | None, ...] | None
+    config: Mapping[str, Any]  # what config.json would say
+    origins: Mapping[str, str]  # every entry of it, by its path -> who says so
     step: int | None
     has_ema: bool
     notes: tuple[str, ...]
@@ -66,13 +77,14 @@ def inspect_source(path: str | Path) -> Inspection:
         def table(entries: Mapping[str, Any]) -> dict[str, tuple[str, Shape]]:
             return {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
 
+        reading = _read(checkpoint, candidates[0]) if candidates else {"problem": why_none(checkpoint, shapes)}
         return Inspection(
             path=str(path),
             framework=checkpoint.framework,
             format=checkpoint.format,
             files={file.name: file.stat().st_size for file in checkpoint.files},
             readings=tuple(map(_reading, candidates)),
-            problem=None if candidates else why_none(checkpoint, shapes),
+            **{**_NOTHING, **reading},
             step=found.step,
             has_ema=bool(found.ema),
             notes=checkpoint.notes,
@@ -82,6 +94,29 @@ def inspect_source(path: str | Path) -> Inspection:
             counters=table(found.counters),
             metadata=found.metadata,
         )
+
+
+_NOTHING: dict[str, Any] = dict.fromkeys(("problem", "outputs", "problem_type", "label_names"))
+_NOTHING |= {"config": {}, "origins": {}}
+
+
+def _read(checkpoint: Checkpoint, candidate: Candidate) -> dict[str, Any]:
+    """Return what a conversion would say of the likeliest reading, or what stands in its way."""
+    options = Options()
+    try:
+        numerics = decide(candidate, checkpoint.statements)
+        classes = choose_classes(candidate.match.num_classes, checkpoint, options)
+        config = model_config(checkpoint, candidate, numerics, classes, options)
+    except EffNetExtError as err:
+        return {"problem": str(err)}
+    return {
+        "problem": numerics.problem,
+        "outputs": classes.text,
+        "problem_type": classes.problem_type,
+        "label_names": classes.named.names,
+        "config": config.values,
+        "origins": config.origins,
+    }
 
 
 def _reading(candidate: Candidate) -> Reading:

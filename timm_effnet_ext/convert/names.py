@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from timm_effnet_ext.arch import Arch, Block, Op
-from timm_effnet_ext.errors import NameMappingError, first_few
+from timm_effnet_ext.convert.preprocessing import Preparation, by_google
+from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.layout import LayerKind, Shape, layers
 
 
@@ -80,6 +81,11 @@ class Entry(NamedTuple):
 BlockKind = tuple[Op, bool]
 
 
+def tensorflow_numerics(arch: Arch) -> Mapping[str, Any]:
+    """Return no arguments: SAME padding and an epsilon of 1e-3 are what our models have."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How one family of files names its tensors.
@@ -89,6 +95,10 @@ class Dialect:
     `{flat1}` the same from 1; `{letter}` is the block within its stage as a, b, c, …; `{stages}` and `{stages1}`
     are the number of stages, and one more; `{nth}` counts layers of one kind: "" for the first, then _1, _2, ….
     `block` is put before each rule of `blocks`.
+
+    What comes with the names is part of the dialect: `numerics` gives the arguments of our model with which it computes
+    as the code that has these names does, or is None where several codes have them; `preparation` says how the images
+    of published weights are prepared, `note` what else whoever converts should know.
     """
 
     name: str
@@ -98,6 +108,9 @@ class Dialect:
     blocks: Mapping[BlockKind, tuple[Rule, ...]]
     sep: str = "/"  # between a layer and its leaf
     source_only: tuple[str, ...] = ()  # fnmatch patterns, below the prefix, of what torch has no counterpart for
+    numerics: Callable[[Arch], Mapping[str, Any]] | None = tensorflow_numerics
+    preparation: Preparation = by_google
+    note: str | None = None
 
     def __post_init__(self) -> None:
         for table in ("leaves", "blocks"):
@@ -155,26 +168,6 @@ def to_torch(entries: Iterable[Entry]) -> dict[str, Entry]:
 def to_source(entries: Iterable[Entry]) -> dict[str, Entry]:
     """Return torch name -> entry."""
     return _by((entry.torch, entry) for entry in entries)
-
-
-def check(entries: Iterable[Entry], found: Mapping[str, Shape], *, ignored: Iterable[str] = ()) -> None:
-    """Raise unless `found` has every entry's source in its shape, and nothing else but `ignored` names.
-
-    Raises:
-        NameMappingError: With the first few names and the count of what is missing, left over or of another shape.
-    """
-    wanted = to_torch(entries)
-    missing = wanted.keys() - found.keys()
-    extra = found.keys() - wanted.keys() - set(ignored)
-    wrong = [
-        f"{name} has {found[name]}, needs {entry.source_shape}"
-        for name, entry in wanted.items()
-        if name in found and tuple(found[name]) != entry.source_shape
-    ]
-    problems = (("missing", missing), ("left over", extra), ("of another shape", wrong))
-    told = [f"{len(names)} {what}: {first_few(names)}" for what, names in problems if names]
-    if told:
-        raise NameMappingError(f"{len(found)} variables do not fit this model: {'; '.join(told)}")
 
 
 def _namer(dialect: Dialect, stages: tuple[tuple[Block, ...], ...]) -> Callable[[str, str], str]:

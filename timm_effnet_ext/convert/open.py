@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from timm_effnet_ext.convert.checkpoint import Checkpoint
@@ -11,7 +12,8 @@ from timm_effnet_ext.convert.keras import bundle as keras_bundle
 from timm_effnet_ext.convert.pytorch import source as torch_source
 from timm_effnet_ext.convert.tensorflow.source import open_bundle, recognise
 from timm_effnet_ext.convert.tensorflow.variables import format_of, variables
-from timm_effnet_ext.errors import CheckpointFormatError, first_few
+from timm_effnet_ext.convert.unread import not_the_file, what_it_is
+from timm_effnet_ext.errors import CheckpointFormatError
 
 
 @contextmanager
@@ -22,14 +24,18 @@ def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoin
         CheckpointFormatError: No checkpoint, or a damaged one.
     """
     path = Path(path)
-    if recognise(path) is not None:
+    if problem := not_the_file(path):
+        raise CheckpointFormatError(f"{path}: {problem}")
+    source = recognise(path)
+    if source is not None:
         with open_bundle(path, crc=crc) as bundle:
             found = variables(bundle)
             kind, files = format_of(bundle), bundle.files()
             if keras_bundle.has_keras_names(found):
-                yield keras_bundle.from_bundle(path, kind, files, found)
+                checkpoint = keras_bundle.from_bundle(path, kind, files, found)
             else:
-                yield Checkpoint(path, "tensorflow", kind, files, found)
+                checkpoint = Checkpoint(path, "tensorflow", kind, files, found)
+            yield replace(checkpoint, notes=(*checkpoint.notes, *([source.note] if source.note else [])))
     elif torch_source.recognise(path) is not None:
         with torch_source.open_torch(path, crc=crc) as checkpoint:
             yield checkpoint
@@ -40,12 +46,4 @@ def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoin
             with open_keras(path, crc=crc) as checkpoint:
                 yield checkpoint
             return
-        if not path.exists():
-            raise CheckpointFormatError(f"{path}: no such file, folder or checkpoint prefix")
-        inside = [file.name for file in path.glob("*") if file.is_file() and torch_source.recognise(file)]
-        if inside:
-            raise CheckpointFormatError(f"{path}: a folder with weights in it. Name the file: {first_few(inside)}")
-        raise CheckpointFormatError(
-            f"{path}: not a checkpoint that is known. Expected a TensorFlow checkpoint or SavedModel, "
-            "Keras' .keras or .h5, or PyTorch's .pth or .safetensors"
-        )
+        raise CheckpointFormatError(f"{path}: {what_it_is(path)}")

@@ -16,7 +16,7 @@ import numpy as np
 from timm_effnet_ext.convert.card import model_card
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes, choose_classes
-from timm_effnet_ext.convert.config import model_config
+from timm_effnet_ext.convert.config import Config, model_config
 from timm_effnet_ext.convert.names import Entry
 from timm_effnet_ext.convert.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
@@ -51,16 +51,16 @@ def convert(
     with open_checkpoint(source) as opened, ThreadPoolExecutor(2) as beside:
         checkpoint = with_named_classifier(opened)
         hashes = beside.submit(_hashes, checkpoint)
-        chosen = select(checkpoint, options.weights, options.model)
-        classes = choose_classes(chosen.candidate.match.num_classes, checkpoint.framework, options)
-        config = model_config(checkpoint, chosen.candidate, classes.num_classes, options)
+        chosen = select(checkpoint, options)
+        classes = choose_classes(chosen.candidate.match.num_classes, checkpoint, options)
+        config = model_config(checkpoint, chosen.candidate, chosen.numerics, classes, options)
         slots = tuple(_slots(chosen, classes))
         for slot in _told("checking values", progress, slots):
             _check_values(slot, checkpoint.path)
         with new_folder(out, FILES, overwrite=options.overwrite) as folder:
             write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
             digest = beside.submit(sha256, folder / WEIGHTS_FILE)
-            _write_json(folder / CONFIG_FILE, config)
+            _write_json(folder / CONFIG_FILE, config.values)
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
             report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest.result(), options)
             _write_json(folder / RECORD_FILE, report.to_json())
@@ -135,7 +135,6 @@ def _verify(
     proofs = verify(
         folder,
         graph=checkpoint.graph,
-        graph_takes_pixels=checkpoint.graph_takes_pixels,
         reference=options.reference,
         images=options.images,
         cut=classes.cut,
@@ -164,7 +163,7 @@ def _report(
     checkpoint: Checkpoint,
     chosen: Selection,
     classes: Classes,
-    config: dict[str, Any],
+    config: Config,
     proofs: tuple[Proof, ...],
     hashes: dict[str, str],
     digest: str,
@@ -177,12 +176,15 @@ def _report(
         format=checkpoint.format,
         dialect=chosen.candidate.dialect.name,
         reason=chosen.candidate.reason,
-        architecture=config["architecture"],
+        architecture=config.values["architecture"],
         arch=chosen.candidate.match.arch_name,
-        model_args=config.get("model_args", {}),
-        pretrained_cfg=config["pretrained_cfg"],
+        model_args=config.values.get("model_args", {}),
+        pretrained_cfg=config.values["pretrained_cfg"],
+        origins=config.origins,
         num_classes=classes.num_classes,
         classes=classes.text,
+        problem_type=classes.problem_type,
+        label_names=classes.named.names,
         weights=chosen.weights,
         step=checkpoint.variables.step,
         counts=chosen.counts,
@@ -198,11 +200,16 @@ def _report(
         ],
         proofs=proofs,
         weights_sha256=digest,
-        activation=checkpoint.activation,
         versions=_versions(),
         license=options.license,
         origin_version=options.origin_version,
-        notes=(*checkpoint.notes, *chosen.notes, *(() if proofs or not options.verify else (_NO_PHOTOS,))),
+        notes=(
+            *checkpoint.notes,
+            *chosen.notes,
+            *classes.named.notes,
+            *config.notes,
+            *(() if proofs or not options.verify else (_NO_PHOTOS,)),
+        ),
     )
 
 

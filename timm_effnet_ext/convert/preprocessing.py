@@ -1,13 +1,25 @@
-"""How each family's images were prepared, as entries of timm's pretrained_cfg: part of what the weights mean."""
+"""How the images of published weights were prepared, as entries of timm's pretrained_cfg: part of what weights mean."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch import EDGE, LITE, V1, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
 
 # The entries of timm's pretrained_cfg that say how images are prepared.
 KEYS = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+
+SETTABLE = tuple(name for name in KEYS if name != "test_input_size")
+"""Those that a user may give; a size that is given is that of testing too."""
+
+MAX_SIDE = 1 << 12
+"""Pixels; no EfficientNet sees larger images, and a damaged number may ask for any size."""
+
+# What timm's transforms take: timm/data/transforms.py `str_to_interp_mode`, transforms_factory.py.
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 
 Channels = tuple[float, ...]
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -27,25 +39,19 @@ NORMALISATION = {
 CROP_PADDING = 32  # pixels around the central crop: tensorflow/tpu preprocessing.py `CROP_PADDING`
 _SQUASHED = (V2_S, V2_M, V2_L, V2_XL)  # above 320 pixels: google/automl efficientnetv2/preprocessing.py
 
-# torchvision/models/efficientnet.py, transforms of the `_Weights`: pixels after the crop, before it, and how resized.
-_TORCHVISION = {
-    "efficientnet_b0": (224, 256, "bicubic"), "efficientnet_b1": (240, 256, "bicubic"),
-    "efficientnet_b2": (288, 288, "bicubic"), "efficientnet_b3": (300, 320, "bicubic"),
-    "efficientnet_b4": (380, 384, "bicubic"), "efficientnet_b5": (456, 456, "bicubic"),
-    "efficientnet_b6": (528, 528, "bicubic"), "efficientnet_b7": (600, 600, "bicubic"),
-    "efficientnetv2_s": (384, 384, "bilinear"), "efficientnetv2_m": (480, 480, "bilinear"),
-    "efficientnetv2_l": (480, 480, "bicubic"),
-}  # fmt: skip
-_TORCHVISION_HALF = frozenset({"efficientnetv2_l"})
+
+class Prepared(NamedTuple):
+    """How the images of some published weights are prepared; `whose` names the weights."""
+
+    whose: str
+    cfg: Mapping[str, Any]
 
 
-def preprocessing(dialect: str, arch: Arch) -> dict[str, Any]:
-    """Return how images are prepared for weights of `arch` that come in `dialect`, for all that is known."""
-    table = {"torchvision": _torchvision, "wzmiaomiao_v1": _wzmiaomiao_v1, "wzmiaomiao_v2": _wzmiaomiao_v2}
-    return google_cfg(arch) | (table[dialect](arch) if dialect in table else {})
+Preparation = Callable[[Arch], Prepared]
+"""The preparation of an architecture's images, by whoever published its weights."""
 
 
-def google_cfg(arch: Arch) -> dict[str, Any]:
+def by_google(arch: Arch) -> Prepared:
     """Return how Google's code of `arch` prepares an image, in the terms of timm's transforms.
 
     Interpolation is bicubic throughout, as timm has it for these weights.
@@ -53,34 +59,23 @@ def google_cfg(arch: Arch) -> dict[str, Any]:
     mean, std = NORMALISATION[arch.stages]
     size, eval_size = ((3, n, n) for n in (arch.train_size, arch.eval_size))
     is_squashed = arch.stages in _SQUASHED
-    return {
+    cfg = {
         "input_size": size,
         **({"test_input_size": eval_size} if eval_size != size else {}),
         "interpolation": "bicubic",
-        "crop_pct": 1.0 if is_squashed else round(arch.eval_size / (arch.eval_size + CROP_PADDING), 3),
+        "crop_pct": 1.0 if is_squashed else crop_share(arch.eval_size, arch.eval_size + CROP_PADDING),
         "crop_mode": "squash" if is_squashed else "center",
         "mean": mean,
         "std": std,
     }
+    return Prepared(f"Google's weights of {arch.name}", cfg)
 
 
-def _torchvision(arch: Arch) -> dict[str, Any]:
-    if arch.name not in _TORCHVISION:
-        return {}
-    crop, resize, interpolation = _TORCHVISION[arch.name]
-    mean, std = HALF if arch.name in _TORCHVISION_HALF else IMAGENET
-    size = (3, crop, crop)
-    cfg = {"input_size": size, "test_input_size": size, "crop_pct": round(crop / resize, 3), "crop_mode": "center"}
-    return {**cfg, "interpolation": interpolation, "mean": mean, "std": std}
+def crop_share(crop: int, resize: int) -> float:
+    """Return timm's `crop_pct` for a crop of `crop` pixels after resizing to `resize`, which timm rounds down.
 
-
-def _wzmiaomiao_v1(arch: Arch) -> dict[str, Any]:
-    """Test9_efficientNet/train.py, "val": resized to the size of the crop, bilinearly."""
-    mean, std = IMAGENET
-    return {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear", "mean": mean, "std": std}
-
-
-def _wzmiaomiao_v2(arch: Arch) -> dict[str, Any]:
-    """Test11_efficientnetV2/train.py, "val"."""
-    mean, std = HALF
-    return {**_wzmiaomiao_v1(arch), "mean": mean, "std": std}
+    >>> crop_share(240, 256)
+    0.9375
+    """
+    share = crop / resize
+    return share if math.floor(crop / share) == resize else math.nextafter(share, 0)

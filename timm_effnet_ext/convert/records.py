@@ -20,10 +20,14 @@ class Options:
 
     Args:
         weights: Which weights to take from a checkpoint that has both.
-        model: Architecture, where the file fits several; `hucorz_` or `tf_` before the name may be there.
-        label_names: One name for each class that is written.
+        model: Model that was trained, where the file fits several. Of timm's names, one without `tf_` means PyTorch's
+            padding and epsilon, one with `tf_` or `hucorz_` TensorFlow's.
+        prefix: What stands before all names of the network, where a file holds several.
+        label_names: One name for each class that is written; of one output the name of yes, or those of no and yes.
+        multi_label: Each output is a class by itself, where the source does not say it.
         keep_background: Keep class 0 of 1001 instead of cutting it.
         pretrained_cfg: Entries of timm's pretrained_cfg that are known better than the file and the family say.
+        knows: Who knows these entries, for the card.
         reference: .npz of inputs and outputs that the source's own framework gave.
         images: Folder of photos for the plausibility figure.
         verify: Compute with the result before it is published.
@@ -38,9 +42,12 @@ class Options:
 
     weights: WeightsKind = "ema"
     model: str | None = None
+    prefix: str | None = None
     label_names: Sequence[str] | None = None
+    multi_label: bool = False
     keep_background: bool = False
     pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
+    knows: str = "given"
     reference: Path | None = None
     images: Path | None = None
     verify: bool = True
@@ -80,8 +87,11 @@ class Report:
     arch: str  # row of ARCHS
     model_args: Mapping[str, Any]
     pretrained_cfg: Mapping[str, Any]
+    origins: Mapping[str, str]  # every entry of config.json, e.g. "pretrained_cfg.mean" -> who says so
     num_classes: int
     classes: str  # what was done about the classes, a sentence
+    problem_type: str | None  # what the outputs are, in transformers' word; None without classifier
+    label_names: Sequence[str | None] | None
     weights: WeightsKind
     step: int | None
     counts: Mapping[str, int]  # variables by what became of them: used, of them from EMA, slots, …
@@ -89,7 +99,6 @@ class Report:
     proofs: Sequence[Proof]
     weights_sha256: str  # of model.safetensors
     versions: Mapping[str, str]
-    activation: str | None = None  # what the source puts on the logits
     license: str | None = None
     origin_version: str | None = None
     notes: Sequence[str] = ()  # what the user should know, e.g. that there were no EMA weights

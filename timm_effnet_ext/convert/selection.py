@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,20 @@ from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.names import Dialect, Entry, check
+from timm_effnet_ext.convert.names import Dialect, Entry
+from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of
 from timm_effnet_ext.convert.pytorch.dialects import TORCH_DIALECTS
-from timm_effnet_ext.convert.records import WeightsKind
+from timm_effnet_ext.convert.records import Options, WeightsKind
 from timm_effnet_ext.convert.tensorflow.dialects import TF_DIALECTS
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import NameMappingError, first_few
+
+# Names of tensors that stand beside a network in training and compute nothing of its outputs.
+_OF_TRAINING = re.compile(
+    r"(^|[._/])(\w*criterion|\w*loss(es)?(_fn|_func)?|\w*metrics?|pos_weight|class_weights?)([._/]|$)"
+)
+
+_HEAD = ("conv_head.", "bn2.", "classifier.")
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,7 @@ class Selection:
     """The reading of a checkpoint that was chosen, and what became of its variables."""
 
     candidate: Candidate
+    numerics: Numerics
     entries: tuple[Entry, ...]
     source: Mapping[str, TensorEntry]  # by `Entry.source`
     weights: WeightsKind
@@ -48,28 +58,36 @@ def with_named_classifier(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | None = None) -> Selection:
-    """Choose architecture, dialect and EMA or raw weights.
+def select(checkpoint: Checkpoint, options: Options) -> Selection:
+    """Choose architecture, dialect, numerics, and EMA or raw weights.
 
     Raises:
-        NameMappingError: No architecture has these variables, several have and `model` does not say which, some of
-            the variables have an EMA twin and some have not, or some are left over.
+        NameMappingError: No architecture has these variables, several have and neither `model` nor `prefix` says which,
+            some of the variables have an EMA twin and some have not, or some are left over.
     """
     found = checkpoint.variables
     shapes = {name: entry.shape for name, entry in found.model.items()}
     candidates = identify(shapes, dialects_for(checkpoint))
     if not candidates:
         raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
-    candidate, notes = _choose(checkpoint, candidates, model)
+    candidate, notes = _choose(checkpoint, candidates, options)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
     spare = {name for name in found.model if name not in used and _is_source_only(name, candidate)}
     others = {name for other in candidates if other.prefix != candidate.prefix for name in _sources(other)} - used
-    left = found.model.keys() - used - spare - others
+    outside = _outside(found, candidate, used | others)
+    left = found.model.keys() - used - spare - others - outside
     if left:
         raise NameMappingError(f"{checkpoint.path}: {_left_over(candidate, len(used), left)}")
-    source, kind = _weights(checkpoint, used, weights)
-    if kind != weights:
+    numerics = _numerics(checkpoint, candidate, options.model)
+    if numerics.problem:
+        raise NameMappingError(f"{checkpoint.path}: {numerics.problem}")
+    source, kind = _weights(checkpoint, used, options.weights)
+    notes = (*notes, *numerics.notes, *([candidate.dialect.note] if candidate.dialect.note else []))
+    if outside:
+        where = f"outside {candidate.prefix!r} were left out: {first_few(outside)}"
+        notes = (*notes, f"{len(outside)} variables {where}")
+    if kind != options.weights:
         notes = (*notes, "the file has no EMA weights: the raw ones were taken")
     counts = {
         "used": len(used),
@@ -77,19 +95,31 @@ def select(checkpoint: Checkpoint, weights: WeightsKind = "ema", model: str | No
         "raw_beside_ema": sum(source[name] is not found.model[name] for name in used),
         "ema_unused": len(found.ema) if kind == "raw" else len(found.ema.keys() - used),
         "other_model": len(others),
+        "outside_the_model": len(outside),
         "no_counterpart": len(spare),
         "optimizer_slots": len(found.slots),
         "counters": len(found.counters),
         "metadata": len(found.metadata),
     }
-    return Selection(candidate, entries, source, kind, counts, notes)
+    return Selection(candidate, numerics, entries, source, kind, counts, notes)
+
+
+def _numerics(checkpoint: Checkpoint, candidate: Candidate, model: str | None) -> Numerics:
+    try:
+        return decide(candidate, checkpoint.statements, model)
+    except NameMappingError as err:
+        raise NameMappingError(f"{checkpoint.path}: {err}") from err
 
 
 def _own_classifier(found: Variables, candidate: Candidate) -> dict[str, str]:
-    """Return the dialect's names of a dense layer of the user's own, if that is all that a headless network leaves."""
+    """Return the dialect's names of a dense layer of the user's own, if a headless network leaves nothing else.
+
+    What training alone needs, such as a loss's weights, may stand beside it.
+    """
     if candidate.match.num_classes:
         return {}
     left = {name for name in found.model.keys() - _sources(candidate) if not _is_source_only(name, candidate)}
+    left = {name for name in left if not _is_of_training(name, found) or name.startswith(candidate.prefix or ".")}
     own = {len(found.model[name].shape): name for name in left}
     if len(left) != 2 or own.keys() != {1, 2}:
         return {}
@@ -100,6 +130,29 @@ def _own_classifier(found: Variables, candidate: Candidate) -> dict[str, str]:
     return {own[len(entry.source_shape)]: entry.source for entry in classifier}
 
 
+def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> set[str]:
+    """Return the variables that lie wholly outside a complete network: of a loss, a metric, a decoder.
+
+    A dense layer beside a network without classifier may be its head, so it is not among them.
+    """
+    if not candidate.prefix:
+        return set()
+    outside = {name for name in found.model.keys() - known if not name.startswith(candidate.prefix)}
+    dense = {name for name in outside if len(found.model[name].shape) == 2 and not _is_of_training(name, found)}
+    return outside - _layers_of(dense, outside) if dense and not candidate.match.num_classes else outside
+
+
+def _layers_of(dense: Collection[str], names: Collection[str]) -> set[str]:
+    """Return all names of the layers that have one of `dense`."""
+    layers = {re.split(r"[./][^./]*$", name)[0] for name in dense}
+    return {name for name in names if re.split(r"[./][^./]*$", name)[0] in layers}
+
+
+def _is_of_training(name: str, found: Variables) -> bool:
+    """Whether a variable is a counter or state of training: whole numbers, or named after a loss or a metric."""
+    return found.model[name].dtype.startswith(("int", "uint", "bool")) or bool(_OF_TRAINING.search(name))
+
+
 def _is_source_only(name: str, candidate: Candidate) -> bool:
     return name.startswith(candidate.prefix) and candidate.dialect.is_source_only(name[len(candidate.prefix) :])
 
@@ -108,28 +161,65 @@ def _sources(candidate: Candidate) -> set[str]:
     return {entry.source for entry in candidate.plan()}
 
 
-def _choose(
-    checkpoint: Checkpoint, candidates: list[Candidate], model: str | None
-) -> tuple[Candidate, tuple[str, ...]]:
+def _choose(checkpoint: Checkpoint, candidates: list[Candidate], options: Options) -> tuple[Candidate, tuple[str, ...]]:
     """Return the one reading, and what else would compute the same."""
-    if model is not None:
-        wanted = [candidate for candidate in candidates if candidate.match.arch_name == row_name(model)]
+    if options.prefix is not None:
+        candidates = _under_prefix(checkpoint, candidates, options.prefix)
+    if options.model is not None:
+        wanted = [candidate for candidate in candidates if candidate.match.arch_name == row_name(options.model)]
         if not wanted:
-            raise NameMappingError(f"{checkpoint.path}: is not {model}: it fits {_names(candidates)}")
+            raise NameMappingError(f"{checkpoint.path}: is not {options.model}: it fits {_names(candidates)}")
         candidates = wanted
+    else:
+        candidates = _as_stated(checkpoint, candidates)
     networks = {candidate.network(): candidate for candidate in reversed(candidates)}
     if len(networks) > 1:
+        several = list(networks.values())
+        ways = [f"--prefix {candidate.prefix}" for candidate in several if candidate.prefix]
+        if len({candidate.match.arch_name for candidate in several}) == len(several):
+            ways = ["--model", *ways]
         raise NameMappingError(
-            f"{checkpoint.path}: fits {len(networks)} different models: {_names(networks.values())}. "
-            "Say which with --model"
+            f"{checkpoint.path}: fits {len(several)} different models: {_names(several)}. "
+            f"Say which with {' or '.join(ways)}"
         )
     chosen, *others = candidates
     same = f"other rows, scaled, compute the same: {', '.join(other.match.arch_name for other in others)}"
     return chosen, (same,) if others else ()
 
 
+def _under_prefix(checkpoint: Checkpoint, candidates: list[Candidate], prefix: str) -> list[Candidate]:
+    """Return the readings below a prefix; the separator at its end may be left out."""
+    found = [candidate for candidate in candidates if prefix.rstrip("./") == candidate.prefix.rstrip("./")]
+    if not found:
+        there = first_few({repr(candidate.prefix) for candidate in candidates})
+        raise NameMappingError(f"{checkpoint.path}: --prefix {prefix}: no network lies there, but under {there}")
+    return found
+
+
+def _as_stated(checkpoint: Checkpoint, candidates: list[Candidate]) -> list[Candidate]:
+    """Return the readings that have a name which the source states, or all where it states none.
+
+    Raises:
+        NameMappingError: What the source certainly is called is none of them.
+    """
+    rows = {candidate.match.arch_name for candidate in candidates}
+    prefixes = {candidate.prefix for candidate in candidates}
+    statements = about(checkpoint.statements, prefixes.pop()) if len(prefixes) == 1 else ()
+    named = names_of(statements)
+    for statement, name in named:
+        if statement.is_certain and name.row not in rows:
+            raise NameMappingError(
+                f"{checkpoint.path}: {statement.where} says {name.name}, but the weights fit {_names(candidates)}"
+            )
+    stated = next((name.row for _, name in named if name.row in rows), None)
+    return [c for c in candidates if stated in (None, c.match.arch_name)] if stated else candidates
+
+
 def _names(candidates: Iterable[Candidate]) -> str:
-    return " and ".join(str(candidate.match) for candidate in candidates)
+    """Return the models of some readings, with their prefixes where these differ."""
+    candidates = tuple(candidates)
+    is_plain = len({candidate.prefix for candidate in candidates}) == 1
+    return " and ".join(str(c.match) if is_plain else f"{c.match} under {c.prefix!r}" for c in candidates)
 
 
 def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
@@ -141,17 +231,33 @@ def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
 
 def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str:
     """Return what is too much or missing for the nearest architecture, or what stands in the file instead."""
+    for statement, name in names_of(checkpoint.statements):
+        if name.row is None:
+            return f"{statement.where} says {name.name}, which is none of the 26 architectures"
     for candidate in without_foreign(shapes, dialects_for(checkpoint)):
         used = _sources(candidate)
         return _left_over(candidate, len(used), shapes.keys() - used)
     found = nearest(shapes, dialects_for(checkpoint))
     if found is None:
         return f"none of the 26 architectures, under any names that are known; it holds {first_few(shapes)}"
-    try:
-        check(found.plan(), {name: tuple(shape) for name, shape in shapes.items()})
-    except NameMappingError as err:
-        return f"fits no architecture; the nearest is {found.match} in dialect {found.dialect.name!r}, but {err}"
-    raise AssertionError("a plan that fits is a candidate")
+    near = f"the nearest is {found.match} in dialect {found.dialect.name!r}"
+    return f"fits no architecture; {near}, but {_misfit(found, shapes)}"
+
+
+def _misfit(candidate: Candidate, shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return what of a network is missing, too much or of another shape, by the rules by which one fits."""
+    wanted = {entry.source: entry for entry in candidate.plan()}
+    below = {name for name in shapes if name.startswith(candidate.prefix) and not _is_source_only(name, candidate)}
+    missing = wanted.keys() - below
+    if missing and all(wanted[name].torch.startswith(_HEAD) for name in missing) and below <= wanted.keys():
+        return "it has no head (conv_head, bn2), as a network for features alone"
+    wrong = [
+        f"{name} has {tuple(shapes[name])}, needs {entry.source_shape}"
+        for name, entry in wanted.items()
+        if name in below and tuple(shapes[name]) != entry.source_shape
+    ]
+    problems = (("of another shape", wrong), ("missing", missing), ("too many", below - wanted.keys()))
+    return "; ".join(f"{len(names)} {what}: {first_few(names)}" for what, names in problems if names)
 
 
 def _weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -15,12 +15,11 @@ from PIL import Image
 from torch import nn
 
 import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
-from timm_effnet_ext.convert.plausibility import by_photos
+from timm_effnet_ext.convert.checkpoint import Graph
+from timm_effnet_ext.convert.plausibility import by_photos, trial_size
 from timm_effnet_ext.convert.records import Proof, ProofKind
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
 from timm_effnet_ext.photos import in_channels, read_photos
-
-Graph = Callable[[np.ndarray], np.ndarray]
 
 TOLERANCE = 1e-4
 """Of the largest output, or of 1: TensorFlow's own engines differ by 2e-5, the smallest mistakes seen by 1e-1."""
@@ -32,6 +31,9 @@ Of the oracles one image does so, a random network's third of a size that it was
 1.7e-4 from float64 and torch's float32 5e-5, elsewhere both are within 5e-6.
 """
 
+PREPARED_TOLERANCE = 1e-5
+"""Of the range of what reaches the network: float32 rounds to 6e-8 of it, a mean one level off differs by 4e-3."""
+
 # What NumPy, zipfile and zlib raise over a damaged .npz, beside OSError.
 _BROKEN_NPZ = (ValueError, EOFError, BadZipFile, zlib.error, TypeError, AttributeError, KeyError, RuntimeError)
 
@@ -40,8 +42,8 @@ class Converted(NamedTuple):
     """A written folder as timm builds it, in float64: what is compared are networks, not roundings.
 
     Networks far from the images that they know enlarge roundings: of random weights, two ways to compute the same in
-    float32 were seen to differ by 3e-5 of the largest output on photos and by 1e-3 on white noise, in float64 by 5e-6
-    and 2e-4 (the mean and std of config.json are rounded).
+    float32 were seen to differ by 3e-5 of the largest output on photos and by 1e-3 on white noise. So both sides of a
+    comparison get the same tensor, and what makes that tensor of an image is compared apart.
     """
 
     model: nn.Module
@@ -70,6 +72,12 @@ class Converted(NamedTuple):
             batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(dtype)
             return torch.cat([model(image[None]) for image in batch]).numpy()
 
+    def pixels(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+        """Return a photo as a batch (1, H, W, C) of 0 … 255 of that height and width."""
+        height, width = size
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)
+        return in_channels(pixels, self.channels)[None]
+
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """Return images of 0 … 255 as the network gets them."""
         return (images.astype(np.float64) / 255 - self.mean) / self.std
@@ -97,7 +105,6 @@ def verify(
     folder: Path,
     *,
     graph: Graph | None = None,
-    graph_takes_pixels: bool = True,
     reference: Path | None = None,
     images: Path | None = None,
     cut: int = 0,
@@ -106,8 +113,7 @@ def verify(
 
     Args:
         folder: config.json and weights.
-        graph: Evaluates the source's own layer graph, images (B, H, W, 3) of 0 … 255 -> outputs.
-        graph_takes_pixels: False if it takes normalised images instead.
+        graph: The source's own layer graph.
         reference: .npz of inputs and outputs; see `by_reference`.
         images: Folder of photos.
         cut: How many outputs of the source come before the first that was written.
@@ -121,7 +127,7 @@ def verify(
     if reference is not None:
         proofs.append(by_reference(converted, reference, cut))
     if graph is not None:
-        proofs.append(by_graph(converted, graph, images, cut, graph_takes_pixels))
+        proofs.append(by_graph(converted, graph, images, cut))
     if not proofs or images is not None:
         proofs += by_photos(converted.model, images)
     return tuple(proofs)
@@ -132,21 +138,27 @@ def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
 
     The file holds pairs `input`/`output`, numbered or not (`input_1`/`output_1`, …): inputs (B, H, W, C) as the
     network gets them, or under `images` instead of `input` as they were before normalisation, 0 … 255. Outputs are
-    logits, or pooled features of a model without classifier.
+    logits, or pooled features of a model without classifier. Where both are there, preprocessing is compared apart.
     """
-    differences = []
-    for kind, given, output in _pairs(path):
-        inputs = converted.normalise(given) if kind == "images" else given
+    differences, prepared = [], []
+    for images, given, output in _batches(path):
+        if images is not None and given is not None:
+            prepared.append(_prepared(converted.normalise(images), given, str(path)))
+        inputs = converted.normalise(images) if given is None else given  # type: ignore[arg-type]
         found = converted.run(inputs)
         difference = _difference(found, output[:, cut:], str(path))
         rounding = float(np.abs(converted.run(inputs, torch.float32) - found).max()) / max(1, difference.largest)
         tolerance = min(max(TOLERANCE, ROUNDING_FACTOR * rounding), MAX_TOLERANCE)
         differences.append(difference._replace(tolerance=tolerance))
-    return _compared("reference", differences, f"{len(differences)} batches of {path.name}")
+    return _compared("reference", differences, prepared, f"{len(differences)} batches of {path.name}")
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield "input" or "images", the batch, and the outputs."""
+Batch = tuple[np.ndarray | None, np.ndarray | None, np.ndarray]
+"""Images, inputs, of which one may be missing, and outputs."""
+
+
+def _batches(path: Path) -> Iterator[Batch]:
+    """Yield the batches of a reference."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [name for name in file.files if name.startswith(("input", "images"))]
@@ -154,36 +166,39 @@ def _pairs(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
                 raise CheckpointFormatError(
                     f"{path}: holds {first_few(file.files)}, expected pairs 'input' or 'images' and 'output'"
                 )
-            for name in names:
-                kind = "images" if name.startswith("images") else "input"
-                expected = f"output{name[len(kind) :]}"
-                if expected not in file.files:
-                    raise CheckpointFormatError(f"{path}: {name!r} has no {expected!r} beside it")
-                given, output = file[name], file[expected]
-                if given.ndim != 4 or output.ndim != 2 or len(given) != len(output) or not len(given):
-                    raise CheckpointFormatError(
-                        f"{path}: {name!r} has shape {given.shape} and {expected!r} {output.shape}, "
-                        "expected (B, H, W, C) and (B, outputs)"
-                    )
-                yield kind, given, output
+            for end in dict.fromkeys(name.removeprefix("images").removeprefix("input") for name in names):
+                kinds = [kind for kind in ("images", "input") if kind + end in file.files]
+                if f"output{end}" not in file.files:
+                    raise CheckpointFormatError(f"{path}: {kinds[-1] + end!r} has no {f'output{end}'!r} beside it")
+                given, output = {kind: file[kind + end] for kind in kinds}, file[f"output{end}"]
+                for kind, batch in given.items():
+                    if batch.ndim != 4 or output.ndim != 2 or len(batch) != len(output) or not len(batch):
+                        raise CheckpointFormatError(
+                            f"{path}: {kind + end!r} has shape {batch.shape} and {f'output{end}'!r} {output.shape}, "
+                            "expected (B, H, W, C) and (B, outputs)"
+                        )
+                yield given.get("images"), given.get("input"), output
     except CheckpointFormatError:
         raise
     except _BROKEN_NPZ as err:
         raise CheckpointFormatError(f"{path}: not readable as .npz of numbers ({err})") from err
 
 
-def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0, takes_pixels: bool = True) -> Proof:
-    """Compare with the source's own layer graph, on photos and on noise."""
-    height, width = converted.size
+def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int = 0) -> Proof:
+    """Compare with the source's own layer graph, on photos and on noise.
+
+    Two questions are asked apart: whether it is the same network, given the same tensor, and whether config.json makes
+    the same tensor of an image as the graph's own layers do.
+    """
     found = [*read_photos(images), _noise()]
-    differences = []
+    differences, prepared = [], []
     for image in found:
-        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float64)
-        batch = in_channels(pixels, converted.channels)[None]
-        normalised = converted.normalise(batch)
-        output = graph(batch if takes_pixels else normalised)
-        differences.append(_difference(converted.run(normalised), output[:, cut:], "layer graph"))
-    return _compared("graph", differences, f"{len(found) - 1} photos and noise")
+        if graph.has_preprocessing:
+            batch = converted.pixels(image, converted.size)
+            prepared.append(_prepared(converted.normalise(batch), graph.prepare(batch), "layer graph"))
+        inputs = converted.normalise(converted.pixels(image, trial_size(*converted.size)))
+        differences.append(_difference(converted.run(inputs), graph.compute(inputs)[:, cut:], "layer graph"))
+    return _compared("graph", differences, prepared, f"{len(found) - 1} photos and noise")
 
 
 def _noise() -> Image.Image:
@@ -197,7 +212,15 @@ def _difference(found: np.ndarray, expected: np.ndarray, where: str) -> _Differe
     return _Difference(float(np.abs(found - expected.astype(np.float64)).max()), float(np.abs(expected).max()))
 
 
-def _compared(kind: ProofKind, differences: list[_Difference], what: str) -> Proof:
+def _prepared(found: np.ndarray, expected: np.ndarray, where: str) -> float:
+    """Return how far two preparations of an image differ, as a share of the range of the values."""
+    if found.shape != expected.shape:
+        raise VerificationError(f"{where}: images become {expected.shape}, config.json makes {found.shape} of them")
+    span = float(np.ptp(expected)) or 1.0
+    return float(np.abs(found - expected.astype(np.float64)).max()) / span
+
+
+def _compared(kind: ProofKind, differences: list[_Difference], prepared: list[float], what: str) -> Proof:
     """Return the proof of the worst difference, or raise."""
     worst = max(differences, key=lambda d: (not d.is_allowed, d.relative))
     told = (
@@ -207,4 +230,14 @@ def _compared(kind: ProofKind, differences: list[_Difference], what: str) -> Pro
     if not all(difference.is_allowed for difference in differences):
         raise VerificationError(f"{kind}, {what}: {told}. Nothing was written")
     figures = {"max_abs_diff": worst.worst, "max_abs_output": worst.largest, "relative": worst.relative}
-    return Proof(kind, {**figures, "tolerance": worst.tolerance}, f"{what}: {told}")
+    figures["tolerance"] = worst.tolerance
+    if prepared:
+        share = max(prepared)
+        told += f"; of what reaches the network {share:.1e} of its range, allowed {PREPARED_TOLERANCE:.0e}"
+        if not share <= PREPARED_TOLERANCE:
+            raise VerificationError(
+                f"{kind}, {what}: mean and std of config.json are not the source's: images differ by {share:.1e} of "
+                f"their range (allowed {PREPARED_TOLERANCE:.0e}). Nothing was written"
+            )
+        figures |= {"prepared": share, "prepared_tolerance": PREPARED_TOLERANCE}
+    return Proof(kind, figures, f"{what}: {told}")

@@ -13,11 +13,11 @@ import timm
 import torch
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.convert._sources import said
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.convert.checkpoint import Checkpoint
 from timm_effnet_ext.convert.identify import Candidate, identify
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.names import check
 
 ARCHIVES = Path(__file__).parents[2] / "data" / "keras"
 # TensorFlow's own engines differ among each other by up to 2e-5 of the largest logit; a mistake shows at 1e-2.
@@ -50,14 +50,14 @@ def candidate(checkpoint: Checkpoint) -> Candidate:
     shapes = {name: entry.shape for name, entry in checkpoint.variables.model.items()}
     found = identify(shapes, KERAS_DIALECTS)[0]
     spare = {name for name in shapes if found.dialect.is_source_only(name)}
-    check(found.plan(), shapes, ignored=spare)
+    assert {entry.source: entry.source_shape for entry in found.plan()} == {n: shapes[n] for n in shapes.keys() - spare}
     return found
 
 
 def converted(checkpoint: Checkpoint) -> torch.nn.Module:
     """Return our model with the checkpoint's weights."""
     found = candidate(checkpoint)
-    args: dict[str, Any] = {**found.match._asdict(), **checkpoint.model_args}
+    args: dict[str, Any] = {**found.match._asdict(), **said(checkpoint, "model_args")}
     model = timm.create_model(PREFIX + args.pop("arch_name"), **args).eval()
     variables = checkpoint.variables.model
     values = {entry.torch: entry.layout.apply(variables[entry.source].read()) for entry in found.plan()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.convert._sources import said
 from tests.convert.keras._files import TOLERANCE, converted, error, folder, logits, outputs
 from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.keras.bundle import METADATA_FILE, from_bundle, has_keras_names
@@ -17,6 +18,7 @@ from timm_effnet_ext.convert.tensorflow.source import open_bundle
 from timm_effnet_ext.convert.tensorflow.variables import variables
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.outputs import SINGLE_LABEL
 
 SOURCES = ["keras2_nested_saved", "keras3_nested_saved", "keras2_nested_checkpoint"]
 
@@ -33,16 +35,16 @@ def read(path: Path) -> Iterator[Checkpoint]:
 def test_our_model_computes_what_keras_did(name: str) -> None:
     images, wanted = outputs("keras2_nested" if "keras2" in name else "keras3_nested", "native")
     with read(folder() / name) as checkpoint:
-        assert error(logits(converted(checkpoint), images, checkpoint.preprocessing), wanted) < TOLERANCE
+        assert error(logits(converted(checkpoint), images, said(checkpoint, "preprocessing")), wanted) < TOLERANCE
 
 
 def test_a_saved_model_of_keras_2_has_its_graph() -> None:
     images, wanted = outputs("keras2_nested", "native")
     with read(folder() / "keras2_nested_saved") as checkpoint:
         assert checkpoint.graph is not None
-        assert error(checkpoint.graph(images), wanted) < TOLERANCE
-        assert checkpoint.activation == "softmax"
-        assert checkpoint.preprocessing["input_size"] == (3, 64, 64)
+        assert error(checkpoint.graph.compute(checkpoint.graph.prepare(images)), wanted) < TOLERANCE
+        assert checkpoint.statements[0].problem_type == SINGLE_LABEL
+        assert said(checkpoint, "preprocessing")["input_size"] == (3, 64, 64)
         assert checkpoint.files[-1].name == METADATA_FILE
 
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from timm.data import str_to_pil_interp
 
+from tests.convert._sources import said
 from tests.convert.keras._files import (
     ARCHIVES,
     TOLERANCE,
@@ -24,12 +25,11 @@ from tests.convert.keras._files import (
     logits,
     outputs,
 )
-from timm_effnet_ext.convert.keras.config import INPUT
-from timm_effnet_ext.convert.keras.graph import evaluate
 from timm_effnet_ext.convert.keras.source import is_keras, open_keras
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
+from timm_effnet_ext.outputs import MULTI_LABEL, SINGLE_LABEL
 
 NESTED = [f"keras{major}_nested{end}" for major in (2, 3) for end in (".keras", ".h5", ".weights.h5")]
 NESTED.append("keras2_nested_weights.h5")
@@ -53,7 +53,7 @@ def test_every_file_is_the_one_that_keras_wrote() -> None:
 def test_our_model_computes_what_keras_did(name: str, which: str) -> None:
     images, wanted = outputs(name, which)
     with read(name) as checkpoint:
-        cfg = checkpoint.preprocessing
+        cfg = said(checkpoint, "preprocessing")
         # `top` has no preprocessing layers and was given -1 … 1.
         found = logits(converted(checkpoint), images, cfg if "mean" in cfg else {"mean": 0.5, "std": 0.5})
     if which == "odd" and name in NESTED:
@@ -68,25 +68,27 @@ def test_the_graph_computes_what_keras_did(name: str) -> None:
     images, wanted = outputs(name, "native")
     with read(name) as checkpoint:
         assert checkpoint.graph is not None
-        found = checkpoint.graph(images if "mean" in checkpoint.preprocessing else images / np.float32(127.5) - 1)
+        graph = checkpoint.graph
+        found = graph.compute(graph.prepare(images) if graph.has_preprocessing else images / np.float32(127.5) - 1)
     assert error(found, wanted) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["keras2_nested.keras", "keras3_nested.h5"])
-def test_the_interpreter_pads_as_the_config_says_at_any_size(name: str) -> None:
+def test_the_interpreter_pads_as_the_config_says_at_any_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images, wanted = outputs(name, "odd")
     with read(name) as checkpoint:
-        graph, weights, output = checkpoint.graph.args
-        assert error(evaluate(graph, weights.layers, images, output), wanted) < TOLERANCE
+        inputs = checkpoint.graph.prepare(images)
         with pytest.raises(VerificationError, match="built for images of another size than \\(75, 91\\): block"):
-            checkpoint.graph(images)
-        assert [node.name for node in graph.users[INPUT]] == ["random_flip"]
+            checkpoint.graph.compute(inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr("timm_effnet_ext.convert.keras.graph.wrong_paddings", lambda *args: [])
+            assert error(checkpoint.graph.compute(inputs), wanted) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "top.keras" not in name])
 def test_preprocessing_layers_become_mean_and_std(name: str) -> None:
     with read(name) as checkpoint:
-        cfg = checkpoint.preprocessing
+        cfg = said(checkpoint, "preprocessing")
         expected = dict.fromkeys(("mean", "std"), (128 / 255,) * 3) if "sequential" in name else IMAGENET
         assert {key: cfg[key] for key in ("mean", "std")} == {
             k: pytest.approx(v, abs=1e-6) for k, v in expected.items()
@@ -95,16 +97,16 @@ def test_preprocessing_layers_become_mean_and_std(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "activation", "args"),
-    [("nested", "softmax", {}), ("flat", None, {}), ("sequential", "sigmoid", {}), ("top", "softmax", {}),
+    ("name", "problem_type", "args"),
+    [("nested", SINGLE_LABEL, {}), ("flat", None, {}), ("sequential", MULTI_LABEL, {}), ("top", SINGLE_LABEL, {}),
      ("topless", None, {"global_pool": "max"})],
 )  # fmt: skip
 @pytest.mark.parametrize("major", [2, 3])
-def test_the_head_is_described(major: int, name: str, activation: str | None, args: dict[str, str]) -> None:
+def test_the_head_is_described(major: int, name: str, problem_type: str | None, args: dict[str, str]) -> None:
     with read(f"keras{major}_{name}.keras") as checkpoint:
-        assert checkpoint.activation == activation
-        assert checkpoint.model_args == args
-        assert ("crop_pct" in checkpoint.preprocessing) == (name != "topless")
+        assert checkpoint.statements[0].problem_type == problem_type
+        assert said(checkpoint, "model_args") == args
+        assert ("crop_pct" in said(checkpoint, "preprocessing")) == (name != "topless")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def resizing(**settings):
 def test_resizing_is_said_in_timms_words(tmp_path: Path) -> None:
     edit = resizing(interpolation="area", crop_to_aspect_ratio=True)
     with open_keras(edited("keras3_flat.keras", edit, tmp_path)) as checkpoint:
-        cfg = checkpoint.preprocessing
+        cfg = said(checkpoint, "preprocessing")
         assert (cfg["interpolation"], cfg["crop_mode"], cfg["crop_pct"]) == ("box", "center", 1.0)
     assert str_to_pil_interp("box") is Image.Resampling.BOX
 
@@ -229,7 +231,7 @@ def test_a_softmax_layer_behind_the_classifier_is_its_activation(tmp_path: Path)
         layers.append({"class_name": "Softmax", "config": {"name": "softmax", "axis": -1}})
 
     with open_keras(edited("keras3_sequential.keras", edit, tmp_path)) as checkpoint:
-        assert checkpoint.activation == "softmax"
+        assert checkpoint.statements[0].problem_type == SINGLE_LABEL
 
 
 def test_a_second_dense_layer_is_refused(tmp_path: Path) -> None:
@@ -262,10 +264,12 @@ def test_the_whole_conversion_is_verified_by_the_graph(name: str, tmp_path: Path
 
 def test_other_numerics_become_arguments_of_the_model(tmp_path: Path) -> None:
     with open_keras(edited("keras3_flat.keras", set_all("BatchNormalization", epsilon=0.01), tmp_path)) as checkpoint:
-        assert checkpoint.model_args == {"bn_eps": 0.01}
+        assert said(checkpoint, "model_args") == {"bn_eps": 0.01}
         images, wanted = outputs("keras3_flat", "native")
-        found = logits(converted(checkpoint), images, checkpoint.preprocessing)
-        assert error(found, checkpoint.graph(images)) < TOLERANCE < error(found, wanted)
+        found = logits(converted(checkpoint), images, said(checkpoint, "preprocessing"))
+        assert (
+            error(found, checkpoint.graph.compute(checkpoint.graph.prepare(images))) < TOLERANCE < error(found, wanted)
+        )
 
 
 def test_a_size_for_which_the_graph_was_not_padded_is_changed(tmp_path: Path) -> None:
@@ -273,11 +277,11 @@ def test_a_size_for_which_the_graph_was_not_padded_is_changed(tmp_path: Path) ->
         layers[0]["config"]["batch_shape"] = [None, 75, 91, 3]
 
     with open_keras(edited("keras3_nested.keras", other_size, tmp_path)) as checkpoint:
-        assert checkpoint.preprocessing["input_size"] == (3, 64, 96)
+        assert said(checkpoint, "preprocessing")["input_size"] == (3, 64, 96)
         assert any("75x91 became 64x96" in note for note in checkpoint.notes)
         images = outputs("keras3_nested", "odd")[0].repeat(2, 1)[:, :64].repeat(2, 2)[:, :, :96]
-        found = logits(converted(checkpoint), images, checkpoint.preprocessing)
-        assert error(found, checkpoint.graph(images)) < TOLERANCE
+        found = logits(converted(checkpoint), images, said(checkpoint, "preprocessing"))
+        assert error(found, checkpoint.graph.compute(checkpoint.graph.prepare(images))) < TOLERANCE
 
 
 def test_weights_and_config_that_belong_apart_are_refused(tmp_path: Path) -> None:

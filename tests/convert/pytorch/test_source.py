@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import timm_effnet_ext  # noqa: F401  registers the models
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.pytorch.source import open_torch, recognise
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.errors import CheckpointFormatError, VerificationError
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError, VerificationError
 
 UNVERIFIED = Options(verify=False)
 SMALL = {"num_classes": 3, "width_mult": 0.1, "depth_mult": 0.1}
@@ -72,7 +73,7 @@ def test_torchvision_files_compute_what_torchvision_does(name: str, tmp_path: Pa
 
 def test_torchvision_preprocessing_is_that_of_its_weights() -> None:
     from timm_effnet_ext.arch import ARCHS
-    from timm_effnet_ext.convert.preprocessing import preprocessing
+    from timm_effnet_ext.convert.pytorch.preprocessing import by_torchvision
 
     for name, weights in (
         ("efficientnet_b0", torchvision.models.EfficientNet_B0_Weights.DEFAULT),
@@ -80,9 +81,9 @@ def test_torchvision_preprocessing_is_that_of_its_weights() -> None:
         ("efficientnetv2_s", torchvision.models.EfficientNet_V2_S_Weights.DEFAULT),
         ("efficientnetv2_l", torchvision.models.EfficientNet_V2_L_Weights.DEFAULT),
     ):
-        theirs, ours = weights.transforms(), preprocessing("torchvision", ARCHS[name])
+        theirs, ours = weights.transforms(), by_torchvision(ARCHS[name]).cfg
         assert ours["input_size"] == ours["test_input_size"] == (3, *theirs.crop_size * 2)
-        assert ours["crop_pct"] == pytest.approx(theirs.crop_size[0] / theirs.resize_size[0], abs=1e-3)
+        assert math.floor(theirs.crop_size[0] / ours["crop_pct"]) == theirs.resize_size[0]
         assert ours["interpolation"] == theirs.interpolation.value
         assert (list(ours["mean"]), list(ours["std"])) == (list(theirs.mean), list(theirs.std))
 
@@ -187,10 +188,281 @@ def test_a_name_of_timms_own_without_tf_means_symmetric_padding(arch: str, tmp_p
 
 
 @pytest.mark.parametrize("arch", [None, "local-dir:efficientnet_b0", "mine"])
-def test_assumed_numerics_are_said(arch: str | None, ours: nn.Module, tmp_path: Path) -> None:
-    source = _save({"state_dict": ours.state_dict(), "arch": arch}, tmp_path / "last.pth", "zip")
+def test_assumed_numerics_of_a_scaled_network_are_said(arch: str | None, ours: nn.Module, tmp_path: Path) -> None:
+    state = dict(ours.state_dict())  # without the metadata in which our models say what they are
+    source = _save({"state_dict": state, "arch": arch}, tmp_path / "last.pth", "zip")
     report = convert(source, tmp_path / "out", UNVERIFIED)
-    assert any("TensorFlow's padding and BatchNorm epsilon were assumed" in note for note in report.notes)
+    assert any("epsilon 1e-3 were assumed, as hucorz_efficientnetv2_b0 has them" in note for note in report.notes)
+    assert report.origins["architecture"].startswith("all ")
+
+
+PLAIN = {
+    "bare": lambda state: state,
+    "under a prefix": lambda state: {f"model.{name}": value for name, value in state.items()},
+    "in a table of its own": lambda state: {"weights": state, "epoch": 3},
+    "with another arch": lambda state: {"state_dict": state, "arch": "mine"},
+}
+STATED = {
+    "Lightning": lambda state, name: {
+        "state_dict": {f"net.{key}": value for key, value in state.items()}, "hyper_parameters": {"model_name": name}
+    },
+    "a table beside": lambda state, name: {"model_state": state, "config": {"network": {"backbone": name}}},
+    "train.py": lambda state, name: {"state_dict": state, "arch": name},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain() -> nn.Module:
+    """timm's own model whose names and shapes `tf_efficientnet_lite0` has too."""
+    return _trained(timm.create_model("efficientnet_lite0", num_classes=3))
+
+
+@pytest.mark.parametrize("saved", PLAIN)
+def test_numerics_that_nobody_states_are_asked_for(saved: str, plain: nn.Module, tmp_path: Path) -> None:
+    source = _save(PLAIN[saved](plain.state_dict()), tmp_path / "last.pth", "zip")
+    with pytest.raises(
+        NameMappingError, match=r"efficientnet_lite0 \(PyTorch's .* and tf_efficientnet_lite0 .*--model"
+    ):
+        convert(source, tmp_path / "out", UNVERIFIED)
+    convert(source, tmp_path / "out", Options(verify=False, model="efficientnet_lite0"))
+    _check_same_outputs(plain, tmp_path / "out")
+    convert(source, tmp_path / "tf", Options(verify=False, model="tf_efficientnet_lite0"))
+    twin = timm.create_model("tf_efficientnet_lite0", num_classes=3).eval()
+    twin.load_state_dict(plain.state_dict())
+    _check_same_outputs(twin, tmp_path / "tf")
+
+
+@pytest.mark.parametrize("saved", STATED)
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "tf_efficientnet_lite0"])
+def test_numerics_that_are_stated_are_taken(saved: str, name: str, plain: nn.Module, tmp_path: Path) -> None:
+    model = timm.create_model(name, num_classes=3).eval()
+    model.load_state_dict(plain.state_dict())
+    source = _save(STATED[saved](plain.state_dict(), name), tmp_path / "last.ckpt", "zip")
+    report = convert(source, tmp_path / "out", UNVERIFIED)
+    assert not any("padding" in note for note in report.notes)
+    _check_same_outputs(model, tmp_path / "out")
+
+
+def test_a_name_of_another_architecture_is_refused(plain: nn.Module, tmp_path: Path) -> None:
+    source = _save({"state_dict": plain.state_dict(), "arch": "tf_efficientnet_b3"}, tmp_path / "last.pth", "zip")
+    with pytest.raises(NameMappingError, match=r"arch says tf_efficientnet_b3, but the weights fit efficientnet_lite0"):
+        convert(source, tmp_path / "out", UNVERIFIED)
+
+
+def test_a_relative_is_refused_by_its_shape_and_by_its_name(tmp_path: Path) -> None:
+    model = timm.create_model("efficientnetv2_rw_t", num_classes=3)
+    for name, saved in (
+        ("bare", model.state_dict()),
+        ("named", {"model": model.state_dict(), "arch": "efficientnetv2_rw_t"}),
+    ):
+        with pytest.raises(NameMappingError, match="efficientnetv2_rw_t"):
+            convert(_save(saved, tmp_path / name, "zip"), tmp_path / "out", UNVERIFIED)
+
+
+@pytest.mark.parametrize(
+    ("name", "native"),
+    [("torchvision", "efficientnet_b0"), ("timm", "tf_efficientnet_b0"), ("eps", "efficientnet_b0")],
+)
+def test_timm_native_is_timms_model_with_the_same_numerics(name: str, native: str, tmp_path: Path) -> None:
+    if name == "torchvision":
+        model = _trained(torchvision.models.efficientnet_b0(num_classes=3))
+        saved: dict[str, Any] = model.state_dict()
+    else:
+        model = _trained(timm.create_model(native, num_classes=3, **({"bn_eps": 1e-4} if name == "eps" else {})))
+        args = argparse.Namespace(model=native, bn_eps=1e-4 if name == "eps" else None)
+        saved = {"state_dict": model.state_dict(), "arch": native, "args": args}
+    report = convert(_save(saved, tmp_path / "m.pth", "zip"), tmp_path / "out", Options(verify=False, timm_native=True))
+    assert report.architecture == native
+    assert dict(report.model_args) == ({"bn_eps": 1e-4} if name == "eps" else {})
+    assert type(timm.create_model(f"local-dir:{tmp_path / 'out'}")).__module__.startswith("timm.models")
+    _check_same_outputs(model, tmp_path / "out")
+
+
+def test_what_lies_outside_a_network_is_left_out_and_named(ours: nn.Module, tmp_path: Path) -> None:
+    state = {f"model.{name}": value for name, value in ours.state_dict().items()}
+    outside = {
+        "criterion.weight": torch.ones(3), "loss_fn.pos_weight": torch.ones(3),
+        "train_acc.tp": torch.zeros(3, 3).long(),
+        "decoder.conv.weight": torch.ones(4, 4, 3, 3), "initted": torch.tensor(True),
+    }  # fmt: skip
+    report = convert(_save({**state, **outside}, tmp_path / "last.ckpt", "zip"), tmp_path / "out", UNVERIFIED)
+    assert report.counts["outside_the_model"] == len(outside)
+    (note,) = [note for note in report.notes if "outside 'model.'" in note]
+    assert note == f"5 variables outside 'model.' were left out: {', '.join(sorted(outside))}"
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+def test_an_encoder_is_complete_without_classifier_beside_a_decoder(tmp_path: Path) -> None:
+    model = timm.create_model("hucorz_efficientnetv2_b0", **{**SMALL, "num_classes": 0})
+    state = {f"encoder.{name}": value for name, value in model.state_dict().items()}
+    decoder = {"decoder.conv.weight": torch.ones(4, 4, 3, 3), "decoder.bn.weight": torch.ones(4)}
+    report = convert(_save({**state, **decoder}, tmp_path / "unet.pth", "zip"), tmp_path / "out", UNVERIFIED)
+    assert (report.num_classes, report.counts["outside_the_model"]) == (0, 2)
+
+
+@pytest.mark.parametrize("head", ["one", "two", "neck"])
+def test_a_head_outside_a_network_is_its_classifier_or_a_doubt(head: str, ours: nn.Module, tmp_path: Path) -> None:
+    own = {"weight": ours.classifier.weight, "bias": ours.classifier.bias}
+    state = {f"backbone.{name}": value for name, value in ours.state_dict().items() if "classifier" not in name}
+    state |= {f"head.{leaf}": value for leaf, value in own.items()} | {"criterion.weight": torch.ones(3)}
+    width = ours.classifier.in_features
+    more = {
+        "one": {},
+        "two": {"fc.weight": torch.ones(width, width), "fc.bias": torch.ones(width)},
+        "neck": {"neck.weight": torch.ones(width), "neck.bias": torch.ones(width)},
+    }[head]
+    source = _save({**state, **more}, tmp_path / "last.ckpt", "zip")
+    if head == "one":
+        report = convert(source, tmp_path / "out", UNVERIFIED)
+        assert "the classifier is head.bias, head.weight" in report.notes
+        _check_same_outputs(ours, tmp_path / "out")
+    else:
+        with pytest.raises(NameMappingError, match=r"are left over after .* head\.bias, head\.weight"):
+            convert(source, tmp_path / "out", UNVERIFIED)
+
+
+@pytest.mark.parametrize("prefix", ["ema_model", "ema_model."])
+def test_of_two_networks_the_prefix_says_which(prefix: str, ours: nn.Module, tmp_path: Path) -> None:
+    raw = ours.state_dict()
+    ema = {name: value / 2 if value.is_floating_point() else value for name, value in raw.items()}
+    both = {f"model.{n}": v for n, v in raw.items()} | {f"ema_model.{n}": v for n, v in ema.items()}
+    source = _save({**both, "initted": torch.tensor(True), "step": torch.tensor(3)}, tmp_path / "last.pt", "zip")
+    with pytest.raises(NameMappingError, match=r"fits 2 different models: .* under .* --prefix \S*model\. or --prefix"):
+        convert(source, tmp_path / "out", UNVERIFIED)
+    with pytest.raises(
+        NameMappingError, match=r"--prefix net: no network lies there, but under 'ema_model\.', 'model\.'"
+    ):
+        convert(source, tmp_path / "out", Options(verify=False, prefix="net"))
+    report = convert(source, tmp_path / "out", Options(verify=False, prefix=prefix))
+    assert (report.counts["other_model"], report.counts["outside_the_model"]) == (
+        len(report.mapping),
+        len(raw) - len(report.mapping) + 2,
+    )
+    ours.load_state_dict(ema)
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+def test_tables_of_several_networks_become_prefixes(ours: nn.Module, tmp_path: Path) -> None:
+    student = ours.state_dict()
+    teacher = timm.create_model("hucorz_efficientnet_lite0", **SMALL).state_dict()
+    source = _save({"student": student, "teacher": teacher, "epoch": 1}, tmp_path / "last.pth", "zip")
+    report = convert(source, tmp_path / "out", Options(verify=False, prefix="student"))
+    assert report.counts["counters"] == 1
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["script", "trace"])
+def test_a_torchscript_archive_is_converted(kind: str, tmp_path: Path) -> None:
+    model = _trained(torchvision.models.efficientnet_b0(num_classes=3))
+    scripted = torch.jit.script(model) if kind == "script" else torch.jit.trace(model, torch.ones(1, 3, 64, 64))
+    scripted.save(tmp_path / "model.pt")
+    report = convert(tmp_path / "model.pt", tmp_path / "out", UNVERIFIED)
+    assert (report.format, report.dialect) == ("TorchScript archive", "torchvision")
+    _check_same_outputs(model, tmp_path / "out")
+
+
+def test_what_stands_in_a_state_dict_and_is_no_tensor_is_counted(ours: nn.Module, tmp_path: Path) -> None:
+    state = {**ours.state_dict(), "_extra_state": {"a": 1}, "blocks._extra_state": b"x"}
+    report = convert(_save({"state_dict": state}, tmp_path / "last.pth", "zip"), tmp_path / "out", UNVERIFIED)
+    assert report.counts["metadata"] == 2
+    _check_same_outputs(ours, tmp_path / "out")
+
+
+# Labels, problem type and preprocessing
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"label_names": ["a", "b", "c"]},
+        {"label_names": {"0": "a", "2": "c", "1": "b"}},
+        {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0}},
+        {"pretrained_cfg": {"label_names": ["a", "b", "c"]}},
+        {"labels": ["a", "b", "c"]},
+    ],
+)
+def test_labels_and_problem_type_of_a_folder_are_kept(config: dict[str, Any], ours: nn.Module, tmp_path: Path) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    said = {"problem_type": "multi_label_classification", "label_descriptions": {"a": "ant"}, "model_args": None}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **said}))
+    report = convert(tmp_path, tmp_path / "out", UNVERIFIED)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["label_names"], written["problem_type"]) == (["a", "b", "c"], "multi_label_classification")
+    assert written["label_descriptions"] == {"a": "ant"}
+    assert report.origins["label_names"] == report.origins["problem_type"] == "config.json"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`logits.sigmoid()` (`multi_label_classification`)" in card
+    assert "0: a, 1: b, 2: c" in card
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert model.pretrained_cfg["label_names"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"problem_type": "guess"}, "problem_type makes no sense: 'guess'"),
+        ({"label_names": "abc"}, "label_names has names that are no text"),
+        ({"label_names": [1, 2, 3]}, "label_names has names that are no text"),
+        ({"id2label": {"x": "a"}}, "id2label is neither a list of names"),
+        ({"label_names": 5}, "label_names is neither a list of names"),
+    ],
+)
+def test_labels_that_make_no_sense_are_named(
+    config: dict[str, Any], message: str, ours: nn.Module, tmp_path: Path
+) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointFormatError, match=rf"config\.json: {message}"):
+        convert(tmp_path, tmp_path / "out", UNVERIFIED)
+
+
+def test_class_names_of_a_run_reach_the_folder(ours: nn.Module, tmp_path: Path) -> None:
+    names = ["1", "2", "10"]
+    args = argparse.Namespace(data_dir="gone", class_map="", train_split="train", dataset="", model="x")
+    saved = {"state_dict": ours.state_dict(), "arch": "hucorz_efficientnetv2_b0", "args": args}
+    source = _save(saved, tmp_path / "model_best.pth.tar", "zip")
+    report = convert(source, tmp_path / "unknown", UNVERIFIED)
+    assert report.label_names is None
+    assert any("class names unknown: the data folder 'gone'" in note for note in report.notes)
+    (tmp_path / "class_names.txt").write_text("\n".join(names))
+    report = convert(source, tmp_path / "out", UNVERIFIED)
+    assert list(report.label_names or ()) == names
+    assert report.origins["label_names"] == "class_names.txt beside it"
+    with pytest.raises(EffNetExtError, match=r"another order than class_names\.txt beside it has them"):
+        convert(source, tmp_path / "wrong", Options(verify=False, label_names=["1", "10", "2"]))
+
+
+def test_what_train_py_left_to_the_cfg_of_its_model_is_taken_from_there(tmp_path: Path) -> None:
+    model = _trained(timm.create_model("tf_efficientnetv2_b0", num_classes=3))
+    args = argparse.Namespace(
+        model="tf_efficientnetv2_b0", img_size=64, mean=None, std=None, interpolation="", crop_pct=None
+    )
+    saved = {"state_dict": model.state_dict(), "arch": "tf_efficientnetv2_b0", "args": args}
+    report = convert(_save(saved, tmp_path / "last.pth.tar", "zip"), tmp_path / "out", UNVERIFIED)
+    cfg, theirs = report.pretrained_cfg, model.pretrained_cfg
+    for name in ("mean", "std", "crop_pct", "interpolation", "crop_mode"):
+        assert cfg[name] == theirs[name] or list(cfg[name]) == list(theirs[name]), name
+        assert report.origins[f"pretrained_cfg.{name}"] == "train.py's arguments"
+    assert tuple(cfg["input_size"]) == (3, 64, 64)
+    assert not any("assumed" in note for note in report.notes)
+
+
+def test_every_entry_of_the_config_has_its_origin(ours: nn.Module, tmp_path: Path) -> None:
+    source = _save(ours.state_dict(), tmp_path / "last.pth", "zip")
+    options = Options(
+        verify=False, label_names=("a", "b", "c"), pretrained_cfg={"mean": (0.1, 0.2, 0.3)}, license="mit"
+    )
+    report = convert(source, tmp_path / "out", options)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    parts = ("model_args", "pretrained_cfg")
+    paths = {name for name in config if name not in parts} | {
+        f"{part}.{name}" for part in parts for name in config[part]
+    }
+    assert report.origins.keys() == paths
+    assert report.origins["pretrained_cfg.mean"] == "given"
+    (note,) = [note for note in report.notes if "assumed" in note and "crop_pct" in note]
+    assert note.endswith("Say otherwise with --input-size, --interpolation, --crop-pct, --crop-mode, --std")
+    assert "mean" not in note
 
 
 def test_arguments_of_train_py_are_taken_over(tmp_path: Path) -> None:
@@ -311,7 +583,7 @@ def test_a_zip_that_says_to_go_on_elsewhere_is_damaged(ours: nn.Module, tmp_path
 
 def test_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv_stem.weight": 1}}, tmp_path / "model.pth")
-    with pytest.raises(CheckpointFormatError, match=r"1 entries are no tensors: conv_stem.weight"):
+    with pytest.raises(CheckpointFormatError, match=r"expected a state_dict, found no tensors: conv_stem.weight"):
         convert(tmp_path / "model.pth", tmp_path / "out", UNVERIFIED)
 
 

@@ -24,6 +24,9 @@ MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
 """An address that holds the same archives and is asked instead of HOST."""
 
 
+_KNOWS = "timm's cfg of these weights"
+
+
 class Archive(NamedTuple):
     """One published checkpoint: a row of checkpoints.tsv."""
 
@@ -84,7 +87,9 @@ def options_for(archive: Archive, options: Options) -> Options:
     known: dict[str, Any] = {name: getattr(cfg, name) for name in KEYS if getattr(cfg, name) is not None}
     known |= {"tag": archive.tag, "origin_url": archive.url}
     num_classes = None if options.keep_background else cfg.num_classes
-    return replace(options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, origin=archive.url)
+    return replace(
+        options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, knows=_KNOWS, origin=archive.url
+    )
 
 
 def cache_folder() -> Path:

@@ -6,36 +6,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Statement, Variables
 from timm_effnet_ext.convert.identify import identify
 from timm_effnet_ext.convert.keras.config import LayerGraph, sensible
-from timm_effnet_ext.convert.keras.config import Path as LayerPath
 from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.keras.graph import check_kinds, evaluate
+from timm_effnet_ext.convert.keras.graph import KerasGraph, check_kinds
 from timm_effnet_ext.convert.keras.model import has_paddings, head, model_args, wrong_paddings
 from timm_effnet_ext.convert.keras.preprocessing import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.keras.weights import CLASSIFIER, KerasWeights
-from timm_effnet_ext.errors import VerificationError, first_few
+from timm_effnet_ext.outputs import MULTI_LABEL, SINGLE_LABEL
 
 _STRIDE = 32  # of the whole network: at its multiples every stage sees an even size
 _EVEN = 224
 
 _IMAGENET_CLASSES = 1000
 
+_GRAPH = "the file's layers"
+_APPLICATIONS = "assumed, as keras.applications puts it in front of this architecture"
+_LOADER = "assumed, as Keras' image_dataset_from_directory resizes for a classifier of one's own"
+_SCALED = "-1 … 1 for V2 without preprocessing layers is what keras.applications documents"
 _NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
-_ASSUMED = "the file has no config: mean and std are what keras.applications puts in front of this architecture"
-_UNSAID = (
-    "the file says no preprocessing: mean and std are those of the architecture's pretrained weights; set them in "
-    "config.json if the images were scaled otherwise (keras.applications: -1 … 1 for V2 without preprocessing layers)"
-)
-_RESIZED = "the classifier is the user's: images are resized whole, as Keras' image_dataset_from_directory does"
+_UNSAID = f"the file has no layers that scale images ({_SCALED})"
 _EVEN_ONLY = (
     "the graph was built without a size and pads for even ones, at odd ones not as TensorFlow's SAME does, with which "
     "its weights were trained and which the converted model has: input_size {}x{} became {}x{}, where both agree"
 )
+_PROBLEMS = {"softmax": SINGLE_LABEL, "sigmoid": MULTI_LABEL}
 
 
 def keras_checkpoint(
@@ -52,22 +49,21 @@ def keras_checkpoint(
     make = partial(Checkpoint, path=path, framework="keras", format=kind, files=files, variables=variables)
     kernel = variables.model.get(f"{CLASSIFIER}/kernel")
     is_own = kernel is not None and kernel.shape[-1] != _IMAGENET_CLASSES
-    resizing, notes = (RESIZING, [_RESIZED]) if is_own else ({}, [])
+    habits = (Statement(_LOADER, preprocessing=RESIZING),) if is_own else ()
     if graph is None or end is None:
         found = _assumed(variables, weights)
-        return make(preprocessing={**resizing, **found}, notes=(_NO_GRAPH, _ASSUMED if found else _UNSAID, *notes))
+        usual = Statement(_APPLICATIONS, preprocessing=found)
+        return make(statements=(usual, *habits), notes=(_NO_GRAPH, *([] if found else [_UNSAID])))
     with sensible(what):
         found = preprocessing(graph, weights.layers, what)
-        notes += [] if "mean" in found else [_UNSAID]
+        notes = [] if "mean" in found else [_UNSAID]
         notes += _fit_size(graph, found, variables)
         args = model_args(graph, end.pool, what)
+    said = Statement(_GRAPH, model_args=args, preprocessing=found, problem_type=_PROBLEMS.get(end.activation or ""))
     return make(
-        preprocessing={**resizing, **found},
-        model_args=args,
-        activation=end.activation,
+        statements=(said, *habits),
         notes=tuple(notes),
-        graph=partial(_evaluate, graph, weights, end.logits),
-        graph_takes_pixels="mean" in found,
+        graph=KerasGraph(graph, weights.layers, end.logits, has_preprocessing="mean" in found),
     )
 
 
@@ -82,17 +78,6 @@ def _fit_size(graph: LayerGraph, found: dict[str, Any], variables: Variables) ->
     if "input_size" in found:
         found["test_input_size"] = found["input_size"]
     return notes
-
-
-def _evaluate(graph: LayerGraph, weights: KerasWeights, output: LayerPath, images: np.ndarray) -> np.ndarray:
-    """Evaluate the graph at a size for which its paddings were made."""
-    with sensible("the graph"):
-        wrong = wrong_paddings(graph, *images.shape[1:3])
-    if wrong:
-        raise VerificationError(
-            f"the graph was built for images of another size than {images.shape[1:3]}: {first_few(wrong)} pad otherwise"
-        )
-    return evaluate(graph, weights.layers, images, output)
 
 
 def _archs(variables: Variables) -> set[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from timm_effnet_ext.convert.preprocessing import MAX_SIDE
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 
 Path = tuple[str, ...]
@@ -22,7 +23,6 @@ INPUT: Path = ()
 """What a layer takes that sees the model's input itself."""
 
 _MAX_LAYERS = 5_000  # L2, the largest architecture, has some 1,500
-_MAX_SIDE = 1 << 14  # pixels
 _WORD = re.compile(r"(.)([A-Z][a-z]+)")
 _CAPITAL = re.compile(r"([a-z])([A-Z])")
 
@@ -242,7 +242,7 @@ def _counted(layers: list[_Layer]) -> Iterator[tuple[_Layer, str]]:
 
 def is_side(size: Any) -> bool:
     """Whether a setting can be the height or width of an image, in pixels."""
-    return isinstance(size, int) and 0 < size <= _MAX_SIDE
+    return isinstance(size, int) and 0 < size <= MAX_SIDE
 
 
 def _input_shape(config: Any) -> list[Any] | None:

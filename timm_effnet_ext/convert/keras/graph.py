@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from timm_effnet_ext.convert.keras.config import INPUT, LayerGraph, Node, Path, sensible
-from timm_effnet_ext.convert.keras.preprocessing import IDENTITY, normalization, rescaling
+from timm_effnet_ext.convert.keras.model import wrong_paddings
+from timm_effnet_ext.convert.keras.preprocessing import IDENTITY, front_end, normalization, rescaling
 from timm_effnet_ext.convert.tensors import TensorEntry
-from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
+from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError, first_few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,35 +39,81 @@ def check_kinds(graph: LayerGraph, what: str) -> None:
             raise NameMappingError(
                 f"{what}: layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has. Save it without"
             )
+        policy = node.config.get("dtype")
+        policy = policy if isinstance(policy, dict) else {}
+        if str(policy.get("class_name")).startswith("Quantized"):
+            mode = (policy.get("config") or {}).get("mode", "another type")
+            raise NameMappingError(
+                f"{what}: layer {node.name!r} is quantised to {mode}. Save the model before quantize({mode!r})"
+            )
 
 
-def evaluate(graph: LayerGraph, weights: Mapping[Path, Weights], images: np.ndarray, output: Path) -> np.ndarray:
-    """Return what the layer `output` gives for images (B, H, W, C); of a Dense layer, before its activation.
+@dataclass(frozen=True)
+class KerasGraph:
+    """The layer graph of a file with the weights of its layers: what `convert.checkpoint.Graph` is for Keras.
 
-    The graph has passed `check_kinds`. Feature maps are averaged to (B, C), as timm does without a classifier.
-
-    Raises:
-        VerificationError: Images of another size than a Resizing layer in the graph gives.
-        NameMappingError: A setting that no EfficientNet of Keras has.
+    `output` is the last layer before the last activation. The graph has passed `check_kinds`.
     """
-    import torch
 
-    uses = Counter(path for node in graph.nodes for path in node.inputs)
-    values: dict[Path, Any] = {INPUT: torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)}
-    with torch.inference_mode():
-        for node in graph.nodes:
-            with sensible(f"layer {node.name!r}"):
-                value = LAYERS[node.kind](node, weights.get(node.path, {}), [values[path] for path in node.inputs])
-                if node.path != output or node.kind != "Dense":
-                    value = _activated(node, value)
-            if node.path == output:
-                return (value.mean((2, 3)) if value.ndim == 4 else value).numpy()
-            values[node.path] = value
-            for path in node.inputs:
-                uses[path] -= 1
-                if not uses[path]:
-                    del values[path]
-    raise CheckpointFormatError(f"the model gives {output}, which is no layer of it")
+    layers: LayerGraph
+    weights: Mapping[Path, Weights]
+    output: Path
+    has_preprocessing: bool
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Return what the first convolution or padding layer gets of images (B, H, W, C) of 0 … 255.
+
+        Raises:
+            VerificationError: Images of another size than a Resizing layer in front gives.
+            NameMappingError: A setting that no EfficientNet of Keras has.
+        """
+        end = front_end(self.layers)
+        return images if end == INPUT else self._run(images, INPUT, end)
+
+    def compute(self, inputs: np.ndarray) -> np.ndarray:
+        """Return what the layer `output` gives for what the network gets; of a Dense layer, before its activation.
+
+        Feature maps are averaged to (B, C), as timm does without a classifier.
+
+        Raises:
+            VerificationError: The graph was built for another size.
+            NameMappingError: A setting that no EfficientNet of Keras has.
+        """
+        with sensible("the graph"):
+            wrong = wrong_paddings(self.layers, *inputs.shape[1:3])
+        if wrong:
+            size = inputs.shape[1:3]
+            raise VerificationError(
+                f"the graph was built for images of another size than {size}: {first_few(wrong)} pad otherwise"
+            )
+        return self._run(inputs, front_end(self.layers), self.output)
+
+    def _run(self, images: np.ndarray, start: Path, end: Path) -> np.ndarray:
+        """Return what the layer `end` gives where `start` gives `images`, as images or pooled."""
+        import torch
+
+        uses = Counter(path for node in self.layers.nodes for path in node.inputs)
+        values: dict[Path, Any] = {
+            start: torch.from_numpy(np.ascontiguousarray(images, np.float64)).permute(0, 3, 1, 2)
+        }
+        with torch.inference_mode():
+            for node in self.layers.nodes:
+                if node.path == start or not set(node.inputs) <= values.keys():
+                    continue  # in front of the start
+                with sensible(f"layer {node.name!r}"):
+                    taken = [values[path] for path in node.inputs]
+                    value = LAYERS[node.kind](node, self.weights.get(node.path, {}), taken)
+                    if node.path != end or node.kind != "Dense":
+                        value = _activated(node, value)
+                if node.path == end:
+                    is_map = end == self.output and value.ndim == 4
+                    return (value.mean((2, 3)) if is_map else value.movedim(1, -1)).numpy()
+                values[node.path] = value
+                for path in node.inputs:
+                    uses[path] -= 1
+                    if not uses[path]:
+                        del values[path]
+        raise CheckpointFormatError(f"the model gives {end}, which is no layer of it")
 
 
 def _rescaling(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:

@@ -29,8 +29,8 @@ _EPSILON = 1e-7  # keras.config.epsilon(): the smallest standard deviation of a 
 _WHITE = 255.0
 _MAX_CHANNELS = 64
 
-# How Keras brings images to a model's size where nothing else is said: `image_dataset_from_directory` with its defaults
-# interpolation="bilinear" and crop_to_aspect_ratio=False, keras/src/utils/image_dataset_utils.py.
+# How `image_dataset_from_directory` brings images to a model's size with its defaults interpolation="bilinear" and
+# crop_to_aspect_ratio=False: keras/src/utils/image_dataset_utils.py.
 RESIZING: Mapping[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
 
 # Keras' Resizing -> timm/data/transforms_factory.py `transforms_imagenet_eval`, and Pillow's names of filters.
@@ -93,7 +93,8 @@ def mean_std(affine: Affine, channels: int) -> dict[str, tuple[float, ...]]:
         raise CheckpointFormatError(
             f"preprocessing by {scale.tolist()} and {offset.tolist()} leaves nothing of an image"
         )
-    return {"mean": _rounded(-offset * std), "std": _rounded(std)}
+    mean = -offset * std + 0.0  # no minus zero
+    return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
 
 
 def front(graph: LayerGraph) -> list[Node]:
@@ -106,6 +107,12 @@ def front(graph: LayerGraph) -> list[Node]:
             return nodes
         nodes.append(users[0])
         path = users[0].path
+
+
+def front_end(graph: LayerGraph) -> Path:
+    """Return what gives the first padding or convolution its input: the last layer in front, or the model's input."""
+    nodes = front(graph)
+    return nodes[-1].path if nodes else INPUT
 
 
 def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorEntry]], what: str) -> dict[str, Any]:
@@ -182,8 +189,3 @@ def _numbers(node: Node, key: str) -> np.ndarray:
     if not 0 < numbers.size <= _MAX_CHANNELS or not np.isfinite(numbers).all():
         raise CheckpointFormatError(f"layer {node.name!r}: {key} is {value!r}, expected a number for each channel")
     return numbers
-
-
-def _rounded(values: np.ndarray) -> tuple[float, ...]:
-    """Return seven digits, which is all that float32 holds: 0.229 rather than 0.2290000021."""
-    return tuple(float(f"{value:.7g}") + 0.0 for value in values)  # + 0.0: no minus zero

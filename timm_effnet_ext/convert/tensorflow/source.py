@@ -24,11 +24,12 @@ _SAVED_MODEL = Path("variables", "variables")
 
 
 class Source(NamedTuple):
-    """What a path was found to be; `prefix` is None for an archive."""
+    """What a path was found to be; `prefix` is None for an archive, `note` says what was taken instead of what."""
 
     kind: SourceKind
     path: Path
     prefix: Path | None
+    note: str | None = None
 
 
 def recognise(path: str | Path) -> Source | None:
@@ -96,9 +97,12 @@ def _folder(folder: Path) -> Source | None:
     state = folder / "checkpoint"
     if state.is_file():
         prefix = latest(state)
-        # A folder that was copied in part or renamed still has a file that speaks of another checkpoint.
         if index_file(prefix).is_file() or len(indices) != 1:
             return Source("bundle", folder, prefix)
+        # A folder that was copied in part or renamed still has a file that speaks of another checkpoint.
+        only = indices[0].with_suffix("")
+        note = f"the file 'checkpoint' names {prefix.name}, which is not there: {only.name}, the only one, was taken"
+        return Source("bundle", folder, only, note)
     if len(indices) > 1:
         names = first_few(index.name for index in indices)
         raise CheckpointFormatError(f"{folder}: holds {len(indices)} checkpoints ({names}): name one of them")

@@ -1,0 +1,171 @@
+"""Padding and epsilon: by a stated name, by the dialect, by the name that was asked for, or not decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import timm
+
+from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.convert.checkpoint import Statement
+from timm_effnet_ext.convert.identify import Candidate
+from timm_effnet_ext.convert.names import Dialect
+from timm_effnet_ext.convert.numerics import PYTORCH, decide, read_name
+from timm_effnet_ext.convert.pytorch.dialects import LUKEMELAS, TIMM, TORCHVISION, WZMIAOMIAO_V2
+from timm_effnet_ext.convert.tensorflow.dialects import TF1
+from timm_effnet_ext.errors import NameMappingError
+from timm_effnet_ext.identify import Match
+
+TENSORFLOW: Mapping[str, Any] = {}
+
+
+def candidate(row: str = "efficientnet_b0", dialect: Dialect = TIMM, prefix: str = "", **scale: float) -> Candidate:
+    return Candidate(Match(row, 3, 3, **scale), dialect, prefix, "")
+
+
+def named(name: str, where: str = "hyper_parameters.model_name", **more: Any) -> Statement:
+    return Statement(where, name=name, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "args"),
+    [
+        ("efficientnet_b0", "efficientnet_b0", PYTORCH),
+        ("efficientnet_b0.ra_in1k", "efficientnet_b0", PYTORCH),
+        ("timm/efficientnet_b0.ra_in1k", "efficientnet_b0", PYTORCH),
+        ("hf-hub:timm/efficientnet_lite0.ra_in1k@main", "efficientnet_lite0", PYTORCH),
+        ("timm.models.efficientnet_es", "efficientnet_es", PYTORCH),
+        ("timm-efficientnet-b3", "efficientnet_b3", PYTORCH),
+        ("tu-efficientnetv2_s", "efficientnetv2_s", PYTORCH),
+        ("tf_efficientnet_b0", "tf_efficientnet_b0", TENSORFLOW),
+        ("tf_efficientnet_b0_ns", "tf_efficientnet_b0_ns", TENSORFLOW),
+        ("tf_efficientnetv2_s_in21ft1k", "tf_efficientnetv2_s_in21ft1k", TENSORFLOW),
+        ("tu-tf_efficientnet_b5", "tf_efficientnet_b5", TENSORFLOW),
+        ("hucorz_efficientnetv2_b0", "hucorz_efficientnetv2_b0", TENSORFLOW),
+        ("efficientnetv2_b0", "efficientnetv2_b0", TENSORFLOW),  # of which timm has the tf_ one alone
+    ],
+)
+def test_names_are_read(text: str, name: str, args: Mapping[str, Any]) -> None:
+    found = read_name(text)
+    assert found is not None
+    assert (found.name, found.model_args) == (name, args)
+    assert found.row in ARCHS
+
+
+@pytest.mark.parametrize("text", ["resnet50", "mine", "local-dir:efficientnet_b0", "efficientnet-b0", "", "unet/b0"])
+def test_other_names_say_nothing(text: str) -> None:
+    assert read_name(text) is None
+
+
+RELATIVES = ["efficientnetv2_rw_t", "gc_efficientnetv2_rw_t", "mixnet_s", "tf_mixnet_l", "tf_efficientnet_cc_b0_4e",
+             "efficientnet_b1_pruned", "efficientnet_b0_gn", "efficientnet_h_b5", "test_efficientnet"]  # fmt: skip
+
+
+def test_relatives_of_timm_are_told_from_ours() -> None:
+    for name in RELATIVES:
+        assert timm.is_model(name)
+        found = read_name(name)
+        assert found is not None
+        assert found.row is None
+
+
+def test_every_model_of_timm_with_such_a_name_is_read() -> None:
+    for name in (*timm.list_models("*efficientnet*"), *timm.list_models("*mixnet*")):
+        assert read_name(name) is not None, name
+
+
+def test_timm_has_each_plain_name_that_is_read_as_its_own() -> None:
+    for row in ARCHS:
+        found = read_name(row)
+        assert found is not None
+        assert timm.is_model(row) == bool(found.model_args), row
+
+
+@pytest.mark.parametrize(("name", "args"), [("efficientnet_b0", PYTORCH), ("tf_efficientnet_b0", TENSORFLOW)])
+@pytest.mark.parametrize("prefix", ["", "model.", "net.backbone."])
+def test_a_stated_name_decides_under_any_prefix(name: str, args: Mapping[str, Any], prefix: str) -> None:
+    found = decide(candidate(prefix=prefix), [named(name)])
+    assert (found.model_args, found.problem) == (args, None)
+    assert found.origins["pad_type"] == f"hyper_parameters.model_name: {name}"
+
+
+def test_names_of_other_models_and_networks_decide_nothing() -> None:
+    others = [named("resnet50"), named("efficientnet_b3"), named("efficientnet_b0", prefix="teacher.")]
+    assert decide(candidate(prefix="student."), others).problem is not None
+
+
+def test_nothing_said_names_both_models_and_the_way() -> None:
+    problem = decide(candidate(), []).problem
+    assert problem is not None
+    for part in ("timm's efficientnet_b0 (PyTorch's padding", "tf_efficientnet_b0 (TensorFlow's padding",
+                 "--model efficientnet_b0 or --model tf_efficientnet_b0"):  # fmt: skip
+        assert part in problem
+
+
+def test_two_names_that_differ_decide_nothing() -> None:
+    said = [named("efficientnet_b0"), named("tf_efficientnet_b0", "hyper_parameters.teacher_model")]
+    assert decide(candidate(), said).problem is not None
+    assert decide(candidate(), said, model="tf_efficientnet_b0").model_args == TENSORFLOW
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [("efficientnet_b0", PYTORCH), ("tf_efficientnet_b0", TENSORFLOW), ("hucorz_efficientnet_b0", TENSORFLOW)],
+)
+def test_the_user_says_it(model: str, args: Mapping[str, Any]) -> None:
+    found = decide(candidate(), [], model)
+    assert (found.model_args, found.problem) == (args, None)
+    assert found.origins["bn_eps"] == f"given: --model {model}"
+
+
+def test_the_user_may_not_contradict_what_is_stated() -> None:
+    with pytest.raises(NameMappingError, match=r"hyper_parameters.model_name says tf_efficientnet_b0 .*--model says"):
+        decide(candidate(), [named("tf_efficientnet_b0")], "efficientnet_b0")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "row", "args"),
+    [
+        (TORCHVISION, "efficientnet_b0", PYTORCH),
+        (TORCHVISION, "efficientnet_b5", {"pad_type": ""}),
+        (WZMIAOMIAO_V2, "efficientnetv2_s", {"pad_type": ""}),
+        (LUKEMELAS, "efficientnet_b0", TENSORFLOW),
+        (TF1, "efficientnet_b0", TENSORFLOW),
+    ],
+)
+def test_a_dialect_of_one_code_has_its_numerics(dialect: Dialect, row: str, args: Mapping[str, Any]) -> None:
+    found = decide(candidate(row, dialect, "model."), [], model=f"tf_{row}")
+    assert (found.model_args, found.problem) == (args, None)
+
+
+def test_a_row_that_timm_has_with_tf_alone_is_one_model() -> None:
+    assert decide(candidate("efficientnetv2_b0"), []).problem is None
+
+
+def test_only_ours_are_scaled_which_is_said() -> None:
+    found = decide(candidate(width_mult=0.5), [])
+    assert (found.model_args, found.problem) == (TENSORFLOW, None)
+    assert found.origins["pad_type"].startswith("assumed")
+    assert any("were assumed, as hucorz_efficientnet_b0 has them" in note for note in found.notes)
+
+
+def test_the_relative_that_is_a_scaled_row_is_not_taken_for_ours() -> None:
+    scaled = candidate("efficientnetv2_s", width_mult=0.8, depth_mult=0.9)
+    problem = decide(scaled, []).problem
+    assert problem is not None
+    assert "timm's efficientnetv2_rw_t (PyTorch's padding" in problem
+    assert problem.endswith("Say it: --model hucorz_efficientnetv2_s")
+    assert decide(scaled, [], "hucorz_efficientnetv2_s").model_args == TENSORFLOW
+    with pytest.raises(NameMappingError, match=r"says efficientnetv2_rw_t, which is none of the 26"):
+        decide(scaled, [named("efficientnetv2_rw_t")])
+
+
+def test_arguments_that_are_stated_count_before_names() -> None:
+    args = Statement("train.py's arguments", model_args={"bn_eps": 0.01, "width_mult": 7, "act_layer": "silu"})
+    found = decide(candidate(), [args, named("efficientnet_b0")])
+    assert found.model_args == {"pad_type": "", "bn_eps": 0.01}  # silu is what the row has, the width is in the shapes
+    assert found.origins["bn_eps"] == "train.py's arguments"
+    both = Statement("config.json", model_args={"bn_eps": 1e-3, "pad_type": "same"})
+    assert decide(candidate(), [both]).problem is None

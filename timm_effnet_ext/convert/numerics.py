@@ -1,0 +1,162 @@
+"""With which padding and BatchNorm epsilon weights were trained: by what is known of them, or not decided.
+
+Neither changes a name or a shape. timm's `efficientnet_b0` (PyTorch's padding, an epsilon of 1e-5) and its
+`tf_efficientnet_b0` (TensorFlow's, 1e-3) cannot be told apart by their tensors, nor by what they make of photos.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX, Arch
+from timm_effnet_ext.convert.checkpoint import Statement
+from timm_effnet_ext.convert.identify import Candidate
+from timm_effnet_ext.errors import NameMappingError
+
+PYTORCH: Mapping[str, Any] = {"pad_type": "", "bn_eps": 1e-5}
+"""The arguments with which our model computes as timm's model of that name without `tf_`."""
+
+# timm has these with `tf_` alone: timm/models/efficientnet.py.
+_TF_ONLY = frozenset(f"efficientnetv2_b{i}" for i in range(4))
+# Tags that were part of a name before timm had tags: timm/models/efficientnet.py `register_model_deprecations`.
+_FORMER_TAG = re.compile(r"_(ap|ns|ns_475|in21k|in21ft1k)")
+# What timm names like ours and builds otherwise: timm/models/efficientnet.py.
+_RELATIVE = re.compile(
+    r"(gc_)?efficientnetv2_rw_\w+|(tf_)?mixnet_\w+|(tf_)?efficientnet_cc_\w+|efficientnet_(blur|h|x)_\w+"
+    r"|test_efficientnet\w*|efficientnet_\w+_(pruned|gn|evos)"
+)
+# A relative that is a scaled row of ours with PyTorch's numerics: row, width_mult, depth_mult.
+_SCALED_RELATIVES = {("efficientnetv2_s", 0.8, 0.9): "efficientnetv2_rw_t"}
+
+
+SCALE: Mapping[str, Any] = {"width_mult": 1, "depth_mult": 1, "in_chans": 3}
+"""Arguments that the shapes show, whatever is said of them, with their usual values."""
+
+
+class TimmName(NamedTuple):
+    """A model of timm's or ours, read from a name; `row` is None for a relative that is none of the 26."""
+
+    name: str
+    row: str | None
+    model_args: Mapping[str, Any] = {}
+
+
+class Numerics(NamedTuple):
+    """Arguments of our model that no shape shows, and who says so of each; `problem` if nobody says enough."""
+
+    model_args: Mapping[str, Any]
+    origins: Mapping[str, str]
+    problem: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_name(text: str) -> TimmName | None:
+    """Return the model that a text names as timm or this package does, or None where it names another or a folder.
+
+    >>> read_name("hf-hub:timm/efficientnet_b0.ra_in1k")
+    TimmName(name='efficientnet_b0', row='efficientnet_b0', model_args={'pad_type': '', 'bn_eps': 1e-05})
+    >>> read_name("tf_efficientnet_b0_ns").row, read_name("local-dir:efficientnet_b0"), read_name("resnet50")
+    ('efficientnet_b0', None, None)
+    """
+    if text.startswith("local-dir:"):
+        return None
+    name = text.rpartition(":")[2].rpartition("/")[2].removeprefix("timm.").removeprefix("models.")
+    name = name.partition("@")[0].partition(".")[0].strip().lower()
+    is_smp = name.startswith("timm-")  # segmentation_models_pytorch/encoders/timm_efficientnet.py: never SAME
+    name = name.removeprefix("tu-").removeprefix("timm-").replace("-", "_") if is_smp else name.removeprefix("tu-")
+    bare = name.removeprefix(PREFIX).removeprefix(TIMM_PREFIX)
+    row = bare if bare in ARCHS else _FORMER_TAG.sub("", bare)
+    if row in ARCHS:
+        if is_smp or (bare == name and row not in _TF_ONLY):
+            return TimmName(name, row, PYTORCH)
+        return TimmName(name, row)
+    return TimmName(name, None) if _RELATIVE.fullmatch(name) else None
+
+
+def about(statements: Iterable[Statement], prefix: str) -> tuple[Statement, ...]:
+    """Return the statements that are about the network below a prefix."""
+    return tuple(statement for statement in statements if statement.prefix in (None, prefix))
+
+
+def names_of(statements: Iterable[Statement]) -> list[tuple[Statement, TimmName]]:
+    """Return the statements that name a model of timm's or ours, with what they name."""
+    found = ((statement, read_name(statement.name)) for statement in statements if statement.name)
+    return [(statement, named) for statement, named in found if named is not None]
+
+
+def decide(candidate: Candidate, statements: Iterable[Statement], model: str | None = None) -> Numerics:
+    """Return the numerics of a network by a name that is stated, then its dialect, then the name that was asked for.
+
+    Raises:
+        NameMappingError: A name that is stated is another model's, or contradicts the one that was asked for.
+    """
+    statements = about(statements, candidate.prefix)
+    arch = ARCHS[candidate.match.arch_name]
+    numerics = _by_names(candidate, statements, model) if candidate.dialect.numerics is None else _by_dialect(candidate)
+    args, origins = dict(numerics.model_args), dict(numerics.origins)
+    for statement in reversed(statements):  # the first one counts
+        stated = {name: value for name, value in statement.model_args.items() if name not in SCALE}
+        args |= stated
+        origins |= dict.fromkeys(stated, statement.where)
+    if numerics.problem and PYTORCH.keys() <= {name for s in statements for name in s.model_args}:
+        numerics = numerics._replace(problem=None)
+    args = {name: value for name, value in args.items() if value != _usual(arch).get(name)}
+    return numerics._replace(model_args=args, origins=origins)
+
+
+def _usual(arch: Arch) -> Mapping[str, Any]:
+    """Return the numerics that our model of an architecture has by itself."""
+    return {"pad_type": "same", "bn_eps": 1e-3, "act_layer": arch.act, "global_pool": "avg"}
+
+
+def _by_dialect(candidate: Candidate) -> Numerics:
+    args = candidate.dialect.numerics(ARCHS[candidate.match.arch_name])  # type: ignore[misc]
+    return _numerics(args, f"files of dialect {candidate.dialect.name!r}")
+
+
+def _by_names(candidate: Candidate, statements: Iterable[Statement], model: str | None) -> Numerics:
+    """Return the numerics of names that timm gives to two models."""
+    row, named = candidate.match.arch_name, names_of(statements)
+    said = {tuple(sorted(name.model_args.items())): (s, name) for s, name in reversed(named) if name.row == row}
+    asked = None if model is None else read_name(model)
+    if len(said) == 1:
+        ((statement, stated),) = said.values()
+        if asked is not None and asked.row == row and asked.model_args != stated.model_args:
+            raise NameMappingError(
+                f"{statement.where} says {stated.name} ({_words(stated.model_args)}), --model says {asked.name} "
+                f"({_words(asked.model_args)}). Leave out --model, or save the weights without that name"
+            )
+        return _numerics(stated.model_args, f"{statement.where}: {stated.name}")
+    if asked is not None and asked.row == row:
+        return _numerics(asked.model_args, f"given: --model {asked.name}")
+    for statement, name in named:
+        if name.row is None:
+            raise NameMappingError(f"{statement.where} says {name.name}, which is none of the 26 architectures")
+    match = candidate.match
+    relative = _SCALED_RELATIVES.get((row, match.width_mult, match.depth_mult))
+    if relative is None and (not match.is_exact or row in _TF_ONLY):
+        if row in _TF_ONLY and match.is_exact:
+            return _numerics({}, f"its names and shapes: {TIMM_PREFIX}{row} alone has them")
+        note = f"no model of timm's has this width and depth: {_words({})} were assumed, as {PREFIX}{row} has them"
+        return _numerics({}, "assumed: only this package scales networks of these names", notes=(note,))
+    return _numerics({}, "not said", problem=_two_models(row, relative))
+
+
+def _two_models(row: str, relative: str | None) -> str:
+    """Return why nothing can be decided, and how the user can."""
+    plain, own = relative or row, f"{PREFIX}{row}" if relative else f"{TIMM_PREFIX}{row}"
+    ways = f"--model {own}" if relative else f"--model {plain} or --model {own}"
+    return (
+        f"two models have these names and shapes: timm's {plain} ({_words(PYTORCH)}) and {own} ({_words({})}"
+        f"{', scaled' if relative else f', as {PREFIX}{row}'}). Nothing says which was trained. Say it: {ways}"
+    )
+
+
+def _words(args: Mapping[str, Any]) -> str:
+    return "PyTorch's padding, epsilon 1e-5" if args else "TensorFlow's padding, epsilon 1e-3"
+
+
+def _numerics(args: Mapping[str, Any], origin: str, **more: Any) -> Numerics:
+    return Numerics(args, dict.fromkeys(PYTORCH, origin), **more)
