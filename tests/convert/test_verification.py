@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.convert._sources import DATA
@@ -112,6 +113,29 @@ def test_images_that_are_prepared_otherwise_are_a_refusal(
             by_graph(converted, graph, photo_folder)
     else:
         assert by_graph(converted, graph, photo_folder).figures["prepared"] < 1e-6
+
+
+class _Steep(torch.nn.Module):
+    """A network that enlarges a change of its input by a million, as deep ones with random weights do."""
+
+    def __init__(self, middle: float) -> None:
+        super().__init__()
+        self.middle = middle
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(1e6 * (x.mean((1, 2, 3)) - self.middle))[:, None]
+
+
+def test_an_ill_conditioned_network_is_not_taken_for_another(converted: Converted, photo_folder: Path) -> None:
+    steep = converted._replace(model=_Steep(0.1))
+    graph = _Graph(steep, mean=3e-8)  # as far as seven digits of a mean are from it
+    batch = steep.pixels(Image.new("RGB", (40, 60)), steep.size)
+    outputs = steep.run(steep.normalise(batch)), steep.run(graph.prepare(batch))
+    assert float(np.abs(outputs[0] - outputs[1]).max()) > 100 * TOLERANCE
+    proof = by_graph(steep, graph, photo_folder)
+    assert proof.figures["relative"] == 0
+    with pytest.raises(VerificationError, match=r"mean and std of config.json are not the source's"):
+        by_graph(steep, _Graph(steep, mean=1e-3), photo_folder)
 
 
 def test_a_large_image_is_tried_at_a_smaller_size_with_the_same_paddings(

@@ -262,6 +262,16 @@ def test_the_whole_conversion_is_verified_by_the_graph(name: str, tmp_path: Path
     assert report.framework == "keras"
 
 
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_a_mean_or_std_that_is_a_little_off_is_refused(key: str, tmp_path: Path) -> None:
+    with read("keras3_flat.keras") as checkpoint:
+        right = said(checkpoint, "preprocessing")[key]
+    options = Options(pretrained_cfg={key: tuple(value + 1e-3 for value in right)})
+    with pytest.raises(VerificationError, match=r"mean and std of config\.json are not the source's"):
+        convert(folder() / "keras3_flat.keras", tmp_path / "out", options)
+    convert(folder() / "keras3_flat.keras", tmp_path / "out", Options(pretrained_cfg={key: right}))
+
+
 def test_other_numerics_become_arguments_of_the_model(tmp_path: Path) -> None:
     with open_keras(edited("keras3_flat.keras", set_all("BatchNormalization", epsilon=0.01), tmp_path)) as checkpoint:
         assert said(checkpoint, "model_args") == {"bn_eps": 0.01}

@@ -447,6 +447,18 @@ def test_what_train_py_left_to_the_cfg_of_its_model_is_taken_from_there(tmp_path
     assert not any("assumed" in note for note in report.notes)
 
 
+def test_the_arguments_of_a_run_are_those_beside_its_weights(tmp_path: Path) -> None:
+    model = _trained(timm.create_model("efficientnet_lite0", num_classes=3))
+    save_file(model.state_dict(), tmp_path / "best.safetensors")
+    (tmp_path / "args.yaml").write_text("model: efficientnet_lite0\nimg_size: 64\nmean: [0.1, 0.2, 0.3]\n")
+    (tmp_path / "class_names.txt").write_text("a\nb\nc\n")
+    report = convert(tmp_path / "best.safetensors", tmp_path / "out", UNVERIFIED)
+    assert tuple(report.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+    assert report.origins["model_args.pad_type"] == "args.yaml: model: efficientnet_lite0"
+    assert report.label_names == ("a", "b", "c")
+    _check_same_outputs(model, tmp_path / "out")
+
+
 def test_every_entry_of_the_config_has_its_origin(ours: nn.Module, tmp_path: Path) -> None:
     source = _save(ours.state_dict(), tmp_path / "last.pth", "zip")
     options = Options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from timm_effnet_ext.convert.pytorch.statements import (
     CLASS_NAMES_FILE,
     class_names_beside,
     class_names_of_data,
+    settings_beside,
     statements_in,
 )
 
@@ -80,6 +82,25 @@ def test_class_names_are_found(entries: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_lists_of_something_else_are_left_alone(entries: dict[str, Any]) -> None:
     assert list(statements_in(entries)) == []
+
+
+@pytest.mark.parametrize("place", ["args.yaml", "hparams.yaml", "../hparams.yaml", "config.yaml", "config.json"])
+def test_files_of_settings_beside_a_checkpoint_are_read(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "version_0" / "checkpoints" / "best.ckpt"
+    file.parent.mkdir(parents=True)
+    settings = {"backbone": NAME, "classes": ["a", "b"]}
+    (file.parent / place).write_text(json.dumps(settings))
+    (found,) = settings_beside(file)
+    assert found == (Path(place).name, settings)
+    name, classes = statements_in(found[1], found[0])
+    assert (name.where, name.name, name.is_certain) == (f"{Path(place).name}: backbone", NAME, False)
+    assert dict(classes.label_names) == {0: "a", 1: "b"}
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "!!python/object:os.system x", "{", "\x00", "a: &a [*a]", "5"])
+def test_files_that_hold_no_settings_say_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "hparams.yaml").write_text(text)
+    assert [one for _, settings in settings_beside(tmp_path / "x.ckpt") for one in statements_in(settings)] == []
 
 
 def test_a_runs_own_list_is_read(tmp_path: Path) -> None:

@@ -10,10 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timm_effnet_ext.convert.checkpoint import Statement, Variables
-from timm_effnet_ext.convert.pytorch.settings import train_py_statement
-from timm_effnet_ext.convert.pytorch.statements import class_names_of_data, statements_in
+from timm_effnet_ext.convert.pytorch.settings import TRAIN_PY, train_py_statement
+from timm_effnet_ext.convert.pytorch.statements import (
+    TRAIN_PYS,
+    class_names_beside,
+    class_names_of_data,
+    settings_beside,
+    statements_in,
+)
 from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
+from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHT_FILES
 from timm_effnet_ext.layout import Shape
 
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
@@ -68,12 +75,41 @@ def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metad
 def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any]) -> tuple[tuple[Statement, ...], list[str]]:
     """Return what a checkpoint says beside its weights, the most certain first, and what it leaves unknown."""
     arch, args = loaded.get("arch"), loaded.get("args")
-    said, notes = list(_of_our_models(state)), []
+    said = list(_of_our_models(state))
+    notes: list[str] = []
     if isinstance(args, argparse.Namespace):
-        said.append(train_py_statement(vars(args), arch if isinstance(arch, str) else None))
-        for found in class_names_of_data(vars(args)):
-            said.append(found) if isinstance(found, Statement) else notes.append(found)
+        of_run, notes = _of_run(vars(args), arch)
+        said += of_run
     return (*said, *statements_in(loaded)), notes
+
+
+def _of_run(args: Mapping[str, Any], arch: Any) -> tuple[list[Statement], list[str]]:
+    """Return what the arguments of a run of train.py say, and what they leave unknown."""
+    said = [train_py_statement(args, arch if isinstance(arch, str) else None)]
+    notes: list[str] = []
+    for found in class_names_of_data(args):
+        said.append(found) if isinstance(found, Statement) else notes.append(found)
+    return said, notes
+
+
+def beside(file: Path, inside: Sequence[Statement]) -> tuple[list[Statement], list[str]]:
+    """Return what the folder of a checkpoint says, and what it leaves unknown; its own class names come first.
+
+    The arguments of a run are those in the checkpoint where they are there, too.
+
+    Raises:
+        CheckpointFormatError: The run's list of class names is damaged.
+    """
+    said = list(class_names_beside(file))
+    notes: list[str] = []
+    is_known = any(statement.where == TRAIN_PY for statement in inside)
+    for name, settings in settings_beside(file):
+        if name == TRAIN_PYS and not is_known:
+            of_run, notes = _of_run(settings, settings.get("model"))
+            said += of_run
+        if name != CONFIG_FILE or file.name not in WEIGHT_FILES:  # timm's own has been read
+            said += statements_in(settings, name)
+    return said, notes
 
 
 def _of_our_models(state: Any) -> Iterator[Statement]:

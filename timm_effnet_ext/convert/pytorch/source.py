@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from timm_effnet_ext.convert.checkpoint import Checkpoint, Statement, Variables
-from timm_effnet_ext.convert.pytorch.contents import Contents, contents, sorted_out
+from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
+from timm_effnet_ext.convert.pytorch.contents import Contents, beside, contents, sorted_out
 from timm_effnet_ext.convert.pytorch.pickles import load_pickle
 from timm_effnet_ext.convert.pytorch.settings import config_statement
-from timm_effnet_ext.convert.pytorch.statements import class_names_beside
 from timm_effnet_ext.convert.tensors import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.hub_format import WEIGHT_FILES
@@ -59,21 +58,17 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
         loaded, form = load_pickle(path=file, crc=crc)
         found = contents(file, loaded)
     config = config_statement(file)
+    inside = (*([config] if config else []), *found.statements)
+    said, notes = beside(file, inside)
     yield Checkpoint(
         path=path,
         framework="torch",
         format=form,
         files=(file,),
         variables=found.variables,
-        statements=(*([config] if config else []), *_ordered(found.statements, class_names_beside(file))),
-        notes=found.notes,
+        statements=(*said, *inside) if config is None else (*inside, *said),
+        notes=(*found.notes, *notes),
     )
-
-
-def _ordered(inside: tuple[Statement, ...], beside: Iterator[Statement]) -> Iterator[Statement]:
-    """Yield what a run's folder says before what its checkpoint does: that may speak of a folder that has changed."""
-    yield from beside
-    yield from inside
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from timm_effnet_ext.convert.checkpoint import Statement
 from timm_effnet_ext.convert.label_names import read_label_names
@@ -17,6 +18,10 @@ from timm_effnet_ext.errors import CheckpointFormatError, first_line
 
 CLASS_NAMES_FILE = "class_names.txt"
 """Written by `timm_effnet_ext run train.py` beside its checkpoints, in the order of the training loader."""
+
+TRAIN_PYS, LIGHTNINGS = "args.yaml", "hparams.yaml"
+SETTINGS_FILES = (TRAIN_PYS, LIGHTNINGS, "config.yaml", "config.json")
+"""What timm's train.py, Lightning and others write beside their checkpoints; JSON is YAML, too."""
 
 # Words in the name of an entry that names the model, and words in that of one that names something else.
 _OF_MODELS = re.compile(
@@ -29,19 +34,34 @@ _OF_OTHERS = re.compile(
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _OF_CLASSES = re.compile(r"(classes|class_?names|label_?names|labels|categories|(class|label)_?(to|2)_?(idx|id|index)"
                          r"|(idx|id|index)_?(to|2)_?(class|label|name)s?)", re.IGNORECASE)  # fmt: skip
+_MAX_BYTES = 1 << 20  # of a file of settings
 _MAX_DEPTH, _MAX_ENTRIES = 6, 20_000  # of what is looked through
 _FOLDERS = ("", "folder", "image_folder")  # `--dataset` of timm's train.py for folders of images
 
 
-def statements_in(loaded: Mapping[Any, Any]) -> Iterator[Statement]:
-    """Yield what the entries of a checkpoint beside its weights say, wherever they lie."""
+def statements_in(loaded: Mapping[Any, Any], file: str = "") -> Iterator[Statement]:
+    """Yield what the entries of a checkpoint or of a file beside it say, wherever they lie."""
     for path, value in _entries(loaded):
-        where = ".".join(path)
+        where = f"{file}: {'.'.join(path)}" if file else ".".join(path)
         if isinstance(value, str):
             if _names_a_model(path) and _is_name(value):
-                yield Statement(where, name=value, is_certain=path == ("arch",))
+                yield Statement(where, name=value, is_certain=path == ("arch",) and not file)
         elif names := _class_names(value):
             yield Statement(where, label_names=names)
+
+
+def settings_beside(file: Path) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield the name and content of files beside a checkpoint in which programs keep what they were run with.
+
+    What cannot be read as such a file says nothing.
+    """
+    for path in (*(file.with_name(name) for name in SETTINGS_FILES), file.parent.parent / LIGHTNINGS):
+        try:
+            found = yaml.safe_load(path.read_bytes()) if 0 < path.stat().st_size <= _MAX_BYTES else None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # not there, or tags of Python objects
+            continue
+        if isinstance(found, Mapping):
+            yield path.name, found
 
 
 def class_names_beside(file: Path) -> Iterator[Statement]:
