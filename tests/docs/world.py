@@ -60,7 +60,7 @@ def furnish(folder: Path) -> None:
                 _photo(folder / "IMAGES" / split / label / f"{seed}.jpg", seed)
     (folder / "scripts").symlink_to(ROOT / "scripts")
     if TRAIN_PY:
-        (folder / "train.py").symlink_to(Path(TRAIN_PY).resolve())
+        shutil.copy(TRAIN_PY, folder / "train.py")  # away from a timm that may lie beside it, which Python would take
 
 
 def _photo(path: Path, seed: int) -> None:

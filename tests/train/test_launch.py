@@ -1,32 +1,25 @@
 """The launcher runs programs as Python does; with `TIMM_TRAIN_PY` set, timm's unmodified train.py among them."""
 
 import json
-import os
+import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from timm.models import load_state_dict
 
 from tests.processes import ROOT, python
+from tests.train.launching import TRAIN_PY, launch, needs_train_py
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.launch import asked_model, options
 from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import STAGES, csv_rows
 
 SPY = ROOT / "tests/train/spy.py"
-TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
-needs_train_py = pytest.mark.skipif(
-    not TRAIN_PY, reason="TIMM_TRAIN_PY is not set: it is the path of train.py from timm's repository, in no package"
-)
-
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
 EPOCHS, STEPS = 8, 2  # of the real runs: two epochs a stage, two steps an epoch
-
-
-def launch(*args, **kwargs):
-    return python("-m", "timm_effnet_ext", "run", *args, **kwargs)
 
 
 @pytest.fixture
@@ -113,6 +106,21 @@ def test_a_program_that_trains_nothing_is_told_so(tmp_path):
     assert done.stdout == "['hucorz_efficientnet_b0']\n"
     assert done.returncode == 1
     assert "nothing was progressive" in done.stderr
+
+
+def test_a_teacher_is_made_as_timm_makes_it(tmp_path):
+    torch.save(timm.create_model("test_efficientnet", num_classes=4).state_dict(), tmp_path / "teacher.pth")
+    path = tmp_path / "distil.py"
+    path.write_text(
+        "import timm\n"
+        "from timm.task import LogitDistillationTask\n"
+        "student = timm.create_model('hucorz_efficientnet_b0', num_classes=4, width_mult=0.25, depth_mult=0.3)\n"
+        f"weights = {str(tmp_path / 'teacher.pth')!r}\n"
+        "task = LogitDistillationTask(student, 'test_efficientnet', teacher_pretrained_path=weights, verbose=False)\n"
+        "print(student.drop_rate_at, type(task.teacher.model).__name__)\n"
+    )
+    done = launch("--progressive", "sizes=32,64 dropout=0.1:0.3", path)
+    assert done.stdout == "[(32, 0.1), (64, 0.3)] EfficientNet\n", done.stderr
 
 
 def test_the_model_is_found_where_train_py_looks_for_it(tmp_path):
@@ -221,9 +229,8 @@ def test_real_run_refuses_what_the_plan_does_not_fit_before_any_step(images, tmp
 
 @needs_train_py
 def test_real_train_py_learns_our_models_from_device_modules(images, tmp_path):
-    done = python(
-        TRAIN_PY, "--device-modules", "timm_effnet_ext", *train_args(images, tmp_path, "plain", "--epochs", 1)
-    )
+    script = shutil.copy(TRAIN_PY, tmp_path)  # away from a timm that may lie beside it, which Python would take
+    done = python(script, "--device-modules", "timm_effnet_ext", *train_args(images, tmp_path, "plain", "--epochs", 1))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plain" / "summary.csv").exists()
 

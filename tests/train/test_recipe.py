@@ -1,6 +1,5 @@
 """Every recipe is YAML that train.py takes: its names, its types, and what timm makes of its values."""
 
-import os
 import runpy
 import sys
 from argparse import Namespace
@@ -13,6 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.train.launching import TRAIN_PY, needs_train_py
 from tests.train.options import OPTIONS
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
@@ -20,10 +20,6 @@ from timm_effnet_ext.train import recipe
 from timm_effnet_ext.train.progressive.spec import parse
 
 NAMES = recipe.names()
-TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
-needs_train_py = pytest.mark.skipif(
-    not TRAIN_PY, reason="TIMM_TRAIN_PY is not set: it is the path of train.py from timm's repository, in no package"
-)
 
 
 def load(name):

@@ -15,6 +15,7 @@ import timm.models
 import timm.utils
 
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.train.patching import Replacement, replaced
 from timm_effnet_ext.train.progressive.dropout import set_drop_rates
 from timm_effnet_ext.train.progressive.loader import StagedBatchSampler, create_loader, create_transform
 from timm_effnet_ext.train.progressive.mixup import SizedFastCollateMixup, SizedMixup
@@ -27,7 +28,7 @@ def applied(plan: Plan) -> Iterator[Recorder]:
     """Make timm progressive by `plan` inside the context, for whoever takes its public names there."""
     recorder = Recorder(plan)
     models = partial(create_model, plan, timm.models.create_model)
-    replacements: tuple[tuple[Any, str, Any], ...] = (
+    replacements: tuple[Replacement, ...] = (
         (timm, "create_model", models),
         (timm.models, "create_model", models),
         (timm.data, "create_loader", partial(create_loader, plan, recorder, timm.data.create_loader)),
@@ -38,14 +39,8 @@ def applied(plan: Plan) -> Iterator[Recorder]:
         (timm.data.loader, "create_transform", partial(create_transform, plan, timm.data.create_transform)),
         (timm.utils, "update_summary", partial(update_summary, recorder, timm.utils.update_summary)),
     )
-    originals = [(module, name, getattr(module, name)) for module, name, _ in replacements]
-    for module, name, replacement in replacements:
-        setattr(module, name, replacement)
-    try:
+    with replaced(replacements):
         yield recorder
-    finally:
-        for module, name, original in originals:
-            setattr(module, name, original)
 
 
 def refuse_naflex(*args: Any, **kwargs: Any) -> None:
