@@ -12,9 +12,6 @@ from timm.models import load_state_dict
 
 from tests.processes import ROOT, python
 from tests.train.launching import TRAIN_PY, launch, needs_train_py
-from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.launch import asked_model, options
-from timm_effnet_ext.train.progressive.spec import parse
 from timm_effnet_ext.train.runs import STAGES, csv_rows
 
 SPY = ROOT / "tests/train/spy.py"
@@ -123,28 +120,21 @@ def test_a_teacher_is_made_as_timm_makes_it(tmp_path):
     assert done.stdout == "[(32, 0.1), (64, 0.3)] EfficientNet\n", done.stderr
 
 
-def test_the_model_is_found_where_train_py_looks_for_it(tmp_path):
+def test_model_kwargs_that_the_command_line_replaces_are_named(script, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("model: from_file\n")
-    assert asked_model(["data", "--model", "a", "--model-kwargs", "b=1"]) == "a"
-    assert asked_model(["-c", str(config), "--lr", "1"]) == "from_file"
-    assert asked_model(["--config", str(config), "--model", "a"]) == "a"
-    assert asked_model(["--model-ema"]) is None
-    config.write_text("model: 5\n")
-    assert asked_model(["-c", str(config)]) is None
+    config.write_text("model_kwargs: {linear_probe: true, width_mult: 0.5}\n")
+    done = launch(script, 0, "-c", config, "--model-kwargs", "width_mult=0.25")
+    assert done.stderr == "--model-kwargs replaces all model_kwargs of the -c file, linear_probe among them\n"
+    assert launch(script, 0, "-c", config).stderr == ""
 
 
-@pytest.mark.parametrize("raw", [b"[1, 2", b"date: 2026-13-01", b"\xff"])
-def test_a_config_that_is_no_yaml_is_named(raw, tmp_path):
-    config = tmp_path / "c.yaml"
-    config.write_bytes(raw)
-    with pytest.raises(EffNetExtError, match=r"c\.yaml: not YAML"):
-        asked_model(["-c", str(config)])
-
-
-def test_train_py_is_told_to_mix_and_drop_and_its_epochs():
-    plan = parse("sizes=32,64 mixup=0:0.2 dropout=0.3:0.1").plan(None)
-    assert options(plan) == ["--train-size-schedule", "progressive", "--mixup", "0.2", "--drop", "0.3"]
+def test_options_that_set_what_the_plan_sets_stop_the_run(script):
+    done = launch("--progressive", "sizes=32,64 mixup=0:0.2", script, 0, "--mixup", "0.5")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: --progressive and options of the program set the same: "
+        "--mixup 0.5 beside mixup=0,0.2 (write mixup=off, or leave --mixup out)\n"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tests.train.options import OPTIONS
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train import recipe
+from timm_effnet_ext.train.arguments import asked, check
 from timm_effnet_ext.train.progressive.spec import parse
 
 NAMES = recipe.names()
@@ -93,6 +94,14 @@ def test_progressive_recipe_has_a_preset_and_evaluates_at_the_models_test_size(n
     plan = parse("auto").plan(config["model"])
     cfg = timm.get_pretrained_cfg(config["model"])
     assert config["img_size"] == cfg.test_input_size[-1] > plan.sizes[-1]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "progressive" in name])
+def test_progressive_recipe_sets_nothing_that_its_plan_sets(name, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe.text(name))
+    given = asked(["-c", str(path)])
+    check(parse("auto").plan(given["model"].value), given)
 
 
 def test_command_prints_a_recipe_as_it_is(capsys):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import logging
 import runpy
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.train import arguments
 from timm_effnet_ext.train.progressive.schedule import Plan
 from timm_effnet_ext.train.progressive.spec import Spec
-from timm_effnet_ext.train.runs import read_yaml
+
+_logger = logging.getLogger(__name__)
 
 FAILED = 1  # what Python itself exits with after a traceback
 
@@ -47,13 +47,16 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
         memory_budget: Share of the activations that `torch.compile` may keep for backward, 0 to 1.
 
     Raises:
-        EffNetExtError: There is no such program, the plan does not fit it, or it never trained by the plan.
+        EffNetExtError: There is no such program, the plan does not fit it or its options, or it never trained by
+            the plan.
     """
     program.check()
-    plan = None if spec is None else spec.plan(asked_model(program.args))
+    if lost := arguments.replaced_model_kwargs(program.args):
+        _logger.warning(f"--model-kwargs replaces all model_kwargs of the -c file, {', '.join(lost)} among them")
+    plan = None if spec is None else _plan(spec, program.args)
     if memory_budget is not None:
         _set_memory_budget(memory_budget)
-    sys.argv = [program.target, *program.args, *([] if plan is None else options(plan))]
+    sys.argv = [program.target, *program.args, *([] if plan is None else arguments.options(plan))]
     logging.root.handlers.clear()  # a program starts with no handlers: ours would print its lines twice
     with _progressive(plan) as recorder:
         code = _run(program)
@@ -64,30 +67,12 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
     return code
 
 
-_OPTIONS = {"mixup": "--mixup", "cutmix": "--cutmix", "dropout": "--drop", "drop_path": "--drop-path"}
-
-
-def options(plan: Plan) -> list[str]:
-    """Return what train.py must be told so that it mixes, drops and schedules at all; they go behind the user's."""
-    told = ["--train-size-schedule", "progressive"]  # train.py then tells the loader its number of epochs
-    for name, option in _OPTIONS.items():
-        values = plan.strengths(name)
-        if values is not None:
-            told += [option, f"{max(values):g}"]
-    return told
-
-
-def asked_model(args: Sequence[str]) -> str | None:
-    """Return the model that train.py's arguments name, in its `-c` file or, before that, after `--model`."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model")
-    parser.add_argument("-c", "--config")
-    known, _ = parser.parse_known_args(args)
-    if known.model is None and known.config:
-        config = read_yaml(Path(known.config))
-        model = config.get("model") if isinstance(config, dict) else None
-        return model if isinstance(model, str) else None
-    return known.model
+def _plan(spec: Spec, args: tuple[str, ...]) -> Plan:
+    given = arguments.asked(args)
+    model = given["model"].value if "model" in given else None
+    plan = spec.plan(model if isinstance(model, str) else None)
+    arguments.check(plan, given)
+    return plan
 
 
 def _is_module(name: str) -> bool:
