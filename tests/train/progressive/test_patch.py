@@ -175,10 +175,20 @@ def test_what_the_plan_leaves_is_the_programs_own():
 
 def test_the_programs_policy_keeps_all_but_its_magnitude():
     with applied(plan_of("sizes=32,64 randaug=5:8")):
-        loader = loader_of(auto_augment="rand-m9-n1-mstd0.5-inc1")
+        loader = loader_of(auto_augment="rand-n1-mstd0.5-inc1")
     randaugment = loader.dataset.transforms[0].transforms[-2]
     assert (randaugment.num_layers, randaugment.ops[0].magnitude_std, randaugment.ops[0].magnitude) == (1, 0.5, 5)
     assert {op.magnitude_max for op in randaugment.ops} == {8}
+
+
+def test_a_policy_may_name_the_last_magnitude_and_a_program_augment_nothing():
+    with applied(plan_of("sizes=32,64 randaug=5:8")):
+        assert [magnitudes(transform) for transform in loader_of(auto_augment="rand-m8-mmax8").dataset.transforms] == [
+            {5},
+            {8},
+        ]
+    with applied(plan_of("sizes=32,64")):
+        assert [magnitudes(transform) for transform in loader_of(no_aug=True).dataset.transforms] == [set(), set()]
 
 
 def magnitudes(transform):
@@ -276,6 +286,8 @@ def test_plan_is_printed_before_the_first_step(capsys):
         (SPEC, {"batch_schedule_epochs": None}, "--train-size-schedule"),
         (SPEC, {"batch_schedule_epochs": 3}, "3 epochs are fewer than the 4 stages"),
         (SPEC, {"auto_augment": "original"}, "--aa original has no magnitude"),
+        (SPEC, {"auto_augment": "rand-m7-mmax10-n1"}, "m7-mmax10 of --aa rand-m7-mmax10-n1 beside randaug=3:9"),
+        (SPEC, {"no_aug": True}, "--no-aug turns off the RandAugment"),
         pytest.param("sizes=32,64 randaug=1:9", {}, "Posterize of rand-n2-m1-mmax9 fails", marks=needs_refusal),
         pytest.param(
             "sizes=32,64 randaug=5:15",

@@ -81,19 +81,28 @@ def create_transform(
     input_size: Any,
     is_training: bool = False,
     auto_augment: str | None = None,
+    no_aug: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """Call timm's `create_transform`, for training with the RandAugment magnitude of the image size."""
+    """Call timm's `create_transform`, for training with the RandAugment magnitude of the image size.
+
+    Raises:
+        EffNetExtError: The program does not augment, has a policy without a magnitude, or a magnitude of its own.
+    """
     if is_training:
+        if no_aug and plan.strengths("randaug") is not None:
+            raise EffNetExtError(
+                "--no-aug turns off the RandAugment of --progressive: leave it out, or add randaug=off"
+            )
         auto_augment = policy_at(plan, _side(input_size), auto_augment)
-    return original(input_size, is_training=is_training, auto_augment=auto_augment, **kwargs)
+    return original(input_size, is_training=is_training, auto_augment=auto_augment, no_aug=no_aug, **kwargs)
 
 
 def policy_at(plan: Plan, size: int, given: str | None) -> str | None:
     """Return timm's policy text for images of `size`: the program's own with the plan's magnitude in it.
 
     Raises:
-        EffNetExtError: The program's own policy has no magnitude to set, or cannot do this one.
+        EffNetExtError: The program's own policy has no magnitude to set, sets another, or cannot do this one.
     """
     magnitudes, stage = plan.strengths("randaug"), plan.at(size)
     if magnitudes is None or stage is None:
@@ -101,9 +110,15 @@ def policy_at(plan: Plan, size: int, given: str | None) -> str | None:
     kind, *options = (given or RANDAUGMENT).split("-")
     if kind != "rand":
         raise EffNetExtError(f"--aa {given} has no magnitude to schedule: use a 'rand-…' policy, or randaug=off")
-    kept = [option for option in options if not _MAGNITUDE.fullmatch(option)]
+    last = max(magnitudes)
+    own = [option for option in options if _MAGNITUDE.fullmatch(option)]
+    if clash := [option for option in own if option not in (f"m{last:g}", f"mmax{last:g}")]:
+        raise EffNetExtError(
+            f"{'-'.join(clash)} of --aa {given} beside randaug={magnitudes[0]:g}:{magnitudes[-1]:g} of --progressive: "
+            "leave it out there, or write randaug=off"
+        )
     # Without mmax timm clips magnitudes at 10; with `mstd` it clips the noise there.
-    policy = "-".join([kind, *kept, f"m{stage.randaug}", f"mmax{max(magnitudes)}"])
+    policy = "-".join([kind, *(option for option in options if option not in own), f"m{stage.randaug}", f"mmax{last}"])
     _check_policy(policy)
     return policy
 
