@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +119,18 @@ def test_a_teacher_is_made_as_timm_makes_it(tmp_path):
     )
     done = launch("--progressive", "sizes=32,64 dropout=0.1:0.3", path)
     assert done.stdout == "[(32, 0.1), (64, 0.3)] EfficientNet\n", done.stderr
+
+
+def test_a_timm_beside_the_program_is_told_of_and_not_taken(tmp_path):
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "__init__.py").write_text("__version__ = '0.0'\n")
+    path = tmp_path / "program.py"
+    path.write_text("import timm\nprint(timm.__version__)\n")
+    done = launch(path)
+    assert done.stdout == f"{timm.__version__}\n"
+    assert done.stderr == (
+        f"{path}: runs with timm {timm.__version__} of {Path(timm.__file__).parent}, not with the one beside it\n"
+    )
 
 
 def test_model_kwargs_that_the_command_line_replaces_are_named(script, tmp_path):

@@ -57,6 +57,8 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
     if memory_budget is not None:
         _set_memory_budget(memory_budget)
     sys.argv = [program.target, *program.args, *([] if plan is None else arguments.options(plan))]
+    if not program.is_module:
+        _tell_of_another_timm(Path(program.target))
     logging.root.handlers.clear()  # a program starts with no handlers: ours would print its lines twice
     with _progressive(plan) as recorder:
         code = _run(program)
@@ -73,6 +75,14 @@ def _plan(spec: Spec, args: tuple[str, ...]) -> Plan:
     plan = spec.plan(model if isinstance(model, str) else None)
     arguments.check(plan, given)
     return plan
+
+
+def _tell_of_another_timm(script: Path) -> None:
+    import timm
+
+    used, beside = Path(timm.__file__).parent, script.resolve().parent / "timm"
+    if beside.is_dir() and beside != used:
+        _logger.warning(f"{script}: runs with timm {timm.__version__} of {used}, not with the one beside it")
 
 
 def _is_module(name: str) -> bool:
