@@ -30,7 +30,6 @@ CLASSES = ("daisy", "dandelion", "rose", "sunflower", "tulip")
 SUBSTITUTIONS: tuple[tuple[str, str], ...] = (
     (r"\bUSER\b", "alice"),  # whom the local Hub knows
     (r"--data-dir FOLDER\b", "--data-dir IMAGES"),
-    (r"\bls FOLDER\b", "ls IMAGES"),
     (r"--num-classes N\b", f"--num-classes {len(CLASSES)}"),
     (r"\btrain\.py ", "train.py --epochs 4 --batch-size 4 --workers 0 --device cpu "),
 )
@@ -51,7 +50,6 @@ def furnish(folder: Path) -> None:
         shutil.copy(DATA / "tpu_b0" / f"model.ckpt-4321{suffix}", folder / f"SOURCE{suffix}")
     shutil.copy(DATA / "tpu_b0" / "reference_ema.npz", folder / "reference.npz")
     shutil.copy(keras_files.folder() / "keras3_sequential.keras", folder / "model.keras")
-    (folder / "names.txt").write_text("\n".join(CLASSES))
     _photo(folder / "photo.jpg", seed=0)
     for split, count in (("train", 2), ("validation", 1)):
         for label in CLASSES:

@@ -47,8 +47,8 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
         memory_budget: Share of the activations that `torch.compile` may keep for backward, 0 to 1.
 
     Raises:
-        EffNetExtError: There is no such program, the plan does not fit it or its options, or it never trained by
-            the plan.
+        EffNetExtError: There is no such program, the plan does not fit it or its options, it never trained by the plan,
+            or its classes do not fit each other.
     """
     program.check()
     if lost := arguments.replaced_model_kwargs(program.args):
@@ -60,7 +60,9 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
     if not program.is_module:
         _tell_of_another_timm(Path(program.target))
     logging.root.handlers.clear()  # a program starts with no handlers: ours would print its lines twice
-    with _progressive(plan) as recorder:
+    from timm_effnet_ext.train.classes import watched  # here, as it imports timm: whoever asks for help need not wait
+
+    with watched(), _progressive(plan) as recorder:
         code = _run(program)
     if recorder is not None and not recorder.epochs and code == 0:
         raise EffNetExtError(

@@ -1,0 +1,181 @@
+"""Class names are written where the run is, and classes that do not fit each other stop it before its first step."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import timm
+import timm.data
+import timm.models
+import timm.task
+import timm.utils
+import torch
+
+from tests.train.folders import write_images
+from tests.train.launching import TRAIN_PY, launch, needs_train_py
+from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.train.classes import watched
+from timm_effnet_ext.train.runs import CLASS_NAMES
+
+TINY = {"width_mult": 0.25, "depth_mult": 0.2}
+NAMES = ("1", "2", "10", "Zebra", "apple", "a  b", "Äpfel mit Öl", "日本")
+
+
+def folder(root, train=NAMES, validation=None):
+    write_images(root / "train", train)
+    write_images(root / "validation", train if validation is None else validation)
+    return root
+
+
+def prepare(root, output, *, num_classes=8, class_map="", resume=None):
+    """Do what train.py does before its first step; return the names that were written, or None."""
+    with watched():
+        timm.create_model("hucorz_efficientnet_b0", num_classes=num_classes, checkpoint_path="", **TINY)
+        for split in ("train", "validation"):
+            timm.data.create_dataset(
+                "", root=root, split=split, is_training=split == "train", class_map=class_map, input_key=None
+            )
+        if resume:
+            timm.task.resume_task_checkpoint(timm.task.ClassificationTask(torch.nn.Linear(1, 1)), str(resume))
+        path = Path(timm.utils.get_outdir(str(output), "run")) / CLASS_NAMES
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else None
+
+
+def test_names_are_written_in_the_order_of_their_numbers(tmp_path):
+    written = prepare(folder(tmp_path / "images"), tmp_path)
+    assert written == ["1", "2", "10", "a  b", "apple", "Zebra", "Äpfel mit Öl", "日本"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [CLASS_NAMES]
+
+
+def test_what_is_written_is_a_class_map_of_the_same_numbers(tmp_path):
+    images = folder(tmp_path / "images")
+    prepare(images, tmp_path)
+    read = partial(timm.data.create_dataset, "", images, split="train")
+    names = str(tmp_path / "run" / CLASS_NAMES)
+    assert read(class_map=names).reader.class_to_idx == read().reader.class_to_idx
+    assert prepare(images, tmp_path / "again", class_map=names) == prepare(images, tmp_path)
+
+
+def test_datasets_without_names_train_and_say_so(tmp_path, caplog):
+    images = folder(tmp_path / "images", ["a ", "b"])
+    assert prepare(images, tmp_path, num_classes=2) is None
+    assert caplog.messages == [
+        f"class names are unknown, and {CLASS_NAMES} is not written: a line of text cannot hold 'a '"
+    ]
+
+
+@pytest.mark.parametrize("other", [("a", "c"), ("a",), ("a", "b", "c"), ("b ", "c ")])
+def test_a_folder_of_a_run_with_other_classes_is_refused(other, tmp_path):
+    prepare(folder(tmp_path / "one", ("a", "b")), tmp_path, num_classes=2)
+    pattern = rf"{CLASS_NAMES}: of a run with other classes .*choose another --resume, --output or --experiment"
+    with pytest.raises(EffNetExtError, match=pattern):
+        prepare(folder(tmp_path / "other", other), tmp_path, num_classes=len(other))
+    assert (tmp_path / "run" / CLASS_NAMES).read_text() == "a\nb\n"
+
+
+def test_a_run_resumes_with_its_own_classes_alone(tmp_path):
+    images = folder(tmp_path / "images", ("a", "b"))
+    prepare(images, tmp_path / "old", num_classes=2)
+    last = tmp_path / "old" / "run" / "last.pth.tar"
+    torch.save({"state_dict": torch.nn.Linear(1, 1).state_dict(), "epoch": 3}, last)
+    assert prepare(images, tmp_path / "new", num_classes=2, resume=last) == ["a", "b"]
+    with pytest.raises(EffNetExtError, match="class 0 is 'a' there, '0' now"):
+        prepare(folder(tmp_path / "more", ("0", "a", "b")), tmp_path / "newer", num_classes=3, resume=last)
+    assert not (tmp_path / "newer").exists()
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        (
+            ("b", "c"),
+            "only .*train has 'a' (1 of its 3); 2 have other numbers ('b' is 1 in .*train, 0 in .*validation)",
+        ),
+        (("a", "b"), "only .*train has 'c' (1 of its 3)"),
+        (("a", "b", "c", "d"), "only .*validation has 'd' (1 of its 4)"),
+        (("a", "b", "c", ""), "only .*validation has '' (images in no class folder) (1 of its 4); 3 have other"),
+    ],
+)
+def test_classes_of_training_and_validation_must_be_the_same_unless_a_map_numbers_them(validation, message, tmp_path):
+    images = folder(tmp_path / "images", ("a", "b", "c"), validation)
+    pattern = message.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(EffNetExtError, match=f"training and validation differ.*: {pattern}.*--class-map FILE"):
+        prepare(images, tmp_path, num_classes=3)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "map.txt").write_text("c\nb\na\n")
+    assert prepare(images, tmp_path, num_classes=3, class_map=str(tmp_path / "map.txt")) == ["c", "b", "a"]
+
+
+def test_more_classes_than_outputs_are_refused_and_fewer_are_told(tmp_path, caplog):
+    images = folder(tmp_path / "images", ("a", "b", "c"))
+    with pytest.raises(EffNetExtError, match=r"train: 3 classes, but the model has 2 outputs. Pass --num-classes 3"):
+        prepare(images, tmp_path, num_classes=2)
+    assert prepare(images, tmp_path, num_classes=5) == ["a", "b", "c"]
+    (note,) = caplog.messages
+    assert note.endswith(
+        "3 classes, but the model has 5 outputs, the last 2 for no class. --num-classes 3 leaves them out"
+    )
+
+
+def test_validation_on_the_images_of_training_is_told(tmp_path, caplog):
+    write_images(tmp_path / "images" / "train", ("a", "b"))
+    assert prepare(tmp_path / "images", tmp_path, num_classes=2) == ["a", "b"]
+    (note,) = caplog.messages
+    assert note == f"{tmp_path / 'images'}: no folder for validation, so timm takes all of it, images of training too"
+
+
+def test_names_are_timms_again_afterwards():
+    owners = [
+        (timm.utils, "get_outdir"),
+        (timm.data, "create_dataset"),
+        (timm, "create_model"),
+    ]
+    before = [getattr(owner, name) for owner, name in owners]
+    with pytest.raises(KeyError), watched():
+        raise KeyError
+    assert [getattr(owner, name) for owner, name in owners] == before
+
+
+def test_a_launched_program_is_stopped_in_one_line(tmp_path):
+    images = folder(tmp_path / "images", ("a", "b"), ("b",))
+    path = tmp_path / "program.py"
+    path.write_text(
+        "from timm.data import create_dataset\n"
+        f"create_dataset('', {str(images)!r}, 'train', is_training=True)\n"
+        f"create_dataset('', {str(images)!r}, 'validation')\n"
+        "print('trained')\n"
+    )
+    done = launch(path)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: classes of training and validation differ, and timm numbers each for itself: only ")
+
+
+def train_args(images, output, *args):
+    return [
+        *("--data-dir", images, "--num-classes", len(NAMES), "--model", "hucorz_efficientnet_b0", "--img-size", 32),
+        *("--model-kwargs", "width_mult=0.25", "depth_mult=0.2", "--device", "cpu", "-b", 4, "--workers", 0),
+        *("--epochs", 2, "--warmup-epochs", 0, "--lr", 0.01, "--output", output, *args),
+    ]
+
+
+@needs_train_py
+@pytest.mark.parametrize("launcher", [(), ("--progressive", "sizes=32,48")])
+def test_real_train_py_leaves_the_names_in_the_folder_that_it_names_itself(launcher, tmp_path):
+    images = folder(tmp_path / "images")
+    done = launch(*launcher, TRAIN_PY, *train_args(images, tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    order = timm.data.create_dataset("", images, split="train").reader.class_to_idx
+    assert (run / CLASS_NAMES).read_text(encoding="utf-8").splitlines() == sorted(order, key=order.get)
+    assert {"args.yaml", "summary.csv", "model_best.pth.tar"} <= {path.name for path in run.iterdir()}
+
+
+@needs_train_py
+def test_real_train_py_stops_before_its_first_step_where_validation_lacks_a_class(tmp_path):
+    images = folder(tmp_path / "images", NAMES, NAMES[1:])
+    done = launch(TRAIN_PY, *train_args(images, tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "train has '1' (1 of its 8)" in done.stderr.splitlines()[-1]
+    assert "Train: 0" not in done.stderr
+    assert not (tmp_path / "runs").exists()
