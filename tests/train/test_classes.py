@@ -1,5 +1,6 @@
 """Class names are written where the run is, and classes that do not fit each other stop it before its first step."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from timm_effnet_ext.train.runs import CLASS_NAMES
 
 TINY = {"width_mult": 0.25, "depth_mult": 0.2}
 NAMES = ("1", "2", "10", "Zebra", "apple", "a  b", "Äpfel mit Öl", "日本")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Return a function that makes a small model."""
+    return partial(timm.create_model, "hucorz_efficientnet_b0", **TINY)
 
 
 def folder(root, train=NAMES, validation=None):
@@ -124,8 +131,104 @@ def test_validation_on_the_images_of_training_is_told(tmp_path, caplog):
     assert note == f"{tmp_path / 'images'}: no folder for validation, so timm takes all of it, images of training too"
 
 
+@pytest.fixture
+def trained(tmp_path, model):
+    """A checkpoint of four classes, with their names beside it."""
+    path = tmp_path / "run" / "model_best.pth.tar"
+    path.parent.mkdir()
+    torch.save({"state_dict": model(num_classes=4).state_dict()}, path)
+    (path.parent / CLASS_NAMES).write_text("a\nb\nc\nd\n")
+    return path
+
+
+def judge(checkpoint, root, class_map="", outputs=4, way="load"):
+    """Do what validate.py does before it has an accuracy; return the model."""
+    with watched():
+        if way == "load":
+            model = timm.create_model("hucorz_efficientnet_b0", pretrained=False, num_classes=4, **TINY)
+            timm.models.load_checkpoint(model, str(checkpoint), False)
+        else:
+            path = str(checkpoint)
+            model = timm.models.create_model("hucorz_efficientnet_b0", num_classes=4, checkpoint_path=path, **TINY)
+        timm.data.create_dataset(root=root, name="", split="validation", class_map=class_map)
+        timm.utils.accuracy(torch.zeros(1, outputs), torch.zeros(1, dtype=torch.long), topk=(1,))
+    return model
+
+
+@pytest.mark.parametrize("way", ["load", "create"])
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("b", "c", "d"), ("a", "b", "c", "d", "e"), ("A", "b", "c", "d")])
+def test_accuracy_is_not_told_of_other_classes_than_the_models(names, way, trained, tmp_path, caplog):
+    write_images(tmp_path / "images", names)
+    with pytest.raises(EffNetExtError, match=r"model and images differ: only .* has '.'.*with --class-map FILE"):
+        judge(trained, tmp_path / "images", way=way)
+    assert caplog.messages[0].startswith("classes of model and images differ")
+
+
+def test_accuracy_is_told_of_the_same_classes_or_those_of_a_class_map(trained, tmp_path, caplog):
+    write_images(tmp_path / "images", "abcd")
+    judge(trained, tmp_path / "images")
+    write_images(tmp_path / "some", "bd")
+    judge(trained, tmp_path / "some", class_map=str(trained.with_name(CLASS_NAMES)))
+    assert caplog.messages == []
+    (tmp_path / "wrong.txt").write_text("b\nd\n")
+    with pytest.raises(EffNetExtError, match="2 have other numbers"):
+        judge(trained, tmp_path / "some", class_map=str(tmp_path / "wrong.txt"))
+
+
+def test_a_program_may_choose_among_the_outputs(trained, tmp_path):
+    write_images(tmp_path / "images", "bd")
+    judge(trained, tmp_path / "images", outputs=2)  # validate.py's --valid-labels
+
+
+@pytest.mark.parametrize("names", ["wxyz", "wx"])
+def test_where_names_have_nothing_in_common_the_order_is_taken_and_that_is_told(names, trained, tmp_path, caplog):
+    write_images(tmp_path / "images", names)
+    judge(trained, tmp_path / "images")
+    trained.with_name(CLASS_NAMES).unlink()
+    judge(trained, tmp_path / "images")
+    taken = f"images: its {len(names)} classes are taken for outputs 0 to {len(names) - 1}, which"
+    assert [taken in message for message in caplog.messages] == [True, True]
+    assert [message.split(" which ")[1] for message in caplog.messages] == ["all have other names", "are not named"]
+
+
+def test_no_model_has_fewer_outputs_than_it_is_judged_by(trained, tmp_path):
+    write_images(tmp_path / "images", "vwxyz")
+    with pytest.raises(EffNetExtError, match="images: 5 classes, but the model has 4 outputs"):
+        judge(trained, tmp_path / "images")
+
+
+@pytest.mark.parametrize("kind", [str, Path])  # timm calls their class "" and "."
+def test_images_without_class_folders_have_no_accuracy(kind, trained, tmp_path, caplog):
+    write_images(tmp_path / "images", [""])
+    with pytest.raises(EffNetExtError, match="images without class folders"):
+        judge(trained, kind(tmp_path / "images"))
+    assert caplog.messages == []  # what inference.py gets is in order
+
+
+@pytest.mark.parametrize("way", ["load", "create"])
+def test_a_model_knows_the_names_of_its_run(way, trained, tmp_path):
+    write_images(tmp_path / "images", "abcd")
+    cfg = judge(trained, tmp_path / "images", way=way).pretrained_cfg
+    labels = timm.data.CustomDatasetInfo(cfg["label_names"], cfg["label_descriptions"])  # as inference.py
+    assert [labels.index_to_description(number) for number in range(4)] == list("abcd")
+
+
+def test_pretrained_models_are_compared_by_their_own_names(tmp_path, model):
+    torch.save(model(num_classes=2).state_dict(), tmp_path / "model.pth")
+    overlay = {"file": str(tmp_path / "model.pth"), "num_classes": 2, "label_names": ["b", "a"]}
+    write_images(tmp_path / "images", "ab")
+    with watched():
+        timm.create_model(
+            "hucorz_efficientnet_b0", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=2, **TINY
+        )
+        timm.data.create_dataset("", tmp_path / "images")
+        with pytest.raises(EffNetExtError, match=r"2 have other numbers .'b' is 0 in the model, 1 in "):
+            timm.utils.accuracy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+
+
 def test_names_are_timms_again_afterwards():
     owners = [
+        (timm.utils, "accuracy"),
         (timm.utils, "get_outdir"),
         (timm.data, "create_dataset"),
         (timm, "create_model"),
@@ -179,3 +282,31 @@ def test_real_train_py_stops_before_its_first_step_where_validation_lacks_a_clas
     assert "train has '1' (1 of its 8)" in done.stderr.splitlines()[-1]
     assert "Train: 0" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@needs_train_py
+def test_real_programs_of_timm_go_by_the_names_beside_a_checkpoint(tmp_path):
+    images = folder(tmp_path / "images")
+    assert launch(TRAIN_PY, *train_args(images, tmp_path, "--experiment", "run")).returncode == 0
+
+    def program(name, data, *args):
+        script = Path(TRAIN_PY).with_name(name)
+        if not script.exists():
+            pytest.skip(f"{script} is not there: it lies beside train.py in timm's repository")
+        model = ("--model", "hucorz_efficientnet_b0", "--model-kwargs", "width_mult=0.25", "depth_mult=0.2")
+        checkpoint = ("--checkpoint", tmp_path / "run" / "last.pth.tar", "--num-classes", len(NAMES))
+        machine = ("--img-size", 32, "--device", "cpu", "--workers", 0, "-b", 4)
+        return launch(script, *model, *checkpoint, *machine, "--data-dir", data, *args, cwd=tmp_path)
+
+    assert program("validate.py", images).returncode == 0
+    write_images(tmp_path / "some" / "validation", NAMES[1:])
+    refused = program("validate.py", tmp_path / "some")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: classes of model and images differ: only ")
+    assert program("validate.py", tmp_path / "some", "--class-map", tmp_path / "run" / CLASS_NAMES).returncode == 0
+
+    pytest.importorskip("pandas", reason="inference.py needs pandas")
+    write_images(tmp_path / "photos", [""])
+    done = program("inference.py", tmp_path / "photos")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.partition("--result\n")[2])["0.png"]["label"] in NAMES

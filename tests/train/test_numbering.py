@@ -5,11 +5,12 @@ import tarfile
 from types import SimpleNamespace
 
 import pytest
-from timm.data import create_dataset
+from timm.data import ImageNetInfo, create_dataset
 
 from tests.train.folders import write_images
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.numbering import Numbering, differences, of_dataset
+from timm_effnet_ext.train.numbering import Numbering, differences, of_checkpoint, of_dataset, of_weights
+from timm_effnet_ext.train.runs import CLASS_NAMES
 
 NAMES = ("1", "2", "10", "Zebra", "apple", "class 9", "class 10", "Äpfel mit Öl", "日本", "a  b")
 
@@ -114,3 +115,37 @@ def test_beside_a_class_map_only_other_numbers_are_a_difference():
     model = numbered("a", "b", "c")
     assert differences(model, Numbering("there", {"b": 1, "kitten": 0}, is_mapped=True)) == ""
     assert differences(model, Numbering("there", {"b": 0}, is_mapped=True)).startswith("1 have other numbers")
+
+
+def model_of(num_classes=3, **cfg):
+    return SimpleNamespace(num_classes=num_classes, pretrained_cfg={"num_classes": 3, **cfg})
+
+
+@pytest.mark.parametrize("names", [["x", "y", "z"], ("x", "y", "z"), {"0": "x", "1": "y", "2": "z"}])
+def test_a_models_own_names_are_read_as_timm_reads_them(names):
+    assert of_weights(model_of(label_names=names)).index == {"x": 0, "y": 1, "z": 2}
+
+
+def test_a_model_has_the_names_of_its_weights_alone():
+    assert of_weights(model_of(label_names=["x", "y", "z"], num_classes=3)) is not None
+    assert of_weights(model_of(5, label_names=["x", "y", "z"])) is None  # another classifier
+    assert of_weights(model_of(label_names=["x", "x", "z"])) is None  # which is 'x'?
+    assert of_weights(model_of()) is None
+    assert of_weights(SimpleNamespace()) is None
+
+
+def test_models_of_imagenet_have_its_names():
+    model = SimpleNamespace(num_classes=1000, pretrained_cfg={"num_classes": 1000})
+    found = of_weights(model)
+    assert found.whose == "the model (imagenet-1k)"
+    assert found.in_order() == tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+def test_a_checkpoint_has_the_names_of_its_run(tmp_path):
+    checkpoint = tmp_path / "model_best.pth.tar"
+    assert of_checkpoint(checkpoint) is None
+    (tmp_path / CLASS_NAMES).write_text("日本\nb\n", encoding="utf-8")
+    assert of_checkpoint(checkpoint).in_order() == ("日本", "b")
+    (tmp_path / CLASS_NAMES).write_bytes("Öl\n".encode("latin-1"))
+    with pytest.raises(EffNetExtError, match=rf"{CLASS_NAMES}: not UTF-8 .* Save it as UTF-8"):
+        of_checkpoint(checkpoint)

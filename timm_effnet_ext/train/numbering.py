@@ -1,4 +1,4 @@
-"""Which number each class has in a dataset as timm reads it, and in a file of names."""
+"""Which number each class has: in a dataset as timm reads it, in a model, and in a file of names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
+from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from timm.utils import natural_key
 
 from timm_effnet_ext.errors import EffNetExtError, first_few
+from timm_effnet_ext.train.runs import CLASS_NAMES, read_class_names
 
 NO_FOLDER = {"", "."}  # what timm calls the class of images that lie in no class folder
 BY_HAND = "with --class-map FILE (one class a line)"
@@ -72,6 +75,30 @@ def folder_of(dataset: Any) -> str:
     return str(reader.root) if reader is not None and hasattr(reader, "samples") else ""
 
 
+def of_weights(model: Any) -> Numbering | None:
+    """Return the classes of a model's own pretrained weights, None where they have no names.
+
+    timm's models of ImageNet have the names that timm infers from their number.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    if cfg.get("num_classes") != getattr(model, "num_classes", None):  # the weights' classifier was replaced
+        return None
+    if cfg.get("label_names"):
+        info = CustomDatasetInfo(cfg["label_names"])
+        names = {number: info.index_to_label_name(number) for number in info.label_indices()}
+        return _unless_ambiguous("the model", names)
+    subset = infer_imagenet_subset(cfg)
+    if subset is None:
+        return None
+    return _unless_ambiguous(f"the model ({subset})", dict(enumerate(ImageNetInfo(subset).label_names())))
+
+
+def of_checkpoint(path: Path) -> Numbering | None:
+    """Return the classes that a run of the launcher named beside a checkpoint, None where it did not."""
+    names = path.parent / CLASS_NAMES
+    return _unless_ambiguous(str(names), dict(enumerate(read_class_names(names)))) if names.exists() else None
+
+
 def differences(one: Numbering, other: Numbering) -> str:
     """Return which classes only one has, or the other under another number; "" where there are none.
 
@@ -89,6 +116,11 @@ def differences(one: Numbering, other: Numbering) -> str:
             f"{other.index[name]} in {other.whose})"
         )
     return "; ".join(parts)
+
+
+def _unless_ambiguous(whose: str, names: Mapping[int, str]) -> Numbering | None:
+    index = {name: number for number, name in names.items()}
+    return Numbering(whose, index) if len(index) == len(names) else None
 
 
 def _check_order(whose: str, index: Collection[str]) -> None:
