@@ -71,6 +71,14 @@ def test_picture_shades_the_stages_and_names_their_sizes(tmp_path):
         assert [(patch.get_x(), patch.get_width()) for patch in ax.patches] == [(-0.5, 2.0), (1.5, 1.0)]
 
 
+def test_stages_are_shaded_where_they_are_those_of_every_progressive_run(tmp_path, caplog):
+    folders = [write_run(tmp_path / name, sizes=sizes) for name, sizes in (("a", (32, 32, 64)), ("b", ()))]
+    assert draw([read_run(folder) for folder in folders]).axes[0].texts
+    folders.append(write_run(tmp_path / "c", sizes=(32, 64, 64)))
+    assert not draw([read_run(folder) for folder in folders]).axes[0].texts
+    assert caplog.messages == ["the runs differ in their stages, so none are shaded"]
+
+
 def test_picture_shows_the_learning_rate_where_top5_says_nothing(tmp_path):
     rows = [row.replace(",50.0,", ",100.0,").replace(",80.0,", ",100.0,").replace(",75.0,", ",100.0,") for row in ROWS]
     assert titles(draw([read_run(write_run(tmp_path / "a", *rows))]))[-1] == "Learning rate"

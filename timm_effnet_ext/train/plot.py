@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,8 @@ from timm_effnet_ext.train.runs import Run, Span
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_logger = logging.getLogger(__name__)
 
 # Okabe & Ito, Color Universal Design: told apart by people of every colour vision
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -81,7 +84,7 @@ def draw(runs: Sequence[Run]) -> Figure:
     rows = (len(panels) + 1) // 2
     figure = Figure(figsize=(10, 1 + 3 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flat
-    spans = next((run.spans for run in runs if run.spans), ())
+    spans = _common_spans(runs)
     for panel, ax in zip(panels, axes, strict=False):
         _draw_panel(ax, panel, runs, spans)
     for ax in axes[-2:]:
@@ -94,6 +97,14 @@ def draw(runs: Sequence[Run]) -> Figure:
             axes[0].lines[: len(runs)], list(map(_label, runs)), loc="outside lower left", ncols=3, frameon=False
         )
     return figure
+
+
+def _common_spans(runs: Sequence[Run]) -> Sequence[Span]:
+    """Return the stages of the progressive runs; none where two runs differ in them, which one shade cannot show."""
+    schedules = {run.spans for run in runs if run.spans}
+    if len(schedules) > 1:
+        _logger.warning("the runs differ in their stages, so none are shaded")
+    return schedules.pop() if len(schedules) == 1 else ()
 
 
 def _label(run: Run) -> str:
