@@ -1,9 +1,11 @@
 # The verbs of this repository. Each works from nothing: the environment is made once and then reused.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-VENV := .venv
-OLDEST := .venv-oldest
-SMOKE := .venv-smoke
+# A Python of one's own, as in `make test PYTHON=python3.12`, has environments of its own: .venv-3.12 beside .venv.
+VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv$(if $(filter-out file,$(origin PYTHON)),-$(VERSION))
+OLDEST := $(VENV)-oldest
+SMOKE := $(VENV)-smoke
 BIN = $(VENV)/bin
 RUN = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
 PYTEST = $(RUN) -m pytest --numprocesses auto --timeout 600
@@ -93,4 +95,4 @@ type: $(VENV)/.installed
 	$(BIN)/mypy
 
 clean:  ## remove what these verbs made
-	rm -rf $(VENV) $(OLDEST) $(SMOKE) build demo dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* build demo dist .mypy_cache .pytest_cache .ruff_cache
