@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.closeness import FLOAT32, assert_close
 
 
 def images(*size: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,6 +51,6 @@ def assert_same_values(found: Tensor, expected: Tensor) -> None:
     """Compare what one network computes from one set of weights at two places in memory.
 
     Weights in a file's memory map start at other bytes than weights in allocated memory, and for those the CPU's
-    kernels sum in another order: a few roundings of float32, relative to the largest value.
+    kernels sum in another order.
     """
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.detach().abs().max()))
+    assert_close(found, expected, FLOAT32)

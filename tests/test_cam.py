@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 
+from tests.closeness import FLOAT32, assert_close
 from tests.models import calibrated, create, images
 from timm_effnet_ext.cam import UNSEEN, grad_cam, overlay, save_picture, view_box
 from timm_effnet_ext.errors import EffNetExtError
@@ -47,8 +48,7 @@ def test_it_is_the_class_activation_map_of_a_pooled_linear_classifier() -> None:
         features = model.forward_features(image)[0]
         cam = torch.einsum("c,chw->hw", model.classifier.weight[3], features).relu()
     assert cam.max() > 0
-    # float32: two orders of the same sums
-    np.testing.assert_allclose(grad_cam(model, image, 3), (cam / cam.max()).numpy(), atol=1e-5)
+    assert_close(grad_cam(model, image, 3), cam / cam.max(), FLOAT32)
 
 
 def test_a_transformer_has_no_map() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.closeness import assert_close
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
 from tests.models import assert_same_values, create
@@ -75,8 +76,7 @@ def test_v2_s_comes_from_timms_repository_and_then_from_the_cache(
     python("-c", LOGITS_THEN_PRETRAINED_NAMES, "hucorz_efficientnetv2_s", outs[1], tmp_path / "image.npy")
     for out in outs:
         # Two implementations in float32 of a network that amplifies roundings; other weights differ by all of it.
-        atol = 1e-3 * float(expected.abs().max())
-        torch.testing.assert_close(torch.from_numpy(np.load(out)), expected, rtol=0, atol=atol)
+        assert_close(np.load(out), expected, within=1e-3)
 
 
 def test_hub_user_of_the_environment_replaces_timms_repositories_and_adds_tags(

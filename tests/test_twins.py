@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.closeness import FLOAT32, FLOAT64, assert_close, assert_each_close
 from tests.models import images, twins
 from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.layout import layers, state_shapes
@@ -17,16 +18,11 @@ SMALL = ("efficientnet_b0", "efficientnet_es", "efficientnet_lite0", "efficientn
 EACH = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in ARCHS]
 SIZES = [(64, 64), (75, 91), (97, 64)]
 # Rounding differs only where the order of sums does (padding done by the convolution or before it).
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
+TOLERANCE = {torch.float64: FLOAT64, torch.float32: FLOAT32}
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference relative to the scale of `b`."""
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -47,7 +43,7 @@ def test_outputs_are_the_twins(name: str, dtype: torch.dtype, size: str | tuple[
     ours, theirs = twins(name, height, width, batch=1 if size == "native" else 16, dtype=dtype)
     x = images(height, width, batch=1 if size == "native" else 2, dtype=dtype)
     with torch.inference_mode():
-        assert distance(ours(x), theirs(x)) <= TOLERANCE[dtype]
+        assert_close(ours(x), theirs(x), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -56,14 +52,9 @@ def test_gradients_are_the_twins_in_training(name: str) -> None:
     x = images(75, 64, dtype=torch.float64)
     for model in (ours, theirs):
         model.train()(x).square().mean().backward()
-    grads = {key: param.grad for key, param in theirs.named_parameters()}
-    scale = max(grad.abs().max().item() for grad in grads.values())
-    for key, param in ours.named_parameters():
-        # Relative to the parameter's own gradient; a bias before a BatchNorm has none but rounding.
-        bound = max(grads[key].abs().max().item(), 1e-6 * scale)
-        assert (param.grad - grads[key]).abs().max().item() <= 1e-8 * bound, key
-    for key, value in ours.named_buffers():
-        torch.testing.assert_close(value, dict(theirs.named_buffers())[key], rtol=1e-10, atol=1e-12)
+    grads = [{key: param.grad for key, param in model.named_parameters()} for model in (ours, theirs)]
+    assert_each_close(*grads, FLOAT64)
+    assert_each_close(*(dict(model.named_buffers()) for model in (ours, theirs)), FLOAT64)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -82,5 +73,4 @@ def test_dilated_outputs_are_the_twins(name: str, output_stride: int) -> None:
     x = images(64, 75)
     with torch.inference_mode():
         features = [model.forward_features(x) for model in dilated]
-    assert features[0].shape == features[1].shape
-    assert distance(*features) <= 1e-5
+    assert_close(*features, FLOAT32)

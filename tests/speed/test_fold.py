@@ -9,15 +9,15 @@ import pytest
 import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
-from torch import Tensor, nn
+from torch import nn
 
 import timm_effnet_ext
+from tests.closeness import FLOAT32, assert_close
 from tests.models import images
 from timm_effnet_ext import optimize_for_inference
 from timm_effnet_ext.arch import ARCHS, PREFIX
 
 SMALL = dict(num_classes=5, width_mult=0.25, depth_mult=0.2)
-TOLERANCE = 1e-5  # of the output's scale: folding moves one rounding of float32 per layer
 
 
 def trained(name: str = "efficientnet_b0", **kwargs: Any) -> Any:
@@ -32,10 +32,6 @@ def trained(name: str = "efficientnet_b0", **kwargs: Any) -> Any:
     return model
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
-
-
 def norms_left(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if "Norm" in type(module).__name__]
 
@@ -44,7 +40,7 @@ def norms_left(model: nn.Module) -> list[str]:
 def test_every_arch_computes_the_same_without_norms(name: str) -> None:
     model = trained(name)
     folded = optimize_for_inference(model)
-    assert_close(folded(images(64, 47)), model(images(64, 47)))
+    assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
     assert not norms_left(folded)
     assert folded.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
     assert not any(p.requires_grad for p in folded.parameters())
@@ -63,7 +59,7 @@ def test_the_original_stays_as_it_is() -> None:
 def test_a_model_in_training_mode_gives_the_eval_model() -> None:
     model = trained(drop_rate=0.5, drop_path_rate=0.5)
     expected = model(images(64, 47))
-    assert_close(optimize_for_inference(model.train())(images(64, 47)), expected)
+    assert_close(optimize_for_inference(model.train())(images(64, 47)), expected, FLOAT32)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"out_indices": (1, 3)}, {"feature_location": "expansion"}])
@@ -71,7 +67,7 @@ def test_a_model_in_training_mode_gives_the_eval_model() -> None:
 def test_features_only(name: str, kwargs: dict[str, Any]) -> None:
     model = trained(name, num_classes=None, features_only=True, **kwargs)
     for found, expected in zip(optimize_for_inference(model)(images(64, 47)), model(images(64, 47)), strict=True):
-        assert_close(found, expected)
+        assert_close(found, expected, FLOAT32)
 
 
 @pytest.mark.parametrize("norm", ["groupnorm1", "layernorm2d"])
@@ -79,7 +75,7 @@ def test_other_norms_stay(norm: str) -> None:
     model = trained(norm_layer=norm)
     folded = optimize_for_inference(model)
     assert norms_left(folded) == norms_left(model)
-    assert_close(folded(images(64, 47)), model(images(64, 47)))
+    assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +93,7 @@ def test_changed_models(change: Any) -> None:
     change(model)
     folded = optimize_for_inference(model)
     assert not norms_left(folded)
-    assert_close(folded(images(64, 47)), model(images(64, 47)))
+    assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
 
 
 def test_folding_twice_changes_nothing() -> None:
@@ -109,9 +105,9 @@ def test_it_can_be_scripted_exported_and_compiled() -> None:
     model = trained(depth_mult=0.1)
     folded, x = optimize_for_inference(model), images(64, 47)
     expected = model(x)
-    assert_close(torch.jit.script(folded)(x), expected)
-    assert_close(torch.export.export(folded, (x,)).module()(x), expected)
-    assert_close(torch.compile(folded, backend="aot_eager")(x), expected)
+    assert_close(torch.jit.script(folded)(x), expected, FLOAT32)
+    assert_close(torch.export.export(folded, (x,)).module()(x), expected, FLOAT32)
+    assert_close(torch.compile(folded, backend="aot_eager")(x), expected, FLOAT32)
 
 
 def test_its_weights_survive_a_round_trip() -> None:

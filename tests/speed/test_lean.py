@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.closeness import FLOAT32, FLOAT64, assert_close, assert_each_close
 from timm_effnet_ext.arch import ARCHS, PREFIX
 from timm_effnet_ext.bench.measure import kept_bytes
 
 SMALL = dict(num_classes=5, width_mult=0.25, depth_mult=0.3)
 STOCHASTIC = dict(drop_rate=0.2, drop_path_rate=0.3)
-# float64 rounds at 1e-16; the recomputed values add a few roundings to a chain of dozens of layers
-GRAD_TOLERANCE = 1e-9
 
 
 def pair(name: str = "efficientnetv2_s", dtype: torch.dtype = torch.float64, **kwargs: Any) -> tuple[Any, Any]:
@@ -54,14 +53,8 @@ def run(model: nn.Module, x: Tensor) -> Any:
 
 
 def assert_same_grads(model: nn.Module, lean: nn.Module) -> None:
-    grads = {name: p.grad for name, p in model.named_parameters()}
-    # Some gradients are zero but for rounding (a bias before a BatchNorm): those are held to the scale of the others.
-    floor = max(float(g.norm()) for g in grads.values() if g is not None) * 1e-6
-    for name, p in lean.named_parameters():
-        expected = grads[name]
-        assert (p.grad is None) == (expected is None), name
-        if expected is not None:
-            assert float((p.grad - expected).norm()) <= GRAD_TOLERANCE * max(float(expected.norm()), floor), name
+    found, expected = ({n: p.grad for n, p in m.named_parameters() if p.grad is not None} for m in (lean, model))
+    assert_each_close(found, expected, FLOAT64)
 
 
 def assert_same_buffers(model: nn.Module, lean: nn.Module) -> None:
@@ -101,7 +94,7 @@ def test_the_gradient_of_the_image() -> None:
     model, lean = pair()
     x, y = images().requires_grad_(), images().requires_grad_()
     run(model, x), run(lean, y)
-    assert torch.allclose(x.grad, y.grad, rtol=1e-9, atol=1e-12)
+    assert_close(y.grad, x.grad, FLOAT64)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -244,9 +237,7 @@ def test_gradients_in_batches() -> None:
         output = model(x)[0]
         (grads,) = torch.autograd.grad(output, x, torch.eye(len(output), dtype=x.dtype), is_grads_batched=True)
         found.append(grads)
-    torch.testing.assert_close(
-        found[1], found[0], rtol=GRAD_TOLERANCE, atol=GRAD_TOLERANCE * float(found[0].abs().max())
-    )
+    assert_close(found[1], found[0], FLOAT64)
 
 
 def test_transforms_of_torch_func() -> None:
@@ -286,7 +277,7 @@ def test_frozen_parts(freeze: Callable[[Any], None]) -> None:
     freeze(model), freeze(lean)
     x = images()
     expected, output = run(model, x), run(lean, x)
-    assert torch.allclose(output, expected, rtol=1e-12)
+    assert_close(output, expected, FLOAT64)
     assert_same_grads(model, lean)
     assert_same_buffers(model, lean)
 
@@ -377,7 +368,7 @@ def test_script_and_trace_of_a_lean_model() -> None:
     lean.eval()
     x = images(dtype=torch.float32)
     for recorded in (torch.jit.script(lean), torch.jit.trace(lean, x)):
-        assert torch.allclose(recorded(x), lean(x), atol=1e-5)
+        assert_close(recorded(x), lean(x), FLOAT32)
 
 
 # Small stand-ins for B0, V2-S and B4: the bars of full size hold with room, `bench` counts those.
@@ -394,9 +385,7 @@ def test_kept_bytes(name: str, bar: float) -> None:
 def test_two_processes(tmp_path: Path) -> None:
     mp.spawn(_train, (str(tmp_path),), nprocs=2)
     plain, lean = (torch.load(tmp_path / f"{lean}.pt", weights_only=True) for lean in (False, True))
-    assert plain.keys() == lean.keys()
-    for name, expected in plain.items():
-        assert torch.allclose(lean[name], expected, rtol=GRAD_TOLERANCE, atol=1e-9), name
+    assert_each_close(lean, plain, FLOAT64)
 
 
 def _train(rank: int, folder: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from tests.closeness import FLOAT32, assert_each_close
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.speed.memory_format import in_fast_format
 
@@ -55,8 +56,7 @@ def test_gradients_of_each_sample() -> None:
 
     grads = torch.func.vmap(torch.func.grad(loss), (None, 0), randomness="same")(parameters, x)
     alone = torch.func.grad(loss)(parameters, x[1])
-    for name, grad in grads.items():
-        torch.testing.assert_close(grad[1], alone[name], rtol=1e-3, atol=1e-4, msg=name)  # float32, other kernels
+    assert_each_close({name: grad[1] for name, grad in grads.items()}, alone, FLOAT32)
 
 
 @pytest.mark.parametrize(

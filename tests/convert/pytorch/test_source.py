@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.closeness import FLOAT64, assert_close
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.pytorch.source import open_torch, recognise
 from timm_effnet_ext.convert.records import Options
@@ -58,7 +59,7 @@ def _check_same_outputs(model: nn.Module, folder: Path) -> None:
         with torch.inference_mode():
             expected, found = model(images), converted(images)
         assert expected.std() > 1e-3  # a network that says the same of everything would agree with anyone
-        torch.testing.assert_close(found, expected, rtol=1e-8, atol=0.0)  # float64; another order of summation
+        assert_close(found, expected, FLOAT64)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
