@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+_DROP_CAPABILITY, _CAPABILITIES = 24, (1, 2)  # Linux prctl.h PR_CAPBSET_DROP; capability.h CAP_DAC_*
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -16,10 +19,21 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **changes}
 
 
-def python(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+def python(
+    *args: object, cwd: Path | None = None, preexec_fn: Callable[[], None] | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run Python; return what it printed, its errors and its exit code."""
-    command = [sys.executable, *map(str, args)]
-    return subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd, preexec_fn=preexec_fn, env=environment(**env), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def obey_modes() -> None:
+    """Give up, in a process about to start, what lets root write anywhere; others have nothing to give up."""
+    libc = ctypes.CDLL(None)
+    for capability in _CAPABILITIES:
+        libc.prctl(_DROP_CAPABILITY, capability, 0, 0, 0)
 
 
 def imported_by(command: list[str], *modules: str, code: int = 0, cwd: Path | None = None) -> set[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import obey_modes, python
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.storage import exchange, new_folder, sha256
 
 OURS = ("a", "b")
+OPENED = "import pathlib, sys, timm_effnet_ext.storage as s; s.new_folder(pathlib.Path(sys.argv[1]), ()).__enter__()"
 
 
 def test_a_digest_is_that_of_the_file(tmp_path: Path) -> None:
@@ -105,8 +107,7 @@ def test_two_folders_change_places_where_the_system_cannot_swap(
     test_two_folders_change_places(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_an_os_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError), new_folder(tmp_path / "out", OURS):
-        pass
+    done = python("-c", OPENED, tmp_path / "out", preexec_fn=obey_modes)
+    assert f"PermissionError: [Errno 13] Permission denied: '{tmp_path}/.out-" in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import shutil
 import signal
@@ -17,9 +16,8 @@ from tests.campaign.test_killed import PUSH, REPO, is_published, what_is_half
 from tests.convert._sources import tiny_bundle
 from tests.hub.test_publish import VALUES, write_folder
 from tests.hub_server import LocalHub
+from tests.processes import obey_modes
 from timm_effnet_ext.train.runs import ARGS
-
-_DROP_CAPABILITY, _CAPABILITIES = 24, (1, 2)  # Linux prctl.h PR_CAPBSET_DROP; capability.h CAP_DAC_*
 
 
 def convert(folder: Path, target: Path) -> list[object]:
@@ -83,16 +81,9 @@ def test_closed_folder(name: str, part: BeginPart, tmp_path: Path) -> None:
     command = writer(tmp_path / "source", closed / file)
     closed.mkdir(mode=0o500)
     with part(f"{name}, read-only target", "") as found:
-        told = finish(start(command, preexec_fn=_obey_modes))
+        told = finish(start(command, preexec_fn=obey_modes))
         problem = what_is_wrong(told, closed / file) or (None if told.code else "wrote into a closed folder")
         found.count(name, bool(told.code), problem)
-
-
-def _obey_modes() -> None:
-    """Give up what lets root write anywhere; another user has nothing to give up, so errors do not count."""
-    libc = ctypes.CDLL(None)
-    for capability in _CAPABILITIES:
-        libc.prctl(_DROP_CAPABILITY, capability, 0, 0, 0)
 
 
 @pytest.mark.parametrize("name", WRITERS)
