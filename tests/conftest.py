@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import random
 import shutil
 import socket
 import sys
@@ -18,19 +17,11 @@ from tests.archive_server import FileServer
 from tests.faulty_server import serving
 from tests.hub_server import LocalHub
 
-
-def _free_port() -> int:
-    """Return a free port below those that the system gives to outgoing connections."""
-    for _ in range(100):
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise OSError("no free port between 20000 and 32000")
-
-
 assert "huggingface_hub" not in sys.modules  # it reads its environment when it is imported
-HUB_PORT = _free_port()
+_PORT = socket.socket()  # bound and never listening: the system gives its port to nobody else, also between two tests
+_PORT.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a Hub can listen there
+_PORT.bind(("127.0.0.1", 0))
+HUB_PORT = _PORT.getsockname()[1]
 _HOME = tempfile.mkdtemp(prefix="timm_effnet_ext-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ.update(HF_ENDPOINT=f"http://127.0.0.1:{HUB_PORT}", HF_HOME=_HOME, HF_HUB_DISABLE_XET="1")
