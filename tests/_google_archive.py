@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from tests._bundle_writer import write_bundle
+from tests.models import SMALL
 from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.names import plan
 from timm_effnet_ext.convert.tensorflow.dialects import TF1
 
-SMALL = {"width_mult": 0.25, "depth_mult": 0.25}
 EMA = "/ExponentialMovingAverage"
 
 

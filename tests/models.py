@@ -11,6 +11,8 @@ from torch import Tensor, nn
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.closeness import FLOAT32, assert_close
 
+SMALL = {"width_mult": 0.25, "depth_mult": 0.3}  # made in a moment; deep enough that some blocks are residual
+
 
 def images(*size: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return random images (batch, 3, H, W); one size makes them square."""

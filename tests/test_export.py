@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim
 
 from tests.closeness import FLOAT32, assert_close
-from tests.models import calibrated, create, images
+from tests.models import SMALL, calibrated, create, images
 
 EXPORTED = [
     "efficientnet_lite0",
@@ -60,13 +60,13 @@ def test_static_onnx_has_no_pad_nodes(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     file = tmp_path / "model.onnx"
-    small = model_of("efficientnet_b0", depth_mult=0.3, width_mult=0.25)
+    small = model_of("efficientnet_b0", **SMALL)
     torch.onnx.export(small, (images(96, batch=1),), file, dynamo=True, verbose=False)
     assert not [node for node in onnx.load(file).graph.node if node.op_type == "Pad"]
 
 
 def test_compile_has_no_graph_break() -> None:
-    model = timm.create_model("hucorz_efficientnetv2_b0", depth_mult=0.3, width_mult=0.25).train()
+    model = timm.create_model("hucorz_efficientnetv2_b0", **SMALL).train()
     explained = torch._dynamo.explain(model)(images(64))
     assert explained.graph_count == 1
     assert explained.graph_break_count == 0

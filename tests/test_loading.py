@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.closeness import FLOAT32, assert_close
-from tests.models import assert_same_values, create, images
+from tests.models import SMALL, assert_same_values, create, images
 from timm_effnet_ext.errors import CheckpointFormatError
 
-SMALL = {"width_mult": 0.25, "depth_mult": 0.25}
 B0, B1 = "hucorz_efficientnet_b0", "hucorz_efficientnet_b1"
 
 
