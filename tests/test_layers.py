@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.closeness import FLOAT32, FLOAT64, assert_close
 from timm_effnet_ext.layers import SiLU, SqueezeExcite, StridedSameConv2d
@@ -33,10 +36,26 @@ def test_strided_convolution_is_tensorflows(kernel: int, size: tuple[int, int], 
         assert_close(grad, expected_grad, FLOAT64)
 
 
-def test_the_smaller_side_of_a_strided_convolution_is_copied() -> None:
-    assert not StridedSameConv2d(8, 8, 3, groups=8).grows
-    assert not StridedSameConv2d(8, 24, 3).grows
-    assert StridedSameConv2d(8, 32, 3).grows
+class Copies(TorchDispatchMode):
+    """Counts the elements that all but convolutions write into memory of their own."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if "convolution" not in str(func) and output.data_ptr() != args[0].data_ptr():
+            self.elements += output.numel()
+        return output
+
+
+@pytest.mark.parametrize(("out_chs", "groups"), [(8, 8), (24, 1), (64, 1)])
+def test_the_smaller_side_of_a_strided_convolution_is_copied(out_chs: int, groups: int) -> None:
+    conv = StridedSameConv2d(8, out_chs, 3, groups=groups)
+    x = torch.randn(1, 8, 64, 64)
+    with Copies() as copies:
+        y = conv(x)
+    padded = 8 * 65 * 65
+    assert copies.elements == min(y.numel(), padded)
 
 
 def test_silu_overwrites_only_what_no_backward_needs() -> None:

@@ -53,11 +53,16 @@ def test_numbers_of_another_process() -> None:
     assert numbers_of("import sys; print(sys.argv[1], 2.5)", 7) == [7, 2.5]
 
 
-def test_every_contender_trains_and_predicts() -> None:
+def test_every_contender_trains_and_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work("efficientnet_b0", 32, 2, CPU)
     for model, images in trainers(work, compiled=False).values():
         train_step(model, images)()
         assert all(p.grad is None for p in model.parameters())
+    monkeypatch.setattr("timm_effnet_ext.bench.contenders.is_there", lambda engine: False)  # those take an export
+    with predictors(work) as steps:
+        assert list(steps) == ["timm", "timm channels_last", "ours", "optimized"]
+        for step in steps.values():
+            step()
 
 
 @pytest.mark.slow  # two exports to ONNX
