@@ -15,8 +15,8 @@ import torch
 from tests.train.folders import write_images
 from tests.train.launching import TRAIN_PY, launch, needs_train_py
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE
 from timm_effnet_ext.train.classes import watched
-from timm_effnet_ext.train.runs import CLASS_NAMES
 
 TINY = {"width_mult": 0.25, "depth_mult": 0.2}
 NAMES = ("1", "2", "10", "Zebra", "apple", "a  b", "Äpfel mit Öl", "日本")
@@ -44,21 +44,21 @@ def prepare(root, output, *, num_classes=8, class_map="", resume=None):
             )
         if resume:
             timm.task.resume_task_checkpoint(timm.task.ClassificationTask(torch.nn.Linear(1, 1)), str(resume))
-        path = Path(timm.utils.get_outdir(str(output), "run")) / CLASS_NAMES
+        path = Path(timm.utils.get_outdir(str(output), "run")) / CLASS_NAMES_FILE
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else None
 
 
 def test_names_are_written_in_the_order_of_their_numbers(tmp_path):
     written = prepare(folder(tmp_path / "images"), tmp_path)
     assert written == ["1", "2", "10", "a  b", "apple", "Zebra", "Äpfel mit Öl", "日本"]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [CLASS_NAMES]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [CLASS_NAMES_FILE]
 
 
 def test_what_is_written_is_a_class_map_of_the_same_numbers(tmp_path):
     images = folder(tmp_path / "images")
     prepare(images, tmp_path)
     read = partial(timm.data.create_dataset, "", images, split="train")
-    names = str(tmp_path / "run" / CLASS_NAMES)
+    names = str(tmp_path / "run" / CLASS_NAMES_FILE)
     assert read(class_map=names).reader.class_to_idx == read().reader.class_to_idx
     assert prepare(images, tmp_path / "again", class_map=names) == prepare(images, tmp_path)
 
@@ -67,17 +67,17 @@ def test_datasets_without_names_train_and_say_so(tmp_path, caplog):
     images = folder(tmp_path / "images", ["a ", "b"])
     assert prepare(images, tmp_path, num_classes=2) is None
     assert caplog.messages == [
-        f"class names are unknown, and {CLASS_NAMES} is not written: a line of text cannot hold 'a '"
+        f"class names are unknown, and {CLASS_NAMES_FILE} is not written: a line of text cannot hold 'a '"
     ]
 
 
 @pytest.mark.parametrize("other", [("a", "c"), ("a",), ("a", "b", "c"), ("b ", "c ")])
 def test_a_folder_of_a_run_with_other_classes_is_refused(other, tmp_path):
     prepare(folder(tmp_path / "one", ("a", "b")), tmp_path, num_classes=2)
-    pattern = rf"{CLASS_NAMES}: of a run with other classes .*choose another --resume, --output or --experiment"
+    pattern = rf"{CLASS_NAMES_FILE}: of a run with other classes .*choose another --resume, --output or --experiment"
     with pytest.raises(EffNetExtError, match=pattern):
         prepare(folder(tmp_path / "other", other), tmp_path, num_classes=len(other))
-    assert (tmp_path / "run" / CLASS_NAMES).read_text() == "a\nb\n"
+    assert (tmp_path / "run" / CLASS_NAMES_FILE).read_text() == "a\nb\n"
 
 
 def test_a_run_resumes_with_its_own_classes_alone(tmp_path):
@@ -137,7 +137,7 @@ def trained(tmp_path, model):
     path = tmp_path / "run" / "model_best.pth.tar"
     path.parent.mkdir()
     torch.save({"state_dict": model(num_classes=4).state_dict()}, path)
-    (path.parent / CLASS_NAMES).write_text("a\nb\nc\nd\n")
+    (path.parent / CLASS_NAMES_FILE).write_text("a\nb\nc\nd\n")
     return path
 
 
@@ -168,7 +168,7 @@ def test_accuracy_is_told_of_the_same_classes_or_those_of_a_class_map(trained, t
     write_images(tmp_path / "images", "abcd")
     judge(trained, tmp_path / "images")
     write_images(tmp_path / "some", "bd")
-    judge(trained, tmp_path / "some", class_map=str(trained.with_name(CLASS_NAMES)))
+    judge(trained, tmp_path / "some", class_map=str(trained.with_name(CLASS_NAMES_FILE)))
     assert caplog.messages == []
     (tmp_path / "wrong.txt").write_text("b\nd\n")
     with pytest.raises(EffNetExtError, match="2 have other numbers"):
@@ -184,7 +184,7 @@ def test_a_program_may_choose_among_the_outputs(trained, tmp_path):
 def test_where_names_have_nothing_in_common_the_order_is_taken_and_that_is_told(names, trained, tmp_path, caplog):
     write_images(tmp_path / "images", names)
     judge(trained, tmp_path / "images")
-    trained.with_name(CLASS_NAMES).unlink()
+    trained.with_name(CLASS_NAMES_FILE).unlink()
     judge(trained, tmp_path / "images")
     taken = f"images: its {len(names)} classes are taken for outputs 0 to {len(names) - 1}, which"
     assert [taken in message for message in caplog.messages] == [True, True]
@@ -270,7 +270,7 @@ def test_real_train_py_leaves_the_names_in_the_folder_that_it_names_itself(launc
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     order = timm.data.create_dataset("", images, split="train").reader.class_to_idx
-    assert (run / CLASS_NAMES).read_text(encoding="utf-8").splitlines() == sorted(order, key=order.get)
+    assert (run / CLASS_NAMES_FILE).read_text(encoding="utf-8").splitlines() == sorted(order, key=order.get)
     assert {"args.yaml", "summary.csv", "model_best.pth.tar"} <= {path.name for path in run.iterdir()}
 
 
@@ -303,7 +303,7 @@ def test_real_programs_of_timm_go_by_the_names_beside_a_checkpoint(tmp_path):
     refused = program("validate.py", tmp_path / "some")
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("error: classes of model and images differ: only ")
-    assert program("validate.py", tmp_path / "some", "--class-map", tmp_path / "run" / CLASS_NAMES).returncode == 0
+    assert program("validate.py", tmp_path / "some", "--class-map", tmp_path / "run" / CLASS_NAMES_FILE).returncode == 0
 
     pytest.importorskip("pandas", reason="inference.py needs pandas")
     write_images(tmp_path / "photos", [""])

@@ -13,7 +13,8 @@ from timm.models import load_state_dict
 
 from tests.processes import ROOT, python
 from tests.train.launching import TRAIN_PY, launch, needs_train_py
-from timm_effnet_ext.train.runs import CLASS_NAMES, STAGES, csv_rows
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE
+from timm_effnet_ext.train.runs import STAGES, csv_rows
 
 SPY = ROOT / "tests/train/spy.py"
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
@@ -220,7 +221,7 @@ def test_real_processes_see_the_same_sizes_at_the_same_step(images, tmp_path):
     assert first == second
     assert [size for size, *_ in first] == [size for size in (32, 40, 48, 64) for _ in range(2 * STEPS)]
     assert done.stderr.count("stage    epochs") == 1
-    assert (tmp_path / "two" / CLASS_NAMES).read_text() == "a\nb\nc\nd\n"
+    assert (tmp_path / "two" / CLASS_NAMES_FILE).read_text() == "a\nb\nc\nd\n"
 
 
 @needs_train_py

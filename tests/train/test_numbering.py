@@ -9,8 +9,8 @@ from timm.data import ImageNetInfo, create_dataset
 
 from tests.train.folders import write_images
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE
 from timm_effnet_ext.train.numbering import Numbering, differences, of_checkpoint, of_dataset, of_weights
-from timm_effnet_ext.train.runs import CLASS_NAMES
 
 NAMES = ("1", "2", "10", "Zebra", "apple", "class 9", "class 10", "Äpfel mit Öl", "日本", "a  b")
 
@@ -144,8 +144,8 @@ def test_models_of_imagenet_have_its_names():
 def test_a_checkpoint_has_the_names_of_its_run(tmp_path):
     checkpoint = tmp_path / "model_best.pth.tar"
     assert of_checkpoint(checkpoint) is None
-    (tmp_path / CLASS_NAMES).write_text("日本\nb\n", encoding="utf-8")
+    (tmp_path / CLASS_NAMES_FILE).write_text("日本\nb\n", encoding="utf-8")
     assert of_checkpoint(checkpoint).in_order() == ("日本", "b")
-    (tmp_path / CLASS_NAMES).write_bytes("Öl\n".encode("latin-1"))
-    with pytest.raises(EffNetExtError, match=rf"{CLASS_NAMES}: not UTF-8 .* Save it as UTF-8"):
+    (tmp_path / CLASS_NAMES_FILE).write_bytes("Öl\n".encode("latin-1"))
+    with pytest.raises(EffNetExtError, match=rf"{CLASS_NAMES_FILE}: not UTF-8 .* Save it as UTF-8"):
         of_checkpoint(checkpoint)

@@ -22,10 +22,10 @@ from timm_effnet_ext.cli.publishing import (
     usage_problem,
 )
 from timm_effnet_ext.convert.google.archives import convert_archive, find
-from timm_effnet_ext.convert.label_names import read_label_names
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.preprocessing import CROP_MODES, INTERPOLATIONS, MAX_SIDE, SETTABLE
 from timm_effnet_ext.convert.records import Options, Report
+from timm_effnet_ext.label_names import read_label_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,11 +22,11 @@ import timm.task
 import timm.utils
 
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE, read_label_names
 from timm_effnet_ext.storage import new_file
 from timm_effnet_ext.train import numbering
 from timm_effnet_ext.train.numbering import Numbering
 from timm_effnet_ext.train.patching import Replacement, replaced
-from timm_effnet_ext.train.runs import CLASS_NAMES, read_class_names
 
 _logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class ClassWatch:
                 _logger.warning(note)
             self._notes.clear()
             self._check_names_in(Path(folder))
-            _write_names(self._training, Path(folder) / CLASS_NAMES)
+            _write_names(self._training, Path(folder) / CLASS_NAMES_FILE)
         return folder
 
     def accuracy(self, original: Callable[..., Any], output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -169,10 +169,10 @@ class ClassWatch:
         return misfit
 
     def _check_names_in(self, folder: Path) -> None:
-        path = folder / CLASS_NAMES
+        path = folder / CLASS_NAMES_FILE
         if self._training is None or not path.exists():
             return
-        there = read_class_names(path)
+        there = read_label_names(path)
         names, why = _names_or_why(self._training)
         if there != names:
             raise EffNetExtError(
@@ -223,7 +223,7 @@ def _first_difference(there: tuple[str, ...], now: tuple[str, ...]) -> str:
 def _write_names(classes: Numbering, path: Path) -> None:
     names, why = _names_or_why(classes)
     if names is None:
-        _logger.warning(f"class names are unknown, and {CLASS_NAMES} is not written: {why}")
+        _logger.warning(f"class names are unknown, and {CLASS_NAMES_FILE} is not written: {why}")
     elif not path.exists():
         with new_file(path) as part:
             part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")

@@ -13,7 +13,7 @@ from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from timm.utils import natural_key
 
 from timm_effnet_ext.errors import EffNetExtError, first_few
-from timm_effnet_ext.train.runs import CLASS_NAMES, read_class_names
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE, read_label_names
 
 NO_FOLDER = {"", "."}  # what timm calls the class of images that lie in no class folder
 BY_HAND = "with --class-map FILE (one class a line)"
@@ -95,8 +95,8 @@ def of_weights(model: Any) -> Numbering | None:
 
 def of_checkpoint(path: Path) -> Numbering | None:
     """Return the classes that a run of the launcher named beside a checkpoint, None where it did not."""
-    names = path.parent / CLASS_NAMES
-    return _unless_ambiguous(str(names), dict(enumerate(read_class_names(names)))) if names.exists() else None
+    names = path.parent / CLASS_NAMES_FILE
+    return _unless_ambiguous(str(names), dict(enumerate(read_label_names(names)))) if names.exists() else None
 
 
 def differences(one: Numbering, other: Numbering) -> str:

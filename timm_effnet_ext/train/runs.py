@@ -13,7 +13,7 @@ import yaml
 from timm_effnet_ext.errors import EffNetExtError
 
 SUMMARY, ARGS = "summary.csv", "args.yaml"  # train.py's
-STAGES, CLASS_NAMES = "progressive.csv", "class_names.txt"  # ours: a row an epoch, a line a class
+STAGES = "progressive.csv"  # ours, a row an epoch
 
 
 class Span(NamedTuple):
@@ -97,18 +97,6 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 yield f"{path} line {reader.line_num}", row
     except (csv.Error, UnicodeDecodeError) as err:
         raise EffNetExtError(f"{path}: not CSV ({err}). Is the file damaged?") from err
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Return the names of the classes in the order of their numbers.
-
-    Raises:
-        EffNetExtError: The file is not UTF-8.
-    """
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except UnicodeDecodeError as err:
-        raise EffNetExtError(f"{path}: not UTF-8 ({err}). Save it as UTF-8, one class a line") from err
 
 
 def _args(path: Path) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from timm.data import create_dataset
 
 from timm_effnet_ext.convert.checkpoint import Statement
 from timm_effnet_ext.convert.pytorch.statements import (
-    CLASS_NAMES_FILE,
     class_names_beside,
     class_names_of_data,
     settings_beside,
     statements_in,
 )
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE
 
 NAME = "tf_efficientnet_b0"
 

@@ -12,12 +12,9 @@ import numpy as np
 import yaml
 
 from timm_effnet_ext.convert.checkpoint import Statement
-from timm_effnet_ext.convert.label_names import read_label_names
 from timm_effnet_ext.convert.pytorch.settings import TRAIN_PY
 from timm_effnet_ext.errors import CheckpointFormatError, first_line
-
-CLASS_NAMES_FILE = "class_names.txt"
-"""Written by `timm_effnet_ext run train.py` beside its checkpoints, in the order of the training loader."""
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE, read_label_names
 
 TRAIN_PYS, LIGHTNINGS = "args.yaml", "hparams.yaml"
 SETTINGS_FILES = (TRAIN_PYS, LIGHTNINGS, "config.yaml", "config.json")

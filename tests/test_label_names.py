@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from timm_effnet_ext.convert.label_names import read_label_names
 from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.label_names import read_label_names
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reads a file of class names: one a line, or a JSON list."""
+"""The names of classes in a file: one a line, or a JSON list."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 
 from timm_effnet_ext.errors import CheckpointFormatError
+
+CLASS_NAMES_FILE = "class_names.txt"
+"""What `timm_effnet_ext run train.py` writes into a run's folder, in the order in which the classes were numbered."""
 
 _MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MAX_BYTES = 64 << 20
