@@ -13,7 +13,7 @@ PYTEST = $(RUN) -m pytest --numprocesses auto --timeout 600
 TENSORFLOW ?=
 # What `make campaign` begins from, and a test elsewhere that belongs to it.
 SEED ?= 1
-RESUMED := tests/train/test_launch.py::test_real_run_killed_within_a_stage_resumes_step_for_step
+RESUMED := tests/train/launcher/test_launch.py::test_real_run_killed_within_a_stage_resumes_step_for_step
 # One of each family for `make test`; `make timm-suite` runs all 26.
 SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
 

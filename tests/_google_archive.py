@@ -12,8 +12,8 @@ import numpy as np
 from tests._bundle_writer import write_bundle
 from tests.models import SMALL
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.names import plan
-from timm_effnet_ext.convert.tensorflow.dialects import TF1
+from timm_effnet_ext.convert.dialects.dialect import plan
+from timm_effnet_ext.convert.dialects.tensorflow import TF1
 
 EMA = "/ExponentialMovingAverage"
 

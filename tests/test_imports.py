@@ -13,53 +13,67 @@ PACKAGE = "timm_effnet_ext"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FILES = sorted(ROOT.rglob("*.py"))
 
-# A part is a module or folder of the package, and a folder in such a folder another: readers know the records and the
-# name engine of `convert`, whose steps know the readers; `train` reads what `train.progressive` records.
+# A part is a folder of the package with the files that lie in it, or a file beside the folders. It imports parts that
+# stand above it here: what must be understood first stands first.
 ARROWS: dict[str, set[str]] = {
+    "_register": set(),
     "errors": set(),
-    "arch": {"errors"},
-    "layout": {"arch"},
-    "identify": {"arch", "layout"},
-    "summary": {"arch", "layout"},
-    "label_names": {"errors"},
+    "freeze": set(),
     "outputs": set(),
-    "photos": {"errors"},
+    "arch": {"errors"},
     "hub_errors": {"errors"},
     "hub_format": {"errors"},
+    "label_names": {"errors"},
+    "photos": {"errors"},
     "storage": {"errors"},
     "layers": {"arch"},
-    "freeze": set(),
-    "speed": {"layers"},
+    "layout": {"arch"},
     "provenance": {"errors", "hub_errors", "hub_format", "storage"},
-    "loading": {"arch", "errors", "identify", "layout", "provenance"},
+    "train": {"errors", "storage"},
+    "convert.checkpoint": {"layout"},
+    "identify": {"arch", "layout"},
     "load_errors": {"errors", "hub_errors", "provenance"},
+    "speed": {"layers"},
+    "summary": {"arch", "layout"},
+    "train.classes": {"errors", "label_names", "storage", "train"},
+    "__init__": {"_register", "speed"},
+    "bench": {"arch", "errors", "speed", "storage"},
+    "convert.dialects": {"arch", "errors", "identify", "layout"},
+    "convert.readers.tensorflow": {"convert.checkpoint", "errors", "layout"},
+    "loading": {"arch", "errors", "identify", "layout", "provenance"},
+    "convert.readers.keras": {
+        "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "outputs",
+    },
     "model": {"arch", "freeze", "layers", "loading", "speed"},
     "create": {"arch", "load_errors", "loading", "model"},
+    "train.progressive": {"arch", "errors", "model", "storage", "train"},
     "hucorz_efficientnet": {"arch", "create", "errors", "model"},
+    "train.launcher": {"errors", "train", "train.classes", "train.progressive"},
+    "convert.readers.pytorch": {
+        "convert.checkpoint", "convert.dialects", "errors", "hub_format", "hucorz_efficientnet", "label_names",
+        "layout", "outputs",
+    },
     "predict": {"arch", "errors", "hub_format", "hucorz_efficientnet", "load_errors", "outputs", "provenance"},
     "cam": {"errors", "predict", "storage"},
-    "bench": {"arch", "errors", "speed", "storage"},
-    "convert.tensorflow": {"convert", "errors", "layout"},
-    "convert.keras": {"arch", "convert", "convert.tensorflow", "errors", "layout", "outputs"},
-    "convert.pytorch": {"arch", "convert", "errors", "hub_format", "hucorz_efficientnet", "label_names", "layout",
-        "outputs",
+    "convert.readers": {
+        "convert.checkpoint", "convert.readers.keras", "convert.readers.pytorch", "convert.readers.tensorflow",
+        "errors",
     },
     "convert": {
-        "arch", "convert.keras", "convert.pytorch", "convert.tensorflow", "errors", "hub_format", "hucorz_efficientnet",
-        "identify", "layout", "outputs", "photos", "storage",
+        "arch", "convert.checkpoint", "convert.dialects", "convert.readers", "errors", "hub_format",
+        "hucorz_efficientnet", "layout", "outputs", "photos", "storage",
     },
-    "convert.google": {"arch", "convert", "convert.tensorflow", "errors", "hub_errors", "hucorz_efficientnet"},
+    "convert.google": {
+        "arch", "convert", "convert.dialects", "convert.readers.tensorflow", "errors", "hub_errors",
+        "hucorz_efficientnet",
+    },
     "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "storage"},
-    "train.progressive": {"arch", "errors", "model", "storage", "train"},
-    "train": {"errors", "label_names", "storage", "train.progressive"},
     "cli": {
-        "arch", "bench", "cam", "convert", "convert.google", "errors", "hub", "hucorz_efficientnet", "label_names", "layout",
-        "photos",
-        "predict", "storage", "summary", "train", "train.progressive",
+        "arch", "bench", "cam", "convert", "convert.dialects", "convert.google", "errors", "hub",
+        "hucorz_efficientnet", "label_names", "layout", "photos", "predict", "storage", "summary", "train",
+        "train.launcher", "train.progressive",
     },
     "__main__": {"cli", "errors"},
-    "_register": set(),
-    "__init__": {"_register", "speed"},
 }  # fmt: skip
 STANDARD_LIBRARY_ONLY = {"arch", "errors", "identify", "layout", "outputs", "summary", "_register"}
 NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "onnx", "onnxruntime"}
@@ -85,9 +99,11 @@ def name_of(file: Path) -> str:
 
 
 def part(name: str) -> str:
-    """Return the part that a dotted name below the package belongs to."""
-    first, *rest = name.split(".")
-    return f"{first}.{rest[0]}" if rest and (ROOT / first / rest[0]).is_dir() else first or "__init__"
+    """Return the part that a dotted name below the package belongs to: its folder, or a module beside the folders."""
+    if not name:
+        return "__init__"
+    folders = name if (ROOT / name.replace(".", "/")).is_dir() else name.rpartition(".")[0]
+    return folders or name
 
 
 def ours(modules: Iterable[str]) -> set[str]:
@@ -108,6 +124,11 @@ def test_every_part_has_its_arrows() -> None:
 def test_a_part_imports_what_its_arrows_say_and_nothing_less(name: str) -> None:
     found = {part(module) for file in files_of(name) for module in ours(imported(file)) - {"__version__"}}
     assert found - {name} == ARROWS[name]
+
+
+def test_no_part_imports_one_that_stands_below_it() -> None:
+    parts = list(ARROWS)
+    assert [name for i, name in enumerate(parts) if not ARROWS[name] <= set(parts[:i])] == []
 
 
 def test_modules_have_no_cycle() -> None:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from tests._bundle_writer import table
-from timm_effnet_ext.convert.tensorflow.sstable import read_table
+from timm_effnet_ext.convert.readers.tensorflow.sstable import read_table
 
 Damage = Callable[[bytes, Random], bytes]
 

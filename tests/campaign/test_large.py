@@ -18,10 +18,10 @@ from h5py import h5d, h5p, h5s, h5t
 from tests._bundle_writer import field, masked, table
 from tests.campaign.conduct import Answer, BeginPart, Campaign, finish, start
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.keras.dialects import KERAS3_V2
-from timm_effnet_ext.convert.names import Entry, plan
+from timm_effnet_ext.convert.dialects.dialect import Entry, plan
+from timm_effnet_ext.convert.dialects.keras import KERAS3_V2
+from timm_effnet_ext.convert.dialects.tensorflow import TF1
 from timm_effnet_ext.convert.pipeline import WEIGHTS_FILE
-from timm_effnet_ext.convert.tensorflow.dialects import TF1
 
 GIGABYTE = 10**9
 # Runs one command with so many bytes of address space, 0 for no limit, and writes how many it had at most to a file.

@@ -10,9 +10,9 @@ import numpy as np
 
 from tests._bundle_writer import write_bundle
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.checkpoint import Checkpoint
-from timm_effnet_ext.convert.names import Dialect, plan
-from timm_effnet_ext.convert.tensorflow.dialects import TF1
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
+from timm_effnet_ext.convert.dialects.dialect import Dialect, plan
+from timm_effnet_ext.convert.dialects.tensorflow import TF1
 
 EMA = "/ExponentialMovingAverage"
 TINY: dict[str, Any] = {"num_classes": 5, "width_mult": 0.04, "depth_mult": 0.2}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from timm_effnet_ext.convert.checkpoint import Checkpoint, Framework, Statement, Variables
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Framework, Statement, Variables
 from timm_effnet_ext.convert.classes import choose_classes
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError

@@ -9,12 +9,12 @@ import pytest
 import timm
 
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.checkpoint import Statement
-from timm_effnet_ext.convert.identify import Candidate
-from timm_effnet_ext.convert.names import Dialect
+from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
+from timm_effnet_ext.convert.dialects.dialect import Dialect
+from timm_effnet_ext.convert.dialects.match import Candidate
+from timm_effnet_ext.convert.dialects.pytorch import LUKEMELAS, TIMM, TORCHVISION, WZMIAOMIAO_V2
+from timm_effnet_ext.convert.dialects.tensorflow import TF1
 from timm_effnet_ext.convert.numerics import PYTORCH, decide, read_name
-from timm_effnet_ext.convert.pytorch.dialects import LUKEMELAS, TIMM, TORCHVISION, WZMIAOMIAO_V2
-from timm_effnet_ext.convert.tensorflow.dialects import TF1
 from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.identify import Match
 

@@ -20,9 +20,9 @@ from tests.closeness import FLOAT32, assert_close
 from tests.convert._sources import DATA, EMA, tiny_bundle, tiny_variables, with_ema
 from tests.processes import imported_by
 from timm_effnet_ext.arch import ARCHS
-from timm_effnet_ext.convert.names import plan, to_source
+from timm_effnet_ext.convert.dialects.dialect import plan, to_source
+from timm_effnet_ext.convert.dialects.pytorch import TIMM
 from timm_effnet_ext.convert.pipeline import FILES, RECORD_FILE, WEIGHTS_FILE, convert, read_record
-from timm_effnet_ext.convert.pytorch.dialects import TIMM
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError, VerificationError
 

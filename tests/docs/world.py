@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from tests.convert._sources import DATA
-from tests.convert.keras import _files as keras_files
+from tests.convert.readers.keras import _files as keras_files
 from tests.docs.markdown import ROOT, Block
 from tests.processes import environment
 from tests.train.options import OPTIONS

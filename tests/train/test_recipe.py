@@ -17,7 +17,7 @@ from tests.train.options import OPTIONS
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train import recipe
-from timm_effnet_ext.train.arguments import asked, check
+from timm_effnet_ext.train.launcher.arguments import asked, check
 from timm_effnet_ext.train.progressive.spec import parse
 
 NAMES = recipe.names()

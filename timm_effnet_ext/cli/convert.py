@@ -21,9 +21,9 @@ from timm_effnet_ext.cli.publishing import (
     target_of,
     usage_problem,
 )
+from timm_effnet_ext.convert.dialects.preparation import CROP_MODES, INTERPOLATIONS, MAX_SIDE, SETTABLE
 from timm_effnet_ext.convert.google.archives import convert_archive, find
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.convert.preprocessing import CROP_MODES, INTERPOLATIONS, MAX_SIDE, SETTABLE
 from timm_effnet_ext.convert.records import Options, Report
 from timm_effnet_ext.label_names import read_label_names
 

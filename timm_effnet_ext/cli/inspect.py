@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from timm_effnet_ext.cli.output import print_facts, print_json
+from timm_effnet_ext.convert.dialects.preparation import KEYS
 from timm_effnet_ext.convert.inspection import Inspection, Reading, inspect_source
-from timm_effnet_ext.convert.preprocessing import KEYS
 from timm_effnet_ext.layout import Shape
 
 

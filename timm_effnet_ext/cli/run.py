@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.train.launch import Program, launch
+from timm_effnet_ext.train.launcher.launch import Program, launch
 from timm_effnet_ext.train.progressive import spec
 
 _EPILOG = """\

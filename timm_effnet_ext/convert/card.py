@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from timm_effnet_ext.arch import PREFIX
-from timm_effnet_ext.convert.preprocessing import KEYS
+from timm_effnet_ext.convert.dialects.preparation import KEYS
 from timm_effnet_ext.convert.records import Proof, Report
 from timm_effnet_ext.errors import plain
 from timm_effnet_ext.outputs import REGRESSION, activation_of

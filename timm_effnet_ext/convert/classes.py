@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from timm_effnet_ext.convert.checkpoint import Checkpoint, Statement
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, first_few
 from timm_effnet_ext.outputs import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX, Arch
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes
-from timm_effnet_ext.convert.identify import Candidate
+from timm_effnet_ext.convert.dialects.match import Candidate
+from timm_effnet_ext.convert.dialects.preparation import KEYS, SETTABLE
 from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
-from timm_effnet_ext.convert.preprocessing import KEYS, SETTABLE
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import choose_classes
 from timm_effnet_ext.convert.config import model_config
-from timm_effnet_ext.convert.identify import Candidate, identify
+from timm_effnet_ext.convert.dialects.match import Candidate, identify
 from timm_effnet_ext.convert.numerics import decide
-from timm_effnet_ext.convert.open import open_checkpoint
+from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.convert.selection import dialects_for, why_none, with_named_classifier
 from timm_effnet_ext.errors import EffNetExtError

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX, Arch
-from timm_effnet_ext.convert.checkpoint import Statement
-from timm_effnet_ext.convert.identify import Candidate
+from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
+from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.errors import NameMappingError
 
 PYTORCH: Mapping[str, Any] = {"pad_type": "", "bn_eps": 1e-5}

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from timm_effnet_ext.convert.card import model_card
-from timm_effnet_ext.convert.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes, choose_classes
 from timm_effnet_ext.convert.config import Config, model_config
-from timm_effnet_ext.convert.names import Entry
-from timm_effnet_ext.convert.open import open_checkpoint
+from timm_effnet_ext.convert.dialects.dialect import Entry
+from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
 from timm_effnet_ext.convert.selection import Selection, select, with_named_classifier
 from timm_effnet_ext.convert.writer import Slot, write_safetensors

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from timm_effnet_ext.arch import row_name
-from timm_effnet_ext.convert.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.identify import Candidate, identify, nearest, without_foreign
-from timm_effnet_ext.convert.keras.dialects import KERAS_DIALECTS
-from timm_effnet_ext.convert.names import Dialect, Entry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
+from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry
+from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
+from timm_effnet_ext.convert.dialects.match import Candidate, identify, nearest, without_foreign
+from timm_effnet_ext.convert.dialects.pytorch import TORCH_DIALECTS
+from timm_effnet_ext.convert.dialects.tensorflow import TF_DIALECTS
 from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of
-from timm_effnet_ext.convert.pytorch.dialects import TORCH_DIALECTS
 from timm_effnet_ext.convert.records import Options, WeightsKind
-from timm_effnet_ext.convert.tensorflow.dialects import TF_DIALECTS
-from timm_effnet_ext.convert.tensors import TensorEntry
 from timm_effnet_ext.errors import NameMappingError, first_few
 
 # Names of tensors that stand beside a network in training and compute nothing of its outputs.

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
-from timm_effnet_ext.convert.checkpoint import Graph
+from timm_effnet_ext.convert.checkpoint.checkpoint import Graph
 from timm_effnet_ext.convert.plausibility import by_photos, trial_size
 from timm_effnet_ext.convert.records import Proof, ProofKind
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few

@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch import row_name
+from timm_effnet_ext.convert.dialects.preparation import KEYS
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.convert.preprocessing import KEYS
+from timm_effnet_ext.convert.readers.tensorflow.source import recognise
 from timm_effnet_ext.convert.records import Options, Progress, Report
-from timm_effnet_ext.convert.tensorflow.source import recognise
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 
 HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"

@@ -1,0 +1,123 @@
+"""Dialects are bijections: there and back is nothing lost, for every dialect and architecture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.convert.dialects.dialect import SAME, Dialect, Layout, plan, to_source, to_torch
+from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
+from timm_effnet_ext.convert.dialects.match import identify, nearest
+from timm_effnet_ext.convert.dialects.pytorch import TIMM, TORCH_DIALECTS
+from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF_DIALECTS
+from timm_effnet_ext.errors import NameMappingError
+from timm_effnet_ext.identify import identify_state
+from timm_effnet_ext.layers import BLOCKS
+from timm_effnet_ext.layout import COUNTER_LEAF, layers, state_shapes
+
+ALL = (*TF_DIALECTS, *KERAS_DIALECTS, *TORCH_DIALECTS)
+
+
+def _can_name(dialect: Dialect, arch: str) -> bool:
+    return {stage[0].kind for stage in ARCHS[arch].blocks()} <= dialect.blocks.keys()
+
+
+PAIRS = [(dialect, arch) for dialect in ALL for arch in ARCHS if _can_name(dialect, arch)]
+
+
+@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
+def test_dialects_know_only_blocks_that_exist(dialect: Dialect) -> None:
+    assert dialect.blocks.keys() <= BLOCKS.keys()
+
+
+def test_together_the_tensorflow_and_our_own_names_cover_every_block() -> None:
+    for dialect in (*TF_DIALECTS, TIMM):
+        assert dialect.blocks.keys() == BLOCKS.keys(), dialect.name
+
+
+@pytest.mark.parametrize(("dialect", "arch"), PAIRS, ids=lambda value: getattr(value, "name", value))
+def test_there_and_back_is_nothing_lost(dialect: Dialect, arch: str) -> None:
+    entries = plan(ARCHS[arch], dialect, prefix="p/", num_classes=7)
+    wanted = {k: s for k, s in state_shapes(layers(ARCHS[arch], num_classes=7)).items() if not k.endswith(COUNTER_LEAF)}
+    assert {entry.torch: entry.shape for entry in entries} == wanted
+    assert {entry.torch for entry in to_torch(entries).values()} == to_source(entries).keys()
+    for entry in entries:
+        assert entry.layout.shape(entry.source_shape) == entry.shape
+        assert entry.layout.inverse.shape(entry.shape) == entry.source_shape
+
+
+@pytest.mark.parametrize("layout", [entry.layout for entry in plan(ARCHS["efficientnet_b0"], TF1)[:12]])
+def test_layouts_are_undone_by_their_inverse(layout: Layout) -> None:
+    values = np.arange(2 * 3 * 4 * 5).reshape((2, 3, 4, 5)[: len(layout.perm) or 4])
+    assert np.array_equal(layout.inverse.apply(layout.apply(values)), values)
+    assert layout.apply(values).base is not None or layout == SAME  # a view, not a copy
+
+
+@pytest.mark.parametrize(
+    ("dialect", "arch"),
+    [
+        pair
+        for pair in PAIRS
+        if pair[1] in ("efficientnet_b0", "efficientnet_b7", "efficientnetv2_s", "efficientnet_lite4")
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_each_is_identified_from_names_and_shapes(dialect: Dialect, arch: str) -> None:
+    shapes = {entry.source: entry.source_shape for entry in plan(ARCHS[arch], dialect, num_classes=7)}
+    found = identify(shapes, (dialect,))
+    assert [(c.match.arch_name, c.match.num_classes, c.dialect) for c in found] == [(arch, 7, dialect)]
+    assert {entry.source for entry in found[0].plan()} == shapes.keys()
+
+
+def test_no_file_is_of_two_dialects() -> None:
+    for dialect, arch in PAIRS:
+        if arch not in ("efficientnet_b0", "efficientnetv2_b0"):
+            continue
+        shapes = {entry.source: entry.source_shape for entry in plan(ARCHS[arch], dialect)}
+        found = identify(shapes, ALL)
+        assert dialect.name in {candidate.dialect.name for candidate in found}
+        assert len({candidate.match for candidate in found}) == 1
+
+
+def test_the_scope_decides_between_rows_that_are_scaled_alike() -> None:
+    for name, scope in (("efficientnetv2_b2", "efficientnetv2-b2/"), ("efficientnetv2_b0", "efficientnetv2-b0/")):
+        entries = plan(ARCHS["efficientnetv2_b0"], TF1, prefix=scope, width_mult=0.25, depth_mult=0.25)
+        found = identify({entry.source: entry.source_shape for entry in entries}, TF_DIALECTS)
+        assert len(found) > 1
+        assert found[0].match.arch_name == name
+    edge = plan(ARCHS["efficientnet_es"], TF1, prefix="efficientnet-edgetpu-L/", width_mult=0.25, depth_mult=0.25)
+    assert identify({e.source: e.source_shape for e in edge}, TF_DIALECTS)[0].match.arch_name == "efficientnet_el"
+
+
+def test_the_nearest_is_named_for_a_damaged_checkpoint() -> None:
+    shapes = {entry.source: entry.source_shape for entry in plan(ARCHS["efficientnet_b3"], TF1, prefix="x/")}
+    shapes = {name: shape for name, shape in shapes.items() if "/stem/" not in name}
+    assert identify(shapes, TF_DIALECTS) == []
+    found = nearest(shapes, TF_DIALECTS)
+    assert found is not None
+    assert (found.match.arch_name, found.prefix) == ("efficientnet_b3", "x/")
+
+
+def test_a_block_without_a_rule_is_an_error() -> None:
+    lukemelas = next(dialect for dialect in TORCH_DIALECTS if dialect.name == "lukemelas")
+    with pytest.raises(NameMappingError, match=r"'lukemelas' has no rule for 'blocks\.0\.0\.conv'"):
+        plan(ARCHS["efficientnetv2_s"], lukemelas)
+
+
+def test_tensors_come_in_the_layout_of_torch() -> None:
+    entry = plan(ARCHS["efficientnet_b0"], TF1)[0]
+    values = np.arange(np.prod(entry.source_shape), dtype="f4").reshape(entry.source_shape)
+    assert entry.torch == "conv_stem.weight"
+    assert entry.layout.apply(values)[5, 2, 0, 1] == values[0, 1, 2, 5]
+
+
+def test_timms_own_names_are_ours() -> None:
+    for arch in ARCHS:
+        assert all(entry.torch == entry.source for entry in plan(ARCHS[arch], TIMM))
+
+
+def test_states_are_identified_as_their_plan_is() -> None:
+    for arch in ("efficientnet_b0", "efficientnet_em"):
+        state = {entry.torch: entry.shape for entry in plan(ARCHS[arch], TF1)}
+        assert identify_state(state)[0].arch_name == arch

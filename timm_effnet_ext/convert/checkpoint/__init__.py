@@ -1,0 +1,1 @@
+"""A checkpoint once it is open, whatever wrote it: its tensors, and what it says of itself."""

@@ -1,0 +1,90 @@
+"""One opened source and its variables, whatever wrote it: what every reader returns and the pipeline works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+
+Framework = Literal["tensorflow", "keras", "torch"]
+
+
+@dataclass(frozen=True)
+class Variables:
+    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables."""
+
+    model: dict[str, TensorEntry] = field(default_factory=dict)
+    ema: dict[str, TensorEntry] = field(default_factory=dict)  # by the name of the variable that they average
+    slots: dict[str, TensorEntry] = field(default_factory=dict)
+    counters: dict[str, TensorEntry] = field(default_factory=dict)
+    metadata: tuple[str, ...] = ()  # what holds no values, such as the object graph
+
+    @property
+    def step(self) -> int | None:
+        """The training step, where the checkpoint has one."""
+        found = [entry for name, entry in self.counters.items() if name.rpartition("/")[2] in ("global_step", "step")]
+        return int(found[0].read()) if len(found) == 1 and not found[0].shape else None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What one place beside the weights says of the model: a config.json, train.py's arguments, a layer graph.
+
+    `where` is what people call the place; with a `prefix` it speaks of the network below that alone. `name` is the
+    model's there; where it may be another model's, such as one of several hyper-parameters, `is_certain` is false.
+    `model_args` are arguments of the model that change
+    what it computes, `preprocessing` entries of timm's pretrained_cfg that say how images are prepared. `label_names`
+    are by output, `label_descriptions` by label name, as timm has them.
+    """
+
+    where: str
+    prefix: str | None = None
+    name: str | None = None
+    is_certain: bool = True
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    problem_type: str | None = None
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    label_descriptions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Graph(Protocol):
+    """The layer graph that a file carries; it computes independently of any name table.
+
+    Both methods raise VerificationError for a size that the graph was not built for.
+    """
+
+    @property
+    def has_preprocessing(self) -> bool:
+        """Whether layers in front of the network scale the images; where they do not, their author did it elsewhere."""
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Return what the network gets of images (B, H, W, C) of 0 … 255, in the same layout."""
+
+    def compute(self, inputs: np.ndarray) -> np.ndarray:
+        """Return what comes before the last activation, for what the network gets (B, H, W, C).
+
+        These are logits (B, classes), or pooled features (B, C) where there is no classifier.
+        """
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a source holds and says of itself; of two statements of one thing the first counts.
+
+    `notes` are for whoever converts: what the file leaves open and what was taken.
+    """
+
+    path: Path
+    framework: Framework
+    format: str  # for people, e.g. "tensor bundle", "Keras 3 .keras"
+    files: tuple[Path, ...]  # every file that was read
+    variables: Variables
+    statements: tuple[Statement, ...] = ()
+    notes: tuple[str, ...] = ()
+    graph: Graph | None = None

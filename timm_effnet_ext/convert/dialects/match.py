@@ -1,0 +1,194 @@
+"""Dialect, architecture and class count of a checkpoint, found from its variables' names and shapes alone."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from timm_effnet_ext.arch import ARCHS, Arch
+from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry, plan
+from timm_effnet_ext.identify import Match, depth_fits, identify_state, stage_parts
+from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
+
+_MAX_DEPTH_MULT = 64.0
+_STEM: Mapping[str, LayerKind] = {"conv_stem": "conv", "bn1": "norm"}
+_MAX_SCOPES = 8  # that are tried for a checkpoint that fits nothing
+_NUMBER = re.compile(r"\d+")
+_EDGETPU = re.compile(r"efficientnet_edgetpu_([sml])")
+_MIN_SHARED = 0.1  # of the names, before an architecture is called the nearest
+
+
+class Candidate(NamedTuple):
+    """One reading of a checkpoint that accounts for every name below `prefix`, with its shape."""
+
+    match: Match
+    dialect: Dialect
+    prefix: str  # what stands before the dialect's own names, e.g. "efficientnet-b0/"
+    reason: str
+
+    def plan(self) -> tuple[Entry, ...]:
+        """Return the entries that read the checkpoint so."""
+        options = {key: value for key, value in self.match._asdict().items() if key != "arch_name"}
+        return plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the scope that Google's code puts before all names is this architecture's."""
+        name = self.prefix.rstrip("/").replace("-", "_").lower()
+        return _EDGETPU.sub(r"efficientnet_e\1", name) == self.match.arch_name
+
+    def network(self) -> tuple[object, ...]:
+        """Return what tells it from a reading that computes something else."""
+        match = self.match
+        arch = ARCHS[match.arch_name]
+        widths = arch.stem_width(match.width_mult), arch.head_width(match.width_mult), match.num_classes
+        return self.prefix, self.dialect.name, arch.act, widths, arch.blocks(match.width_mult, match.depth_mult)
+
+
+def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:
+    """Return every dialect and architecture that the names and shapes fit: exact rows first, then what the scope names.
+
+    `shapes` are the model's variables without EMA twins and optimizer slots. More than one candidate of one
+    dialect compute the same, scaled from different rows.
+    """
+    given = {name: tuple(shape) for name, shape in shapes.items()}
+    found: list[Candidate] = []
+    claimed: set[tuple[Match, str, frozenset[str]]] = set()
+    for dialect in dialects:
+        for prefix in _prefixes(dialect, given):
+            below = {name: shape for name, shape in given.items() if name.startswith(prefix)}
+            mine = {n: s for n, s in below.items() if not dialect.is_source_only(n[len(prefix) :])}
+            for match in _matches(dialect, prefix, mine):
+                # Dialects that differ in the classifier's name alone are one for a file without a classifier.
+                key = match, prefix, frozenset(mine)
+                if key not in claimed:
+                    claimed.add(key)
+                    found.append(Candidate(match, dialect, prefix, _reason(match, dialect, prefix, len(mine))))
+    return sorted(found, key=lambda candidate: (not candidate.match.is_exact, not candidate.is_named))
+
+
+def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> Candidate | None:
+    """Return the unscaled architecture that shares the most names with a checkpoint that none fits, if any does."""
+    best, best_score = None, _MIN_SHARED
+    for dialect in dialects:
+        firsts = Counter(name.partition(dialect.sep)[0] + dialect.sep for name in shapes)
+        scopes = {"", *_prefixes(dialect, shapes), *(first for first, _ in firsts.most_common(_MAX_SCOPES))}
+        vocabulary = _vocabulary(dialect)
+        below = {scope: {name[len(scope) :] for name in shapes if name.startswith(scope)} for scope in scopes}
+        below = {scope: names for scope, names in below.items() if any(_form(name) in vocabulary for name in names)}
+        for arch in _nameable(dialect) if below else ():
+            wanted = {entry.source for entry in plan(arch, dialect)}
+            for scope, names in below.items():
+                score = len(wanted & names) / len(wanted | names)
+                if score > best_score:
+                    match = Match(arch.name, *_ends(dialect, scope, len(arch.stages), shapes))
+                    best, best_score = Candidate(match, dialect, scope, f"{score:.0%} of the names are shared"), score
+    return best
+
+
+def _nameable(dialect: Dialect) -> list[Arch]:
+    """Return the architectures whose blocks a dialect can name."""
+    kinds = dialect.blocks.keys()
+    return [arch for arch in ARCHS.values() if {(stage.op, stage.expand != 1) for stage in arch.stages} <= kinds]
+
+
+def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:
+    """Return the readings of a checkpoint after names that no layer of the dialect can have were left out."""
+    found: list[Candidate] = []
+    for dialect in dialects:
+        prefixes = _prefixes(dialect, shapes)
+        vocabulary = _vocabulary(dialect) if prefixes else frozenset()
+        for prefix in prefixes:
+            known = {n: s for n, s in shapes.items() if n.startswith(prefix) and _form(n[len(prefix) :]) in vocabulary}
+            found += identify(known, (dialect,))
+    return found
+
+
+def _vocabulary(dialect: Dialect) -> frozenset[str]:
+    """Return the forms of all names that architectures have in a dialect."""
+    deepest = {arch.stages: arch for arch in sorted(_nameable(dialect), key=lambda arch: arch.depth)}
+    return frozenset(_form(entry.source) for arch in deepest.values() for entry in plan(arch, dialect))
+
+
+def _form(name: str) -> str:
+    """Return a name with its numbers made alike."""
+    return _NUMBER.sub("#", name)
+
+
+def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """Return the classes and the image's channels that the shapes of classifier and stem say."""
+
+    def width(layer: str, kind: LayerKind, axis: int) -> int | None:
+        leaf = dialect.leaves[kind][0]
+        shape = shapes.get(f"{prefix}{dialect.end(layer, stages)}{dialect.sep}{leaf.source}")
+        state = None if shape is None else leaf.layout.shape(tuple(shape))
+        return state[axis] if state is not None and len(state) > axis else None
+
+    return width("classifier", "linear", 0) or 0, width("conv_stem", "conv", 1) or 3
+
+
+def _prefixes(dialect: Dialect, names: Iterable[str]) -> list[str]:
+    """Return what stands before the stem's kernel and norm, wherever both are."""
+    given = set(names)
+    stem, norm = (f"{dialect.end(layer)}{dialect.sep}{dialect.leaves[kind][0].source}" for layer, kind in _STEM.items())
+    heads = [name[: -len(stem)] for name in given if name.endswith(stem)]
+    return [head for head in heads if (not head or head.endswith(dialect.sep)) and f"{head}{norm}" in given]
+
+
+def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[Match]:
+    """Return the matches of all distinct networks that have exactly the given names."""
+    tried: set[tuple[object, ...]] = set()
+    found: list[Match] = []
+    for arch in _nameable(dialect):
+        leaf = dialect.leaves["linear"][0].source
+        has_classifier = f"{prefix}{dialect.end('classifier', len(arch.stages))}{dialect.sep}{leaf}" in given
+        for depth_mult in _depth_mults(arch, len(given), has_classifier):
+            network = (stage_parts(arch), arch.depths(depth_mult))
+            if network in tried:
+                continue
+            tried.add(network)
+            entries = plan(arch, dialect, prefix=prefix, num_classes=int(has_classifier), depth_mult=depth_mult)
+            if {entry.source for entry in entries} == given.keys():
+                state = {entry.torch: entry.layout.shape(given[entry.source]) or () for entry in entries}
+                found += [match for match in identify_state(state) if match not in found]
+    return found
+
+
+def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[float]:
+    """Yield 1 or another depth multiplier, if one gives the network that many tensors."""
+    ends, *per_block = _tensors_of(arch, has_classifier)
+
+    def count(depth_mult: float) -> int:
+        return ends + sum(map(operator.mul, per_block, arch.depths(depth_mult)))
+
+    if count(1.0) == tensors:
+        yield 1.0
+        return
+    lo, hi = 0.0, _MAX_DEPTH_MULT  # the number grows with the depth, so bisect
+    while hi - lo > 1e-4:
+        middle = (lo + hi) / 2
+        lo, hi = (lo, middle) if count(middle) >= tensors else (middle, hi)
+    depth_mult = depth_fits(arch, arch.depths(hi)) if count(hi) == tensors else None
+    if depth_mult is not None:
+        yield depth_mult
+
+
+@lru_cache
+def _tensors_of(arch: Arch, has_classifier: bool) -> tuple[int, ...]:
+    """Return how many tensors a source has outside the blocks, and in a block of each stage."""
+    ends = [layer for layer in layers(arch, num_classes=int(has_classifier)) if not layer.name.startswith("blocks.")]
+    return _count(ends), *(_count(block_layers(stage[0])) for stage in arch.blocks())
+
+
+def _count(layer_list: Iterable[Layer]) -> int:
+    """Return the number of tensors that a source has for these layers."""
+    return sum(leaf != COUNTER_LEAF for layer in layer_list for leaf in layer.shapes())
+
+
+def _reason(match: Match, dialect: Dialect, prefix: str, tensors: int) -> str:
+    under = f" under {prefix!r}" if prefix else ""
+    return f"all {tensors} names of dialect {dialect.name!r}{under} and their shapes fit {match}"

@@ -1,0 +1,1 @@
+"""Files on disk to tensors and statements: a folder for each framework, and what is not read."""

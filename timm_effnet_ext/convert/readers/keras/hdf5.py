@@ -1,0 +1,214 @@
+"""HDF5 file, or a part of a file that is one -> Mapping of path -> TensorEntry, with nothing followed out of it.
+
+h5py reads the structure, in a process of its own (isolate.py): HDF5 crashes or hangs on some damaged files. Values that
+lie in one piece are mapped, not copied. What HDF5 may do beyond holding arrays is refused: links and data in other
+files, virtual datasets, filters from plugins, and sizes that the file cannot hold.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
+
+from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
+from timm_effnet_ext.convert.readers.keras.isolate import isolated
+from timm_effnet_ext.errors import CheckpointFormatError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# What h5py raises about a damaged file, depending on the part of it.
+_BROKEN = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+_TYPES = (
+    (h5t.IEEE_F32LE, "float32"), (h5t.IEEE_F64LE, "float64"), (h5t.IEEE_F16LE, "float16"),
+    (h5t.STD_I64LE, "int64"), (h5t.STD_I32LE, "int32"), (h5t.STD_I16LE, "int16"), (h5t.STD_I8LE, "int8"),
+    (h5t.STD_U64LE, "uint64"), (h5t.STD_U32LE, "uint32"), (h5t.STD_U16LE, "uint16"), (h5t.STD_U8LE, "uint8"),
+)  # fmt: skip
+_BFLOAT16 = "bfloat16"
+_NUMPY = {name: kind.dtype for kind, name in _TYPES} | {_BFLOAT16: np.dtype("<u2")}
+_FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF)
+MAX_GROWTH = 100  # weights hardly compress
+_MAX_OBJECTS = 100_000  # L2, the largest architecture, with an optimizer has some 20,000
+_MAX_RANK = 32
+
+
+class _Dataset(NamedTuple):
+    """Where and how a dataset lies in the file; `offset` is None for one that is not in one piece."""
+
+    dtype: str
+    shape: Sequence[int]
+    stored: int  # bytes
+    offset: int | None
+    problem: str | None  # why it cannot be read
+
+
+class Hdf5(Mapping[str, TensorEntry]):
+    """The datasets of a file by their paths, e.g. "model_weights/stem_conv/stem_conv/kernel:0".
+
+    `size` and `start` say which part of the file it is, if not the whole; `attributes` are the names of those that
+    `text` can give.
+
+    Raises:
+        CheckpointFormatError: Whatever is wrong with the file, when it is met: opening or reading.
+    """
+
+    def __init__(self, path: Path, attributes: Sequence[str] = (), *, start: int = 0, size: int | None = None) -> None:
+        self.path = path
+        self._part = (start, size)
+        found = json.loads(isolated(lambda: _describe(path, start, size, attributes), str(path)))
+        self._texts: dict[str, dict[str, str]] = found["texts"]
+        self._datasets = {name: _Dataset(*fields) for name, fields in found["datasets"].items()}
+        self._bytes = np.memmap(path, np.uint8, "r")[start:]
+
+    def __getitem__(self, name: str) -> TensorEntry:
+        dataset = self._datasets[name]
+        return TensorEntry(name, dataset.dtype, tuple(dataset.shape), lambda: self._read(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._datasets)
+
+    def __len__(self) -> int:
+        return len(self._datasets)
+
+    def text(self, attribute: str, group: str = "") -> str | None:
+        """Return an attribute that is one string, or None where there is none of that name."""
+        return self._texts.get(group, {}).get(attribute)
+
+    def _read(self, name: str) -> np.ndarray:
+        dataset, what = self._datasets[name], f"{self.path}: {name!r}"
+        if dataset.problem:
+            raise CheckpointFormatError(f"{what} {dataset.problem}")
+        kind, shape = _NUMPY[dataset.dtype], tuple(dataset.shape)
+        need = math.prod(shape) * kind.itemsize
+        if dataset.offset is None:
+            data = np.frombuffer(isolated(lambda: _values(self.path, *self._part, name), what), np.uint8)
+        else:
+            data = self._bytes[dataset.offset : dataset.offset + need]
+        if len(data) != need:
+            raise CheckpointFormatError(
+                f"{what} of shape {shape} needs {need} bytes, the file has {len(data)}: it is cut"
+            )
+        array = data.view(kind).reshape(shape)
+        return widened(array) if dataset.dtype == _BFLOAT16 else array
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    def __init__(self, file: io.BufferedReader, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(memoryview(buffer)[: max(0, self._size - self._at)])
+        self._at += count
+        return count
+
+
+@contextmanager
+def _opened(path: Path, start: int, size: int | None) -> Iterator[h5py.File]:
+    """Open a file for as long as the block runs; what h5py raises about it becomes our error."""
+    try:
+        with path.open("rb") as raw:
+            if size is None:
+                with h5py.File(path, "r", locking=False) as file:
+                    yield file
+            else:
+                with h5py.File(_Window(raw, start, size), "r") as file:
+                    yield file
+    except CheckpointFormatError:
+        raise
+    except _BROKEN as err:
+        reason = " ".join(str(err).split()) or type(err).__name__
+        raise CheckpointFormatError(f"{path}: HDF5 is damaged or cut: {reason}") from err
+
+
+def _describe(path: Path, start: int, size: int | None, attributes: Sequence[str]) -> bytes:
+    """Return datasets and texts as JSON; links to elsewhere and groups inside themselves are refused."""
+    datasets: dict[str, _Dataset] = {}
+    with _opened(path, start, size) as file:
+        root = file["/"].id
+        texts = {"": _texts(root, attributes)}
+        seen: set[int] = set()
+        waiting = [("", root)]
+        while waiting:
+            where, group = waiting.pop()
+            for key in group:
+                name = where + key.decode("utf-8")
+                if group.links.get_info(key).type != h5l.TYPE_HARD:
+                    raise CheckpointFormatError(f"{path}: {name!r} is a link to somewhere else: refused")
+                found = h5o.open(group, key)
+                if isinstance(found, h5d.DatasetID):
+                    datasets[name] = _dataset(found)
+                elif isinstance(found, h5g.GroupID):
+                    address = h5o.get_info(found).addr
+                    if address in seen:
+                        raise CheckpointFormatError(f"{path}: group {name!r} is in two places")
+                    seen.add(address)
+                    texts[name] = _texts(found, attributes)
+                    waiting.append((f"{name}/", found))
+                if len(datasets) + len(seen) > _MAX_OBJECTS:
+                    raise CheckpointFormatError(f"{path}: more than {_MAX_OBJECTS} objects")
+    return json.dumps({"texts": texts, "datasets": datasets}).encode()
+
+
+def _texts(group: h5g.GroupID, attributes: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in attributes:
+        if h5a.exists(group, name.encode()):
+            value = h5py.AttributeManager(h5py.Group(group))[name]
+            value = value.decode("utf-8") if isinstance(value, bytes) else value
+            if isinstance(value, str):
+                found[name] = value
+    return found
+
+
+def _dataset(dataset: h5d.DatasetID) -> _Dataset:
+    """Describe one dataset; what is wrong with it matters only to whoever reads it."""
+    if dataset.get_space().get_simple_extent_type() == h5s.NULL or dataset.rank > _MAX_RANK:
+        return _Dataset("none", (), 0, None, "holds no array")
+    kind, shape = dataset.get_type(), tuple(map(int, dataset.shape))
+    dtype = next((name for known, name in _TYPES if kind == known), None)
+    # Keras 3 says bfloat16 beside the bytes, as HDF5 has no such type.
+    if dtype is None and kind.get_size() == 2 and h5a.exists(dataset, b"dtype"):
+        dtype = _BFLOAT16 if h5py.AttributeManager(h5py.Dataset(dataset))["dtype"] == _BFLOAT16 else None
+    stored, plist = dataset.get_storage_size(), dataset.get_create_plist()
+    layout, filters = plist.get_layout(), {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    problem = None
+    if dtype is None:
+        problem = f"is of type {kind.dtype}, supported are {', '.join(_NUMPY)}"
+    elif plist.get_external_count() or layout == h5d.VIRTUAL:
+        problem = "keeps its values in other files: refused"
+    elif not filters <= set(_FILTERS):
+        problem = f"passes through filters {sorted(filters)}, supported are {_FILTERS}"
+    elif math.prod(shape) * _NUMPY[dtype].itemsize > stored * (MAX_GROWTH if filters else 1):
+        problem = f"of shape {shape} cannot be in the {stored} bytes that the file has for it"
+    offset = dataset.get_offset() if layout == h5d.CONTIGUOUS else None
+    return _Dataset(dtype or str(kind.dtype), shape, stored, offset, problem)
+
+
+def _values(path: Path, start: int, size: int | None, name: str) -> bytes:
+    """Return the bytes of a dataset that is in pieces, compressed perhaps, or in the header."""
+    with _opened(path, start, size) as file:
+        return np.asarray(file[name][()]).tobytes()

@@ -1,0 +1,122 @@
+"""What the layers of a Keras graph compute beyond weights: the head, and the numerics where they are not ours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from timm_effnet_ext.arch import BN_EPS
+from timm_effnet_ext.convert.readers.keras.front import IDENTITY
+from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path
+from timm_effnet_ext.errors import NameMappingError
+
+_ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
+_FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"}
+_NO_TRUNK = frozenset({"softmax", "sigmoid", "linear"})
+_POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What follows the last convolution: `logits` is the last layer before the last activation."""
+
+    logits: Path
+    pool: str | None  # timm's name; None where the graph ends with a map
+    activation: str | None
+
+
+def head(graph: LayerGraph, what: str) -> Head:
+    """Return the head, which must be one that timm's EfficientNet has.
+
+    Raises:
+        NameMappingError: Another layer stands there.
+    """
+    last = max((i for i, node in enumerate(graph.nodes) if node.kind == "Conv2D"), default=-1)
+    if last < 0:
+        raise NameMappingError(f"{what}: no convolution among {len(graph.nodes)} layers: no EfficientNet")
+    tail = [node for node in graph.nodes[last + 1 :] if node.kind not in IDENTITY]
+    trunk, rest = tail[:2], tail[2:]
+    if [node.kind for node in trunk] != ["BatchNormalization", "Activation"]:
+        raise NameMappingError(f"{what}: the last convolution is not followed by BatchNormalization and Activation")
+    logits, pool, activation = trunk[-1].path, None, None
+    if rest and rest[0].kind in _POOLS:
+        pool, logits = _POOLS[rest[0].kind], rest[0].path
+        rest = rest[2:] if len(rest) > 1 and rest[1].kind == "Flatten" else rest[1:]
+        if rest and rest[0].kind == "Dense":
+            dense, *rest = rest
+            logits, activation = dense.path, _final(dense, what)
+            if rest and rest[0].kind in ("Activation", "Softmax") and activation is None:
+                activation = "softmax" if rest[0].kind == "Softmax" else _final(rest[0], what)
+                rest = rest[1:]
+    if rest:
+        raise NameMappingError(
+            f"{what}: layer {rest[0].name!r} ({rest[0].kind}) stands in the head; timm's EfficientNet has pooling, "
+            "dropout and one Dense layer there. Convert a model without it"
+        )
+    return Head(logits, pool, activation)
+
+
+def _final(node: Node, what: str) -> str | None:
+    setting = node.config.get("activation")
+    if not isinstance(setting, str | None) or setting not in _FINAL:
+        raise NameMappingError(f"{what}: layer {node.name!r} ends with {setting!r}, expected softmax, sigmoid or none")
+    return _FINAL[setting]
+
+
+def model_args(graph: LayerGraph, pool: str | None, what: str) -> dict[str, Any]:
+    """Return the arguments with which our model computes what the graph does.
+
+    Raises:
+        NameMappingError: The layers differ among each other, so no argument says it.
+    """
+    eps = {node.config.get("epsilon") for node in graph.nodes if node.kind == "BatchNormalization"}
+    # An activation that is no name is Python code or its settings.
+    acts = {str(node.config.get("activation")) for node in graph.nodes if node.kind == "Activation"} - _NO_TRUNK
+    names = {_ACTIVATIONS.get(act) for act in acts}
+    args: dict[str, Any] = {}
+    if len(eps) != 1 or not isinstance(eps_value := eps.pop(), float):
+        raise NameMappingError(f"{what}: BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
+    if len(names) != 1 or None in names:
+        raise NameMappingError(f"{what}: activations {sorted(acts)}, supported is one of {set(_ACTIVATIONS)}")
+    if not math.isclose(eps_value, BN_EPS, rel_tol=1e-6):
+        args["bn_eps"] = eps_value
+    if (act := names.pop()) != "silu":
+        args["act_layer"] = act
+    if pool == "max":
+        args["global_pool"] = pool
+    return args
+
+
+def has_paddings(graph: LayerGraph) -> bool:
+    """Whether padding layers stand before the convolutions, as in v1; otherwise they pad by themselves."""
+    return any(node.kind == "ZeroPadding2D" for node in graph.nodes)
+
+
+def wrong_paddings(graph: LayerGraph, height: int, width: int) -> list[str]:
+    """Return the padding layers that pad an image of this size otherwise than SAME does.
+
+    keras.applications pads v1 for the size that it builds a model for; without a size, for even ones:
+    keras/src/applications/imagenet_utils.py `correct_pad`.
+    """
+    sizes: dict[Path, tuple[int, int]] = {INPUT: (height, width)}
+    wrong = []
+    for node in graph.nodes:
+        size = sizes[node.inputs[0]]
+        if node.kind == "ZeroPadding2D":
+            users = graph.users[node.path]
+            found = [tuple(pads) for pads in node.config["padding"]]
+            if len(users) != 1 or found != [_same(n, user) for n, user in zip(size, users * 2, strict=True)]:
+                wrong.append(node.name)
+        if node.kind in ("Conv2D", "DepthwiseConv2D"):
+            sizes[node.path] = tuple(-(-n // s) for n, s in zip(size, node.config["strides"], strict=True))
+        else:  # a padding layer's size is what the convolution behind it sees before padding
+            sizes[node.path] = size
+    return wrong
+
+
+def _same(size: int, node: Node) -> tuple[int, int]:
+    """Return TensorFlow's SAME padding before and after, for the square kernels that EfficientNets have."""
+    kernel, stride = node.config["kernel_size"][0], node.config["strides"][0]
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2

@@ -1,0 +1,208 @@
+"""What a loaded PyTorch checkpoint holds: the network's tensors, their averages, an optimizer's, and what it says."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, Variables
+from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, train_py_statement
+from timm_effnet_ext.convert.readers.pytorch.statements import (
+    TRAIN_PYS,
+    class_names_beside,
+    class_names_of_data,
+    settings_beside,
+    statements_in,
+)
+from timm_effnet_ext.errors import CheckpointFormatError, first_few
+from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHT_FILES
+from timm_effnet_ext.layout import Shape
+
+# What training scripts call the weights and their average: timm train.py, torchvision references/classification.
+_RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
+_EMA_KEYS = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict")
+_INSIDE = ("module", "state_dict")  # where an object that averages keeps the weights in its own state
+_OPTIMIZERS = ("optimizer", "optimizers", "optimizer_state_dict", "optimizer_states", "opt", "optim")
+_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
+_EMA_COUNTER = "n_averaged"
+_STEPS = ("epoch", "step", "global_step")
+_MAX_DEPTH = 3  # of tables of weights in a checkpoint
+
+
+class Contents(NamedTuple):
+    """A checkpoint's tensors, and what its other entries say."""
+
+    variables: Variables
+    statements: tuple[Statement, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def contents(path: Path, loaded: Any) -> Contents:
+    """Return what a loaded file holds.
+
+    Raises:
+        CheckpointFormatError: No table of tensors is in it.
+    """
+    if not isinstance(loaded, Mapping):
+        raise CheckpointFormatError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
+    given, ema = _state(loaded, _RAW_KEYS), _state(loaded, _EMA_KEYS)
+    if ema and not any(map(_is_tensor, ema.values())):
+        ema = None  # settings of an average, not its weights
+    state = loaded if given is None else given
+    raw = None if given is None and ema is not None else _tables(state)
+    averages = _entries(path, ema or {})
+    plain = [str(key) for key, value in state.items() if not _is_tensor(value)] if raw is state else []
+    found = sorted_out(averages if raw is None else _entries(path, raw), averages, plain)
+    if not found.model:
+        raise CheckpointFormatError(f"{path}: expected a state_dict, found no tensors: {first_few(state)}")
+    found.counters.update({k: _scalar(k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
+    found.slots.update(_slots(path, loaded))
+    statements, notes = _said(loaded, raw or ema or {})
+    return Contents(found, statements, (*notes, *_ignored(loaded, raw)))
+
+
+def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metadata: Sequence[str] = ()) -> Variables:
+    """Return tensors and averages, without the count of what was averaged; `metadata` names what is no tensor."""
+    counted = [table.pop(_EMA_COUNTER) for table in (model, ema) if _EMA_COUNTER in table]
+    return Variables(model, ema, {}, {_EMA_COUNTER: counted[-1]} if counted else {}, tuple(metadata))
+
+
+def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any]) -> tuple[tuple[Statement, ...], list[str]]:
+    """Return what a checkpoint says beside its weights, the most certain first, and what it leaves unknown."""
+    arch, args = loaded.get("arch"), loaded.get("args")
+    said = list(_of_our_models(state))
+    notes: list[str] = []
+    if isinstance(args, argparse.Namespace):
+        of_run, notes = _of_run(vars(args), arch)
+        said += of_run
+    return (*said, *statements_in(loaded)), notes
+
+
+def _of_run(args: Mapping[str, Any], arch: Any) -> tuple[list[Statement], list[str]]:
+    """Return what the arguments of a run of train.py say, and what they leave unknown."""
+    said = [train_py_statement(args, arch if isinstance(arch, str) else None)]
+    notes: list[str] = []
+    for found in class_names_of_data(args):
+        said.append(found) if isinstance(found, Statement) else notes.append(found)
+    return said, notes
+
+
+def beside(file: Path, inside: Sequence[Statement]) -> tuple[list[Statement], list[str]]:
+    """Return what the folder of a checkpoint says, and what it leaves unknown; its own class names come first.
+
+    The arguments of a run are those in the checkpoint where they are there, too.
+
+    Raises:
+        CheckpointFormatError: The run's list of class names is damaged.
+    """
+    said = list(class_names_beside(file))
+    notes: list[str] = []
+    is_known = any(statement.where == TRAIN_PY for statement in inside)
+    for name, settings in settings_beside(file):
+        if name == TRAIN_PYS and not is_known:
+            of_run, notes = _of_run(settings, settings.get("model"))
+            said += of_run
+        if name != CONFIG_FILE or file.name not in WEIGHT_FILES:  # timm's own has been read
+            said += statements_in(settings, name)
+    return said, notes
+
+
+def _of_our_models(state: Any) -> Iterator[Statement]:
+    """Yield what a state_dict says of this package's models in its metadata, which torch keeps beside the tensors."""
+    metadata = getattr(state, "_metadata", None)
+    for path, table in _items(metadata):
+        name, args = (table.get(key) if isinstance(table, Mapping) else None for key in ("architecture", "model_args"))
+        if isinstance(name, str) and isinstance(args, Mapping):
+            prefix = _clean(f"{path}." if path else "")
+            yield Statement("the state_dict's own metadata", prefix=prefix, name=name, model_args=args)
+
+
+def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
+    """Return the first of the named tables of tensors, or the one inside it."""
+    for key in keys:
+        if isinstance(state := loaded.get(key), Mapping):
+            return next((state[name] for name in _INSIDE if isinstance(state.get(name), Mapping)), state)
+    return None
+
+
+def _tables(loaded: Mapping[Any, Any], depth: int = 0) -> Mapping[Any, Any]:
+    """Return all tensors of a checkpoint whose tables have names of their own, which become prefixes."""
+    if any(map(_is_tensor, loaded.values())) or depth == _MAX_DEPTH:
+        return loaded
+    out: dict[str, Any] = {}
+    for key, value in loaded.items():
+        if isinstance(value, Mapping) and str(key) not in _OPTIMIZERS:
+            found = {name: item for name, item in _tables(value, depth + 1).items() if _is_tensor(item)}
+            out |= {f"{key}.{name}": item for name, item in found.items()}
+    return out
+
+
+def _ignored(loaded: Mapping[Any, Any], raw: Mapping[Any, Any] | None) -> tuple[str, ...]:
+    """Say which other entries could be weights too: they have the variables of `raw`."""
+    others = {key: value for key, value in loaded.items() if key not in (*_RAW_KEYS, *_EMA_KEYS)}
+    same = [key for key, value in others.items() if raw and isinstance(value, Mapping) and value.keys() == raw.keys()]
+    return tuple(f"the entry {str(key)!r} has the same variables and was left alone" for key in same)
+
+
+def _entries(path: Path, state: Mapping[Any, Any]) -> dict[str, TensorEntry]:
+    """Return the tensors of a state_dict under their clean names."""
+    names = {key: _clean(str(key)) for key, value in state.items() if _is_tensor(value)}
+    return {name: _entry(path, name, state[key]) for key, name in names.items()}
+
+
+def _clean(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _entry(path: Path, name: str, tensor: Any) -> TensorEntry:
+    """Return one tensor; its bytes stay in the mapped file until they are read."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+
+    def load() -> np.ndarray:
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise CheckpointFormatError(f"{path}: {name!r} is a {tensor.layout} tensor of {dtype}, not a plain one")
+        plain = tensor.detach().float() if dtype == "bfloat16" else tensor.detach()
+        return plain.resolve_neg().resolve_conj().numpy()
+
+    return TensorEntry(name, dtype, _shape(tensor), load)
+
+
+def _shape(tensor: Any) -> Shape:
+    return tuple(tensor.shape)
+
+
+def _scalar(name: str, value: int) -> TensorEntry:
+    return TensorEntry(name, "int64", (), lambda: np.array(value))
+
+
+def _slots(path: Path, loaded: Mapping[Any, Any]) -> dict[str, TensorEntry]:
+    """Return the tensors of the optimizers' states, by optimizer, parameter number and name."""
+    found = {}
+    for key in _OPTIMIZERS:
+        several = loaded.get(key)
+        for i, optimizer in enumerate(several if isinstance(several, list) else [several]):
+            for number, state in _items(optimizer.get("state") if isinstance(optimizer, Mapping) else None):
+                for slot, value in _items(state):
+                    if _is_tensor(value):
+                        name = f"optimizer{i or ''}/{number}/{slot}"
+                        found[name] = _entry(path, name, value)
+    return found
+
+
+def _items(table: Any) -> Iterator[tuple[Any, Any]]:
+    yield from table.items() if isinstance(table, Mapping) else ()

@@ -1,0 +1,220 @@
+"""TensorFlow tensor bundle (checkpoint V2) -> Mapping of name -> TensorEntry, memory-mapped.
+
+    PREFIX.index                  a table (sstable.py): "" -> BundleHeaderProto, NAME -> BundleEntryProto
+    PREFIX.data-00000-of-00001    the tensors' bytes, one file a shard
+
+An entry says dtype, shape, shard, offset, size and masked CRC-32C. A partitioned variable has an entry without bytes
+that lists its slices; the bytes of a slice have an entry of their own under an encoded key. Strings are stored as
+varint lengths | masked CRC-32C of the lengths (uint32) | the bytes.
+Spec: tensorflow/core/util/tensor_bundle/{tensor_bundle.h,naming.h}; the messages are entries.py's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
+from timm_effnet_ext.convert.readers.tensorflow.entries import FULL, BundleEntry, Slice, decode_entry, num_shards
+from timm_effnet_ext.convert.readers.tensorflow.protowire import take, text, varint
+from timm_effnet_ext.convert.readers.tensorflow.sstable import mask, masked_crc, read_table
+from timm_effnet_ext.errors import CheckpointFormatError
+
+STRING, BOOL, BFLOAT16 = 7, 10, 14
+# DataType of tensorflow/core/framework/types.proto: code -> (name, numpy dtype of the bytes on disk)
+DTYPES = {
+    1: ("float32", "<f4"), 2: ("float64", "<f8"), 3: ("int32", "<i4"), 4: ("uint8", "|u1"), 5: ("int16", "<i2"),
+    6: ("int8", "|i1"), STRING: ("string", "|u1"), 8: ("complex64", "<c8"), 9: ("int64", "<i8"), BOOL: ("bool", "|u1"),
+    11: ("qint8", "|i1"), 12: ("quint8", "|u1"), 13: ("qint32", "<i4"), BFLOAT16: ("bfloat16", "<u2"),
+    15: ("qint16", "<i2"), 16: ("quint16", "<u2"), 17: ("uint16", "<u2"), 18: ("complex128", "<c16"),
+    19: ("float16", "<f2"), 22: ("uint32", "<u4"), 23: ("uint64", "<u8"),
+}  # fmt: skip
+_REFUSED = {20: "resource", 21: "variant", 24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4"}
+
+
+class Bundle(Mapping[str, TensorEntry]):
+    """The tensors of one checkpoint; opening reads the index only, a tensor's bytes are touched by `read()`.
+
+    Raises:
+        CheckpointFormatError: Whatever is wrong with the files, when it is met: opening, looking up or reading.
+    """
+
+    def __init__(self, prefix: str | Path, *, crc: bool = True) -> None:
+        self.prefix = Path(prefix)
+        self.crc = crc
+        self.index_file = index_file(self.prefix)
+        self._sizes: dict[int, int] = {}  # bytes of each data file that was asked for
+        self._raw: dict[str, bytes] = {}
+        self._slices: dict[bytes, bytes] = {}
+        header = None
+        for key, value in read_table(_read_file(self.index_file), str(self.index_file)):
+            if not key:
+                header = value
+            elif key[0] == 0:
+                self._slices[key] = value
+            else:
+                self._raw[text(key, f"{self.index_file}: a tensor's name")] = value
+        if header is None:
+            raise CheckpointFormatError(f"{self.index_file}: no bundle header: a table, but not of tensors")
+        self.num_shards = num_shards(header, f"{self.index_file}: header")
+
+    def __getitem__(self, name: str) -> TensorEntry:
+        what = f"{self.index_file}: {name!r}"
+        entry = decode_entry(self._raw[name], what)
+        if entry.dtype not in DTYPES:
+            found = _REFUSED.get(entry.dtype, "unknown")
+            supported = ", ".join(kind for kind, _ in DTYPES.values())
+            raise CheckpointFormatError(f"{what} has dtype {entry.dtype} ({found}), supported are {supported}")
+        return TensorEntry(name, DTYPES[entry.dtype][0], entry.shape, lambda: self._read(name, entry))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def is_copy(self, name: str, other: str) -> bool:
+        """Whether two tensors hold the same, told by type, shape, size and checksum without reading them."""
+        one, two = (decode_entry(self._raw[n], f"{self.index_file}: {n!r}") for n in (name, other))
+        return not one.slices and one._replace(shard=0, offset=0) == two._replace(shard=0, offset=0)
+
+    def shard_file(self, shard: int) -> Path:
+        """Return the path of a data file; it is made of the prefix and two numbers, never of file contents."""
+        return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.num_shards:05d}")
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the index and every data file."""
+        return self.index_file, *map(self.shard_file, range(self.num_shards))
+
+    def _size(self, shard: int) -> int:
+        """Return how many bytes a data file has."""
+        if shard not in self._sizes:
+            path = self.shard_file(shard)
+            if not path.is_file():
+                raise CheckpointFormatError(f"{path}: no such file; the index says {self.num_shards} data file(s)")
+            self._sizes[shard] = path.stat().st_size
+        return self._sizes[shard]
+
+    def _bytes(self, entry: BundleEntry, what: str) -> np.ndarray:
+        """Return the entry's bytes, inside the file for sure; alone they are mapped, as the file may be too large."""
+        if not 0 <= entry.shard < self.num_shards:
+            raise CheckpointFormatError(f"{what} is in data file {entry.shard}, expected 0 to {self.num_shards - 1}")
+        size = self._size(entry.shard)
+        if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > size:
+            raise CheckpointFormatError(
+                f"{self.shard_file(entry.shard)}: {what.rpartition(': ')[2]} needs {entry.size} bytes at offset "
+                f"{entry.offset}, the file has {size}: it is cut or belongs to another index"
+            )
+        if not entry.size:  # which cannot be mapped
+            return np.empty(0, np.uint8)
+        return np.memmap(self.shard_file(entry.shard), np.uint8, "r", entry.offset, (entry.size,))
+
+    def _read(self, name: str, entry: BundleEntry) -> np.ndarray:
+        what = f"{self.index_file}: {name!r}"
+        if entry.slices:
+            return self._assemble(name, entry, what)
+        raw = self._bytes(entry, what)
+        if entry.dtype == STRING:
+            return self._strings(raw.tobytes(), entry, what)
+        dtype = np.dtype(DTYPES[entry.dtype][1])
+        if entry.size != math.prod(entry.shape) * dtype.itemsize:
+            need = math.prod(entry.shape) * dtype.itemsize
+            raise CheckpointFormatError(f"{what} of shape {entry.shape} has {entry.size} bytes, expected {need}")
+        if self.crc:
+            self._check(mask(google_crc32c.value(raw)), entry, what)
+        if entry.dtype == BFLOAT16:
+            return widened(raw.view(dtype)).reshape(entry.shape)
+        if entry.dtype == BOOL:
+            return (raw != 0).reshape(entry.shape)
+        return raw.view(dtype).reshape(entry.shape)
+
+    def _assemble(self, name: str, whole: BundleEntry, what: str) -> np.ndarray:
+        """Return a partitioned variable in one array; its slices must tile it."""
+        if whole.dtype == STRING:
+            raise CheckpointFormatError(f"{what} is a partitioned string tensor, which is not supported")
+        parts = [(part, self._part(name, whole, part, what)) for part in whole.slices]
+        need = math.prod(whole.shape) * np.dtype(DTYPES[whole.dtype][1]).itemsize
+        stored = sum(len(self._bytes(entry, what)) for _, entry in parts)
+        on_disk = sum(self._size(shard) for shard in {entry.shard for _, entry in parts})
+        if stored != need or stored > on_disk:
+            raise CheckpointFormatError(f"{what}: {len(parts)} slices of {stored} bytes in all, expected {need}")
+        out: np.ndarray | None = None
+        filled = np.zeros(whole.shape, bool)
+        for part, entry in parts:
+            values = self._read(f"{name}, slice {part.starts}", entry)
+            out = np.empty(whole.shape, values.dtype) if out is None else out
+            box = tuple(slice(start, start + n) for start, n in zip(part.starts, entry.shape, strict=True))
+            if filled[box].any():
+                raise CheckpointFormatError(f"{what}: two slices overlap at {part.starts}")
+            filled[box] = True
+            out[box] = values
+        assert out is not None  # an entry with slices comes here
+        out.flags.writeable = False
+        return out
+
+    def _part(self, name: str, whole: BundleEntry, part: Slice, what: str) -> BundleEntry:
+        """Return the entry of one slice after comparing it with what the whole says."""
+        if len(part.starts) != len(whole.shape):
+            raise CheckpointFormatError(f"{what}: a slice of {len(part.starts)} axes, expected {len(whole.shape)}")
+        lengths = tuple(dim if n == FULL else n for n, dim in zip(part.lengths, whole.shape, strict=True))
+        if any(a < 0 or n < 0 or a + n > dim for a, n, dim in zip(part.starts, lengths, whole.shape, strict=True)):
+            raise CheckpointFormatError(f"{what}: slice {part.starts} + {lengths} leaves the shape {whole.shape}")
+        key = part.key(name)
+        if key not in self._slices:
+            raise CheckpointFormatError(f"{what}: slice {part.starts} + {lengths} is listed but not stored")
+        entry = decode_entry(self._slices[key], f"{what}, slice {part.starts}")
+        if (entry.dtype, entry.shape, entry.slices) != (whole.dtype, lengths, ()):
+            raise CheckpointFormatError(
+                f"{what}: slice {part.starts} has dtype {entry.dtype} and shape {entry.shape}, "
+                f"expected {whole.dtype} and {lengths}"
+            )
+        return entry
+
+    def _strings(self, raw: bytes, entry: BundleEntry, what: str) -> np.ndarray:
+        """Return an object array of bytes."""
+        count, at = math.prod(entry.shape), 0
+        if count > len(raw):
+            raise CheckpointFormatError(f"{what}: {count} strings in {len(raw)} bytes")
+        lengths = []
+        for _ in range(count):
+            length, at = varint(raw, at, what)
+            lengths.append(length)
+        if at + 4 + sum(lengths) != len(raw):
+            raise CheckpointFormatError(f"{what}: strings of {at + 4 + sum(lengths)} bytes, found {len(raw)}")
+        # The checksum is of the lengths as fixed-size integers, not of their varints.
+        fixed = b"".join(n.to_bytes(4 if n < 1 << 32 else 8, "little") for n in lengths)
+        stored = take(raw, at, 4, what)
+        if self.crc:
+            if masked_crc(fixed) != int.from_bytes(stored, "little"):
+                raise CheckpointFormatError(f"{what}: the checksum of the strings' lengths is wrong: damaged")
+            self._check(mask(google_crc32c.value(fixed + raw[at:])), entry, what)
+        out, at = np.empty(count, object), at + 4
+        for i, length in enumerate(lengths):
+            out[i] = raw[at : at + length]
+            at += length
+        return out.reshape(entry.shape)
+
+    def _check(self, found: int, entry: BundleEntry, what: str) -> None:
+        if found != entry.crc:
+            raise CheckpointFormatError(
+                f"{self.shard_file(entry.shard)}: {what.rpartition(': ')[2]} has checksum {found:#010x}, "
+                f"expected {entry.crc:#010x}: the file is damaged"
+            )
+
+
+def index_file(prefix: Path) -> Path:
+    """Return the index of the bundle with this prefix."""
+    return prefix.with_name(f"{prefix.name}.index")
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.is_file():
+        raise CheckpointFormatError(f"{path}: no such file")
+    return path.read_bytes()

@@ -1,0 +1,148 @@
+"""What a path on disk is, if TensorFlow wrote it -> an open Bundle; archives are unpacked for as long as it is open."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+from timm_effnet_ext.convert.readers.tensorflow.archive import is_archive, unpack
+from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle, index_file
+from timm_effnet_ext.errors import CheckpointFormatError, first_few
+
+SourceKind = Literal["bundle", "saved_model", "archive"]
+
+_SHARD = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-\d{5}")
+# The text proto CheckpointState; what is not ASCII stands there as octal escapes of UTF-8.
+_STATE = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)")
+_MAX_STATE = 1 << 20  # bytes of a `checkpoint` file
+_SAVED_MODEL = Path("variables", "variables")
+
+
+class Source(NamedTuple):
+    """What a path was found to be; `prefix` is None for an archive, `note` says what was taken instead of what."""
+
+    kind: SourceKind
+    path: Path
+    prefix: Path | None
+    note: str | None = None
+
+
+def recognise(path: str | Path) -> Source | None:
+    """Return what TensorFlow checkpoint a path names, or None where it is something else.
+
+    A prefix, its `.index` or a data file, a folder with a `checkpoint` file or with one index, a SavedModel folder or
+    its `saved_model.pb`, a `.tgz`, `.tar.gz` or `.tar`.
+
+    Raises:
+        CheckpointFormatError: It is one of them, but which checkpoint is meant cannot be said.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    shard = _SHARD.fullmatch(path.name)
+    if path.name.endswith(".index") and path.is_file():
+        return _prefix(path.with_name(path.name[: -len(".index")]))
+    if shard and path.is_file():
+        return _prefix(path.with_name(shard["prefix"]))
+    if index_file(path).is_file():
+        return _prefix(path)
+    if path.name in ("checkpoint", "saved_model.pb") and path.is_file():
+        return _folder(path.parent)
+    return Source("archive", path, None) if path.is_file() and is_archive(path) else None
+
+
+@contextmanager
+def open_bundle(path: str | Path, *, crc: bool = True) -> Iterator[Bundle]:
+    """Open the checkpoint that a path names; nothing unpacked is left behind.
+
+    Raises:
+        CheckpointFormatError: No TensorFlow checkpoint, or a damaged one.
+    """
+    source = recognise(path)
+    if source is None:
+        state = "is no TensorFlow checkpoint" if Path(path).exists() else "no such file, folder or checkpoint prefix"
+        raise CheckpointFormatError(f"{path}: {state}")
+    if source.prefix is None:
+        with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
+            unpack(source.path, Path(folder))
+            inner = _unpacked(Path(folder), source.path)
+            try:
+                yield Bundle(inner, crc=crc)
+            except CheckpointFormatError as err:  # where it was unpacked is nobody's business
+                raise CheckpointFormatError(str(err).replace(f"{folder}/", f"{source.path}: ")) from err
+    else:
+        yield Bundle(source.prefix, crc=crc)
+
+
+def is_of_saved_model(prefix: Path) -> bool:
+    """Whether a bundle with this prefix is the variables of a SavedModel."""
+    return prefix.parts[-2:] == _SAVED_MODEL.parts
+
+
+def _prefix(prefix: Path) -> Source:
+    """Return the bundle, or the SavedModel that it is a part of."""
+    return Source("saved_model" if is_of_saved_model(prefix) else "bundle", prefix, prefix)
+
+
+def _folder(folder: Path) -> Source | None:
+    """Return what a folder holds: a SavedModel, what its `checkpoint` file names, or its only index."""
+    if (folder / "saved_model.pb").is_file():
+        return Source("saved_model", folder, folder / _SAVED_MODEL)
+    indices = sorted(folder.glob("*.index"))
+    state = folder / "checkpoint"
+    if state.is_file():
+        prefix = latest(state)
+        if index_file(prefix).is_file() or len(indices) != 1:
+            return Source("bundle", folder, prefix)
+        # A folder that was copied in part or renamed still has a file that speaks of another checkpoint.
+        only = indices[0].with_suffix("")
+        note = f"the file 'checkpoint' names {prefix.name}, which is not there: {only.name}, the only one, was taken"
+        return Source("bundle", folder, only, note)
+    if len(indices) > 1:
+        names = first_few(index.name for index in indices)
+        raise CheckpointFormatError(f"{folder}: holds {len(indices)} checkpoints ({names}): name one of them")
+    return _prefix(indices[0].with_suffix(""))._replace(path=folder) if indices else None
+
+
+def latest(state: Path) -> Path:
+    """Return the prefix that a `checkpoint` file names, always inside its folder.
+
+    Absolute paths and those that lead out are from the machine that trained: their last part is looked for here.
+    """
+    if state.stat().st_size > _MAX_STATE:
+        raise CheckpointFormatError(f"{state}: {state.stat().st_size} bytes, expected a short text file")
+    found = _STATE.search(state.read_bytes())
+    named = _ESCAPE.sub(_unescape, found[1]).decode("utf-8", "replace") if found else ""
+    parts = PurePosixPath(named).parts
+    if not parts or "\0" in named or parts[-1] in ("..", "/"):
+        raise CheckpointFormatError(f"{state}: no usable model_checkpoint_path, found {named!r}")
+    is_outside = parts[0] == "/" or ".." in parts
+    prefix = state.parent / (parts[-1] if is_outside else named)
+    root = state.parent.resolve()
+    if not prefix.parent.resolve().is_relative_to(root):
+        raise CheckpointFormatError(f"{state}: model_checkpoint_path {named!r} leads out of its folder")
+    return prefix
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    return bytes([int(escape[1], 8) & 0xFF]) if escape[1].isdigit() else escape[1]
+
+
+def _unpacked(folder: Path, archive: Path) -> Path:
+    """Return the prefix of the one checkpoint in an unpacked archive, at whatever depth."""
+    homes = sorted({path.parent for path in folder.rglob("*.index")})
+    found = []
+    for home in homes:
+        is_inner = home.name == "variables" and (home.parent / "saved_model.pb").is_file()
+        source = _folder(home.parent if is_inner else home)
+        if source is not None and source.prefix is not None:
+            found.append(source.prefix)
+    if len(found) != 1:
+        names = first_few(str(prefix.relative_to(folder)) for prefix in found)
+        raise CheckpointFormatError(f"{archive}: holds {len(found)} checkpoints, expected one{names and ': ' + names}")
+    return found[0]

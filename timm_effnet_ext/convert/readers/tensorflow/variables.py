@@ -1,0 +1,103 @@
+"""What each tensor of a bundle is: a model's variable, its EMA twin, an optimizer slot or a counter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from timm_effnet_ext.convert.checkpoint.checkpoint import Variables
+from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle
+from timm_effnet_ext.convert.readers.tensorflow.source import is_of_saved_model
+from timm_effnet_ext.convert.readers.tensorflow.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
+from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
+
+EMA_SUFFIX = "/ExponentialMovingAverage"
+# Name-based: an optimizer's slot stands below its variable, under the optimizer's name, numbered from the second on.
+SLOT = re.compile(
+    r"(RMSProp|Momentum|Adam|AdamW|AdamWeightDecay|Adagrad|Adadelta|Ftrl|LARS|LAMB|SGD)(Optimizer)?(_\d+)?|adam_[mv]"
+)
+COUNTER = re.compile(
+    r"(global_step|save_counter|beta[12]_power|(current_)?loss_scale|good_steps|seed_generator_state|StateVar)(_\d+)?"
+)
+# Object-based: what one part of an attribute path says. Keras keeps its metrics under `keras_api/metrics`.
+SLOT_PART = re.compile(r"\.OPTIMIZER_SLOT|(\w+_|_)?optimizer")
+METRIC_PART = "metrics"
+COUNTER_LEAVES = ("save_counter", "global_step", "step", "epoch")
+_ATTRIBUTE = "/.ATTRIBUTES/"  # of other attributes than VARIABLE_VALUE, none is a number
+
+
+def variables(bundle: Bundle) -> Variables:
+    """Return the tensors of a bundle sorted by what they are, under canonical names.
+
+    A name-based checkpoint says them itself; an object graph and a SavedModel have them in the graph. Where that does
+    not name all of the model's variables apart, they keep the attribute paths.
+    """
+    return _object_based(bundle) if GRAPH_KEY in bundle else _name_based(bundle)
+
+
+def format_of(bundle: Bundle) -> str:
+    """Return what people call such a checkpoint."""
+    if GRAPH_KEY not in bundle:
+        return "tensor bundle, names"
+    return "SavedModel" if is_of_saved_model(bundle.prefix) else "tensor bundle, object graph"
+
+
+def _name_based(bundle: Bundle) -> Variables:
+    """Sort by the declared patterns; twins and slots need the variable that they belong to."""
+    out = Variables()
+    for name in bundle:
+        variable, _, leaf = name.rpartition("/")
+        if name.endswith(EMA_SUFFIX):
+            out.ema[variable] = bundle[name]
+        elif variable in bundle and SLOT.fullmatch(leaf):
+            out.slots[name] = bundle[name]
+        elif COUNTER.fullmatch(leaf):
+            out.counters[name] = bundle[name]
+        else:
+            out.model[name] = bundle[name]
+    orphans = out.ema.keys() - out.model.keys()
+    # A checkpoint of EMA weights alone has no variables beside them.
+    if orphans and out.model:
+        raise NameMappingError(f"{len(orphans)} EMA twins of variables that are not there: {first_few(orphans)}")
+    return out if out.model or not out.ema else Variables(dict(out.ema), out.ema, {}, out.counters)
+
+
+def _object_based(bundle: Bundle) -> Variables:
+    """Sort by attribute paths, then take the names from the graph."""
+    entry = bundle[GRAPH_KEY]
+    what = f"{bundle.index_file}: object graph"
+    if entry.dtype != "string" or entry.shape:
+        raise CheckpointFormatError(f"{what}: is {entry.dtype} of shape {entry.shape}, expected one string")
+    names = full_names(bytes(entry.read()[()]), what)
+    slots, counters, metadata, keys = {}, {}, [], []
+    for key in bundle:
+        path = key.removesuffix(VALUE_SUFFIX)
+        parts = path.split("/")
+        if _ATTRIBUTE in path or key == GRAPH_KEY:
+            metadata.append(key)
+        elif any(map(SLOT_PART.fullmatch, parts)):
+            slots[path] = bundle[key]
+        elif METRIC_PART in parts or parts[-1] in COUNTER_LEAVES:
+            counters[path] = bundle[key]
+        elif COUNTER.fullmatch(names.get(key, "").rpartition("/")[2]):
+            counters[names[key]] = bundle[key]
+        else:
+            keys.append(key)
+    model, copies = _named(bundle, keys, names)
+    return Variables(model, {}, slots, counters, (*metadata, *copies))
+
+
+def _named(bundle: Bundle, keys: list[str], names: Mapping[str, str]) -> tuple[dict[str, TensorEntry], list[str]]:
+    """Return name -> entry, and the keys of second copies, which Keras 3 exports of each variable."""
+    model: dict[str, TensorEntry] = {}
+    copies = []
+    for key in keys:
+        name = names.get(key, "")
+        if name in model and bundle.is_copy(model[name].name, key):
+            copies.append(key)
+        elif not name or name in model:  # the names do not tell the variables apart
+            return {key.removesuffix(VALUE_SUFFIX): bundle[key] for key in keys}, []
+        else:
+            model[name] = bundle[key]
+    return model, copies

@@ -1,0 +1,1 @@
+"""The names of the classes that a program trains on or is judged by."""

@@ -1,0 +1,229 @@
+"""Writes the names of the classes that a program trains on, and stops it where classes do not fit each other.
+
+timm numbers the classes of every dataset for itself, and its programs know the numbers alone. An order that is taken
+for granted gives classes each other's names, or an accuracy of other classes, without an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import timm.models
+import timm.task
+import timm.utils
+
+from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.label_names import CLASS_NAMES_FILE, read_label_names
+from timm_effnet_ext.storage import new_file
+from timm_effnet_ext.train.classes import numbering
+from timm_effnet_ext.train.classes.numbering import Numbering
+from timm_effnet_ext.train.patching import Replacement, replaced
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Watch the classes of models and datasets inside the context, for whoever takes timm's public names there."""
+    watch = ClassWatch()
+    models = partial(watch.create_model, timm.models.create_model)
+    replacements: tuple[Replacement, ...] = (
+        (timm, "create_model", models),
+        (timm.models, "create_model", models),
+        (timm.models, "load_checkpoint", partial(watch.load_checkpoint, timm.models.load_checkpoint)),
+        (timm.data, "create_dataset", partial(watch.create_dataset, timm.data.create_dataset)),
+        (timm.task, "resume_task_checkpoint", partial(watch.resume_task_checkpoint, timm.task.resume_task_checkpoint)),
+        (timm.utils, "get_outdir", partial(watch.get_outdir, timm.utils.get_outdir)),
+        (timm.utils, "accuracy", partial(watch.accuracy, timm.utils.accuracy)),
+    )
+    with replaced(replacements):
+        yield
+
+
+class ClassWatch:
+    """What a program has shown of its classes so far, and the functions of timm that show it."""
+
+    def __init__(self) -> None:
+        self._outputs = 0  # of the model that was made last
+        self._model: Numbering | None = None  # what they stand for
+        self._training: Numbering | None = None
+        self._training_folder = ""
+        self._notes: list[str] = []  # said by the process that has an output folder: one of several
+        self._misfit: str | None = None  # of the dataset that was made last, to the outputs
+
+    def create_model(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call timm's `create_model` and take note of what the outputs stand for."""
+        model = original(*args, **kwargs)
+        given = _arguments(original, args, kwargs)
+        self._outputs = getattr(model, "num_classes", 0)  # none of a backbone
+        if given["checkpoint_path"]:
+            self._take_names_beside(given["checkpoint_path"], model)
+        else:
+            self._model = numbering.of_weights(model) if given["pretrained"] else None
+        return model
+
+    def load_checkpoint(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call timm's `load_checkpoint` and take note of what the outputs stand for now."""
+        result = original(*args, **kwargs)
+        given = _arguments(original, args, kwargs)
+        self._take_names_beside(given["checkpoint_path"], given["model"])
+        return result
+
+    def create_dataset(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call timm's `create_dataset` and compare its classes with those of training, or else with the model's.
+
+        Raises:
+            EffNetExtError: No training is possible with these classes, or none can be judged by them.
+        """
+        dataset = original(*args, **kwargs)
+        given = _arguments(original, args, kwargs)
+        classes = numbering.of_dataset(dataset, given["split"], given["class_map"])
+        folder = numbering.folder_of(dataset)
+        if given["is_training"]:
+            self._train_on(classes, folder)
+        elif self._training is not None:
+            self._judge_training_by(classes, folder, self._training)
+        else:
+            self._misfit = self._find_misfit(classes)
+        return dataset
+
+    def resume_task_checkpoint(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call timm's `resume_task_checkpoint` if the names beside the checkpoint are those of this run.
+
+        Raises:
+            EffNetExtError: They are others.
+        """
+        self._check_names_in(Path(_arguments(original, args, kwargs)["checkpoint_path"]).parent)
+        return original(*args, **kwargs)
+
+    def get_outdir(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call timm's `get_outdir`, as train.py does in the first of several processes, and write the names there.
+
+        Raises:
+            EffNetExtError: The names of other classes lie there.
+        """
+        folder = original(*args, **kwargs)
+        if self._training is not None:
+            for note in self._notes:
+                _logger.warning(note)
+            self._notes.clear()
+            self._check_names_in(Path(folder))
+            _write_names(self._training, Path(folder) / CLASS_NAMES_FILE)
+        return folder
+
+    def accuracy(self, original: Callable[..., Any], output: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call timm's `accuracy` if the numbers of the dataset are those of the outputs.
+
+        Raises:
+            EffNetExtError: They are not, nor did the program choose among the outputs (`--valid-labels`).
+        """
+        if self._misfit is not None and output.shape[-1] == self._outputs:
+            raise EffNetExtError(
+                f"{self._misfit}. Put images into folders named as the model's classes, numbered so {numbering.BY_HAND}"
+            )
+        return original(output, *args, **kwargs)
+
+    def _take_names_beside(self, checkpoint: Any, model: Any) -> None:
+        """Know the outputs by the names of the run; the model too, which has those of its first weights, if any."""
+        self._model = numbering.of_checkpoint(Path(checkpoint))
+        if self._model is not None:
+            names = {number: name for name, number in self._model.index.items()}
+            cfg = getattr(model, "pretrained_cfg", None) or {}
+            model.pretrained_cfg = {**cfg, "label_names": names, "label_descriptions": None}
+
+    def _train_on(self, classes: Numbering, folder: str) -> None:
+        self._training, self._training_folder = classes, folder
+        size, outputs = classes.size, self._outputs
+        if not size or not outputs or size == outputs:
+            return
+        found = f"{classes.whose}: {size} classes, but the model has {outputs} outputs"
+        if size > outputs:
+            raise EffNetExtError(f"{found}. Pass --num-classes {size}")
+        self._notes.append(f"{found}, the last {outputs - size} for no class. --num-classes {size} leaves them out")
+
+    def _judge_training_by(self, classes: Numbering, folder: str, training: Numbering) -> None:
+        if training.index and classes.index and (difference := numbering.differences(training, classes)):
+            raise EffNetExtError(
+                "classes of training and validation differ, and timm numbers each for itself: "
+                f"{difference}. Give both the same, or number them {numbering.BY_HAND}"
+            )
+        if self._training_folder and folder and Path(self._training_folder).is_relative_to(folder):
+            self._notes.append(f"{folder}: no folder for validation, so timm takes all of it, images of training too")
+
+    def _find_misfit(self, classes: Numbering) -> str | None:
+        """Return why accuracy would be of other classes; say it at once too, as the program may fail of it before."""
+        if classes.index and numbering.NO_FOLDER.issuperset(classes.index):  # as inference.py may have them
+            return f"{classes.whose}: images without class folders, so that nothing says what they show"
+        misfit = _misfit(classes, self._model, self._outputs)
+        if note := misfit or _assumption(classes, self._model, self._outputs):
+            _logger.warning(note)
+        return misfit
+
+    def _check_names_in(self, folder: Path) -> None:
+        path = folder / CLASS_NAMES_FILE
+        if self._training is None or not path.exists():
+            return
+        there = read_label_names(path)
+        names, why = _names_or_why(self._training)
+        if there != names:
+            raise EffNetExtError(
+                f"{path}: of a run with other classes ({why or _first_difference(there, names or ())}). Train on the "
+                "same ones, or choose another --resume, --output or --experiment"
+            )
+
+
+def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, with the defaults."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _misfit(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
+    """Return why numbers of a dataset are not those of a model's outputs, as far as it is known."""
+    if model is not None and model.index.keys() & classes.index.keys():
+        difference = numbering.differences(model, classes)
+        return f"classes of model and images differ: {difference}" if difference else None
+    if classes.size > outputs > 0:
+        return f"{classes.whose}: {classes.size} classes, but the model has {outputs} outputs"
+    return None
+
+
+def _assumption(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
+    """Return what is taken for granted where no names tell."""
+    if not classes.index or not outputs or classes.is_mapped:
+        return None
+    if model is not None and model.index.keys() & classes.index.keys():
+        return None
+    known = "are not named" if model is None else "all have other names"
+    return f"{classes.whose}: its {classes.size} classes are taken for outputs 0 to {classes.size - 1}, which {known}"
+
+
+def _names_or_why(classes: Numbering) -> tuple[tuple[str, ...] | None, str]:
+    try:
+        return classes.in_order(), ""
+    except ValueError as err:
+        return None, str(err)
+
+
+def _first_difference(there: tuple[str, ...], now: tuple[str, ...]) -> str:
+    pairs = enumerate(zip_longest(map(repr, there), map(repr, now), fillvalue="missing"))
+    return next(f"class {number} is {old} there, {new} now" for number, (old, new) in pairs if old != new)
+
+
+def _write_names(classes: Numbering, path: Path) -> None:
+    names, why = _names_or_why(classes)
+    if names is None:
+        _logger.warning(f"class names are unknown, and {CLASS_NAMES_FILE} is not written: {why}")
+    elif not path.exists():
+        with new_file(path) as part:
+            part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
