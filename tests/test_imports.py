@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "layout": {"arch"},
     "provenance": {"errors", "hub_errors", "hub_format", "storage"},
     "train": {"errors", "storage"},
-    "convert.checkpoint": {"layout"},
+    "convert.checkpoint": {"arch", "layout"},
     "identify": {"arch", "layout"},
     "load_errors": {"errors", "hub_errors", "provenance"},
     "speed": {"layers"},
@@ -42,7 +42,8 @@ ARROWS: dict[str, set[str]] = {
     "convert.readers.tensorflow": {"convert.checkpoint", "errors", "layout"},
     "loading": {"arch", "errors", "identify", "layout", "provenance"},
     "convert.readers.keras": {
-        "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "outputs",
+        "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "hub_format",
+        "outputs",
     },
     "model": {"arch", "freeze", "layers", "loading", "speed"},
     "create": {"arch", "load_errors", "loading", "model"},
@@ -50,8 +51,7 @@ ARROWS: dict[str, set[str]] = {
     "hucorz_efficientnet": {"arch", "create", "errors", "model"},
     "train.launcher": {"errors", "train", "train.classes", "train.progressive"},
     "convert.readers.pytorch": {
-        "convert.checkpoint", "convert.dialects", "errors", "hub_format", "hucorz_efficientnet", "label_names",
-        "layout", "outputs",
+        "convert.checkpoint", "errors", "hub_format", "hucorz_efficientnet", "label_names", "layout", "outputs",
     },
     "predict": {"arch", "errors", "hub_format", "hucorz_efficientnet", "load_errors", "outputs", "provenance"},
     "cam": {"errors", "predict", "storage"},
@@ -64,12 +64,12 @@ ARROWS: dict[str, set[str]] = {
         "hucorz_efficientnet", "layout", "outputs", "photos", "storage",
     },
     "convert.google": {
-        "arch", "convert", "convert.dialects", "convert.readers.tensorflow", "errors", "hub_errors",
+        "arch", "convert", "convert.readers.tensorflow", "errors", "hub_errors", "hub_format",
         "hucorz_efficientnet",
     },
     "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "storage"},
     "cli": {
-        "arch", "bench", "cam", "convert", "convert.dialects", "convert.google", "errors", "hub",
+        "arch", "bench", "cam", "convert", "convert.google", "errors", "hub", "hub_format",
         "hucorz_efficientnet", "label_names", "layout", "photos", "predict", "storage", "summary", "train",
         "train.launcher", "train.progressive",
     },

@@ -1,4 +1,4 @@
-"""A folder in timm's Hub format: what its files are called, and its config.json."""
+"""A folder in timm's Hub format: what its files are called, its config.json, and timm's words in that."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.errors import CheckpointFormatError
+
+PREPROCESSING = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+"""The entries of a pretrained_cfg that say how images are prepared."""
+
+MAX_SIDE = 1 << 12
+"""Pixels; no EfficientNet sees larger images, and a damaged number may ask for any size."""
+
+# What timm's transforms take: timm/data/transforms.py `str_to_interp_mode`, timm/data/transforms_factory.py.
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 WEIGHT_FILES = (WEIGHTS_FILE, "pytorch_model.bin")  # timm takes the first that is there

@@ -13,6 +13,7 @@ from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.dialects.dialect import Dialect, plan
 from timm_effnet_ext.convert.dialects.tensorflow import TF1
+from timm_effnet_ext.convert.selection import readings
 
 EMA = "/ExponentialMovingAverage"
 TINY: dict[str, Any] = {"num_classes": 5, "width_mult": 0.04, "depth_mult": 0.2}
@@ -46,8 +47,10 @@ def with_ema(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def said(checkpoint: Checkpoint, what: str) -> dict[str, Any]:
-    """Return the `preprocessing` or the `model_args` that a checkpoint states, of two statements the first."""
-    return {name: value for one in reversed(checkpoint.statements) for name, value in getattr(one, what).items()}
+    """Return the `preprocessing` or the `model_args` of a checkpoint, of two statements the first; habits come last."""
+    found = readings(checkpoint)[0].match
+    statements = (*checkpoint.statements, *checkpoint.habits(ARCHS[found.arch_name], found.num_classes))
+    return {name: value for one in reversed(statements) for name, value in getattr(one, what).items()}
 
 
 def tiny_bundle(folder: Path, values: Mapping[str, np.ndarray] | None = None, **options: Any) -> Path:

@@ -21,10 +21,10 @@ from timm_effnet_ext.cli.publishing import (
     target_of,
     usage_problem,
 )
-from timm_effnet_ext.convert.dialects.preparation import CROP_MODES, INTERPOLATIONS, MAX_SIDE, SETTABLE
 from timm_effnet_ext.convert.google.archives import convert_archive, find
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options, Report
+from timm_effnet_ext.hub_format import CROP_MODES, INTERPOLATIONS, MAX_SIDE, PREPROCESSING
 from timm_effnet_ext.label_names import read_label_names
 
 
@@ -115,7 +115,7 @@ def options_from(args: argparse.Namespace) -> Options:
         prefix=args.prefix,
         label_names=None if args.label_names is None else read_label_names(args.label_names),
         multi_label=args.multi_label,
-        pretrained_cfg={name: value for name in SETTABLE if (value := getattr(args, name)) is not None},
+        pretrained_cfg={name: value for name in PREPROCESSING if (value := getattr(args, name, None)) is not None},
         keep_background=args.keep_background,
         reference=args.reference,
         images=args.images,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from timm_effnet_ext.cli.output import print_facts, print_json
-from timm_effnet_ext.convert.dialects.preparation import KEYS
 from timm_effnet_ext.convert.inspection import Inspection, Reading, inspect_source
+from timm_effnet_ext.hub_format import PREPROCESSING
 from timm_effnet_ext.layout import Shape
 
 
@@ -67,7 +67,7 @@ def _other(reading: Reading) -> str:
 
 def _settings(found: Inspection) -> Iterator[tuple[str, str]]:
     """Yield how the model computes and how images are prepared, each with who says so."""
-    for part, names in (("model_args", None), ("pretrained_cfg", KEYS)):
+    for part, names in (("model_args", None), ("pretrained_cfg", PREPROCESSING)):
         for name, value in found.config.get(part, {}).items():
             if names is None or name in names:
                 shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else repr(value)

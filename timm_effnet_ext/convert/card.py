@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from timm_effnet_ext.arch import PREFIX
-from timm_effnet_ext.convert.dialects.preparation import KEYS
 from timm_effnet_ext.convert.records import Proof, Report
 from timm_effnet_ext.errors import plain
+from timm_effnet_ext.hub_format import PREPROCESSING
 from timm_effnet_ext.outputs import REGRESSION, activation_of
 
 # What each kind of proof is worth, in words for whoever reads the card.
@@ -89,7 +89,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "Probabilities", _probabilities(report)
     if report.label_names is not None:
         yield "Classes", _first_names(report.label_names)
-    for name in KEYS:
+    for name in PREPROCESSING:
         if name in cfg:
             yield _TITLES[name], f"{_shown(cfg[name])} ({said[f'pretrained_cfg.{name}']})"
     if report.license:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX, Arch
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Graph
 from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
-from timm_effnet_ext.convert.dialects.preparation import KEYS, SETTABLE
 from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.hub_format import PREPROCESSING
 
 ASSUMED = "assumed"
 """An origin that begins with this word is nobody's statement."""
@@ -111,11 +111,12 @@ def _pretrained_cfg(
 ) -> dict[str, Sourced]:
     """Return timm's pretrained_cfg: what the user knows, then what the source says, then what others did."""
     match = candidate.match
-    whose, assumed = candidate.dialect.preparation(ARCHS[match.arch_name])
+    arch = ARCHS[match.arch_name]
+    whose, assumed = candidate.dialect.preparation(arch)
     cfg = {name: Sourced(value, f"{ASSUMED}, as for {whose}") for name, value in assumed.items()}
-    for statement in reversed(checkpoint.statements):
+    for statement in reversed((*checkpoint.statements, *checkpoint.habits(arch, num_classes))):
         cfg = _with_sizes(cfg, statement.preprocessing, statement.where)
-    cfg = _with_sizes(cfg, options.pretrained_cfg, options.knows)
+    cfg = _with_sizes(_fitting(cfg, checkpoint.graph), options.pretrained_cfg, options.knows)
     for key in ("input_size", "test_input_size"):
         if key in cfg:
             cfg[key] = cfg[key]._replace(value=(match.in_chans, *cfg[key].value[1:]))
@@ -133,6 +134,16 @@ def _pretrained_cfg(
     if options.license:
         cfg["license"] = Sourced(options.license, "given")
     return cfg
+
+
+def _fitting(cfg: Mapping[str, Sourced], graph: Graph | None) -> Mapping[str, Sourced]:
+    """Return settings with a size at which the graph pads as our model does."""
+    channels, *size = cfg["input_size"].value
+    if graph is None or graph.fits(*size):
+        return cfg
+    even = (channels, *(max(_REDUCTION, round(side / _REDUCTION) * _REDUCTION) for side in size))
+    why = f"{ASSUMED} in place of {'x'.join(map(str, size))}, for which the graph pads otherwise than SAME does"
+    return _with_sizes(cfg, {"input_size": even}, why)
 
 
 def _with_sizes(cfg: Mapping[str, Sourced], more: Mapping[str, Any], origin: str) -> dict[str, Sourced]:
@@ -156,9 +167,9 @@ def _for_channels(entry: Sourced, in_chans: int) -> Sourced:
 def _notes(cfg: Mapping[str, Sourced]) -> Iterator[str]:
     """Yield a sentence for each reason for which entries were assumed."""
     reasons: dict[str, list[str]] = {}
-    for name in KEYS:
+    for name in PREPROCESSING:
         if name in cfg and cfg[name].origin.startswith(ASSUMED):
             reasons.setdefault(cfg[name].origin, []).append(name)
     for origin, names in reasons.items():
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in names if name in SETTABLE)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in names if name != "test_input_size")
         yield f"{origin}: {', '.join(names)}. Say otherwise with {options or '--input-size'}"

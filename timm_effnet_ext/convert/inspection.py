@@ -10,11 +10,11 @@ from typing import Any
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import choose_classes
 from timm_effnet_ext.convert.config import model_config
-from timm_effnet_ext.convert.dialects.match import Candidate, identify
+from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.numerics import decide
 from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.convert.selection import dialects_for, why_none, with_named_classifier
+from timm_effnet_ext.convert.selection import readings, why_none
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.layout import Shape
 
@@ -68,16 +68,14 @@ def inspect_source(path: str | Path) -> Inspection:
     Raises:
         CheckpointFormatError: No checkpoint, or a damaged one.
     """
-    with open_checkpoint(path, crc=False) as opened:  # their checksum would read every tensor
-        checkpoint = with_named_classifier(opened)
+    with open_checkpoint(path, crc=False) as checkpoint:  # their checksum would read every tensor
         found = checkpoint.variables
-        shapes = {name: entry.shape for name, entry in found.model.items()}
-        candidates = identify(shapes, dialects_for(checkpoint))
+        candidates = readings(checkpoint)
 
         def table(entries: Mapping[str, Any]) -> dict[str, tuple[str, Shape]]:
             return {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
 
-        reading = _read(checkpoint, candidates[0]) if candidates else {"problem": why_none(checkpoint, shapes)}
+        reading = _read(checkpoint, candidates[0]) if candidates else {"problem": why_none(checkpoint)}
         return Inspection(
             path=str(path),
             framework=checkpoint.framework,

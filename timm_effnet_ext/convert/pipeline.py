@@ -20,7 +20,7 @@ from timm_effnet_ext.convert.config import Config, model_config
 from timm_effnet_ext.convert.dialects.dialect import Entry
 from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
-from timm_effnet_ext.convert.selection import Selection, select, with_named_classifier
+from timm_effnet_ext.convert.selection import Selection, readings, select
 from timm_effnet_ext.convert.writer import Slot, write_safetensors
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHTS_FILE
@@ -48,10 +48,9 @@ def convert(
     """
     out = Path(out)
     check_target(out, FILES, overwrite=options.overwrite)
-    with open_checkpoint(source) as opened, ThreadPoolExecutor(2) as beside:
-        checkpoint = with_named_classifier(opened)
+    with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(2) as beside:
         hashes = beside.submit(_hashes, checkpoint)
-        chosen = select(checkpoint, options)
+        chosen = select(checkpoint, readings(checkpoint), options)
         classes = choose_classes(chosen.candidate.match.num_classes, checkpoint, options)
         config = model_config(checkpoint, chosen.candidate, chosen.numerics, classes, options)
         slots = tuple(_slots(chosen, classes))

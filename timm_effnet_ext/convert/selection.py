@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from timm_effnet_ext.arch import row_name
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.dialects import match
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry
 from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
-from timm_effnet_ext.convert.dialects.match import Candidate, identify, nearest, without_foreign
+from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.dialects.pytorch import TORCH_DIALECTS
 from timm_effnet_ext.convert.dialects.tensorflow import TF_DIALECTS
 from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of
@@ -45,36 +46,28 @@ def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
     return table[checkpoint.framework]
 
 
-def with_named_classifier(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with a dense layer of the user's own, if it is all that a network leaves, as classifier."""
-    found = checkpoint.variables
-    shapes = {name: entry.shape for name, entry in found.model.items()}
-    dialects = dialects_for(checkpoint)
-    for candidate in identify(shapes, dialects) or without_foreign(shapes, dialects):
-        if names := _own_classifier(found, candidate):
-            model, ema = ({names.get(name, name): entry for name, entry in t.items()} for t in (found.model, found.ema))
-            notes = (*checkpoint.notes, f"the classifier is {first_few(names)}")
-            return replace(checkpoint, variables=replace(found, model=model, ema=ema), notes=notes)
-    return checkpoint
+def readings(checkpoint: Checkpoint) -> list[Candidate]:
+    """Return every reading of a checkpoint, the likeliest first."""
+    found = checkpoint.variables.model
+    shapes = {name: entry.shape for name, entry in found.items()}
+    return match.readings(shapes, dialects_for(checkpoint), lambda name: _is_of_training(name, found[name]))
 
 
-def select(checkpoint: Checkpoint, options: Options) -> Selection:
-    """Choose architecture, dialect, numerics, and EMA or raw weights.
+def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options) -> Selection:
+    """Choose among the readings of a checkpoint: architecture, dialect, numerics, and EMA or raw weights.
 
     Raises:
         NameMappingError: No architecture has these variables, several have and neither `model` nor `prefix` says which,
             some of the variables have an EMA twin and some have not, or some are left over.
     """
     found = checkpoint.variables
-    shapes = {name: entry.shape for name, entry in found.model.items()}
-    candidates = identify(shapes, dialects_for(checkpoint))
     if not candidates:
-        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint, shapes)}")
+        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint)}")
     candidate, notes = _choose(checkpoint, candidates, options)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
-    spare = {name for name in found.model if name not in used and _is_source_only(name, candidate)}
-    others = {name for other in candidates if other.prefix != candidate.prefix for name in _sources(other)} - used
+    spare = {name for name in found.model if name not in used and candidate.is_spare(name)}
+    others = {name for other in candidates if other.prefix != candidate.prefix for name in other.sources} - used
     outside = _outside(found, candidate, used | others)
     left = found.model.keys() - used - spare - others - outside
     if left:
@@ -111,25 +104,6 @@ def _numerics(checkpoint: Checkpoint, candidate: Candidate, model: str | None) -
         raise NameMappingError(f"{checkpoint.path}: {err}") from err
 
 
-def _own_classifier(found: Variables, candidate: Candidate) -> dict[str, str]:
-    """Return the dialect's names of a dense layer of the user's own, if a headless network leaves nothing else.
-
-    What training alone needs, such as a loss's weights, may stand beside it.
-    """
-    if candidate.match.num_classes:
-        return {}
-    left = {name for name in found.model.keys() - _sources(candidate) if not _is_source_only(name, candidate)}
-    left = {name for name in left if not _is_of_training(name, found) or name.startswith(candidate.prefix or ".")}
-    own = {len(found.model[name].shape): name for name in left}
-    if len(left) != 2 or own.keys() != {1, 2}:
-        return {}
-    match = candidate.match._replace(num_classes=found.model[own[1]].shape[0])
-    classifier = [entry for entry in candidate._replace(match=match).plan() if entry.torch.startswith("classifier.")]
-    if any(found.model[own[len(entry.source_shape)]].shape != entry.source_shape for entry in classifier):
-        return {}
-    return {own[len(entry.source_shape)]: entry.source for entry in classifier}
-
-
 def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> set[str]:
     """Return the variables that lie wholly outside a complete network: of a loss, a metric, a decoder.
 
@@ -138,7 +112,8 @@ def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> 
     if not candidate.prefix:
         return set()
     outside = {name for name in found.model.keys() - known if not name.startswith(candidate.prefix)}
-    dense = {name for name in outside if len(found.model[name].shape) == 2 and not _is_of_training(name, found)}
+    entries = found.model
+    dense = {name for name in outside if len(entries[name].shape) == 2 and not _is_of_training(name, entries[name])}
     return outside - _layers_of(dense, outside) if dense and not candidate.match.num_classes else outside
 
 
@@ -148,17 +123,9 @@ def _layers_of(dense: Collection[str], names: Collection[str]) -> set[str]:
     return {name for name in names if re.split(r"[./][^./]*$", name)[0] in layers}
 
 
-def _is_of_training(name: str, found: Variables) -> bool:
+def _is_of_training(name: str, entry: TensorEntry) -> bool:
     """Whether a variable is a counter or state of training: whole numbers, or named after a loss or a metric."""
-    return found.model[name].dtype.startswith(("int", "uint", "bool")) or bool(_OF_TRAINING.search(name))
-
-
-def _is_source_only(name: str, candidate: Candidate) -> bool:
-    return name.startswith(candidate.prefix) and candidate.dialect.is_source_only(name[len(candidate.prefix) :])
-
-
-def _sources(candidate: Candidate) -> set[str]:
-    return {entry.source for entry in candidate.plan()}
+    return entry.dtype.startswith(("int", "uint", "bool")) or bool(_OF_TRAINING.search(name))
 
 
 def _choose(checkpoint: Checkpoint, candidates: list[Candidate], options: Options) -> tuple[Candidate, tuple[str, ...]]:
@@ -229,15 +196,18 @@ def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
     )
 
 
-def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str:
+def why_none(checkpoint: Checkpoint) -> str:
     """Return what is too much or missing for the nearest architecture, or what stands in the file instead."""
+    shapes = {name: entry.shape for name, entry in checkpoint.variables.model.items()}
     for statement, name in names_of(checkpoint.statements):
         if name.row is None:
             return f"{statement.where} says {name.name}, which is none of the 26 architectures"
-    for candidate in without_foreign(shapes, dialects_for(checkpoint)):
-        used = _sources(candidate)
-        return _left_over(candidate, len(used), shapes.keys() - used)
-    found = nearest(shapes, dialects_for(checkpoint))
+    dialects = dialects_for(checkpoint)
+    for candidate in match.without_foreign(shapes, dialects):
+        used = candidate.sources
+        left = {name for name in shapes.keys() - used if not candidate.is_spare(name)}
+        return _left_over(candidate, len(used), left)
+    found = match.nearest(shapes, dialects)
     if found is None:
         return f"none of the 26 architectures, under any names that are known; it holds {first_few(shapes)}"
     near = f"the nearest is {found.match} in dialect {found.dialect.name!r}"
@@ -247,7 +217,7 @@ def why_none(checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]) -> str
 def _misfit(candidate: Candidate, shapes: Mapping[str, Sequence[int]]) -> str:
     """Return what of a network is missing, too much or of another shape, by the rules by which one fits."""
     wanted = {entry.source: entry for entry in candidate.plan()}
-    below = {name for name in shapes if name.startswith(candidate.prefix) and not _is_source_only(name, candidate)}
+    below = {name for name in shapes if name.startswith(candidate.prefix) and not candidate.is_spare(name)}
     missing = wanted.keys() - below
     if missing and all(wanted[name].torch.startswith(_HEAD) for name in missing) and below <= wanted.keys():
         return "it has no head (conv_head, bn2), as a network for features alone"

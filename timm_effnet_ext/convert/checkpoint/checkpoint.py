@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from timm_effnet_ext.arch import Arch
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 
 Framework = Literal["tensorflow", "keras", "torch"]
@@ -56,12 +57,15 @@ class Statement:
 class Graph(Protocol):
     """The layer graph that a file carries; it computes independently of any name table.
 
-    Both methods raise VerificationError for a size that the graph was not built for.
+    Both methods that take images raise VerificationError for a size that the graph was not built for.
     """
 
     @property
     def has_preprocessing(self) -> bool:
         """Whether layers in front of the network scale the images; where they do not, their author did it elsewhere."""
+
+    def fits(self, height: int, width: int) -> bool:
+        """Whether it pads images of that size as our model does."""
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Return what the network gets of images (B, H, W, C) of 0 … 255, in the same layout."""
@@ -77,7 +81,8 @@ class Graph(Protocol):
 class Checkpoint:
     """What a source holds and says of itself; of two statements of one thing the first counts.
 
-    `notes` are for whoever converts: what the file leaves open and what was taken.
+    `habits` gives what people who use its framework do where nothing is stated, for an architecture and a number of
+    classes. `notes` are for whoever converts: what the file leaves open and what was taken.
     """
 
     path: Path
@@ -86,5 +91,6 @@ class Checkpoint:
     files: tuple[Path, ...]  # every file that was read
     variables: Variables
     statements: tuple[Statement, ...] = ()
+    habits: Callable[[Arch, int], tuple[Statement, ...]] = lambda arch, num_classes: ()
     notes: tuple[str, ...] = ()
     graph: Graph | None = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from timm_effnet_ext.arch import ARCHS, Arch
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry, plan
+from timm_effnet_ext.errors import first_few
 from timm_effnet_ext.identify import Match, depth_fits, identify_state, stage_parts
 from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
 
@@ -29,11 +30,22 @@ class Candidate(NamedTuple):
     dialect: Dialect
     prefix: str  # what stands before the dialect's own names, e.g. "efficientnet-b0/"
     reason: str
+    classifier: Mapping[str, str] = {}  # the dialect's names of a classifier -> the file's, where they are the user's
 
     def plan(self) -> tuple[Entry, ...]:
         """Return the entries that read the checkpoint so."""
         options = {key: value for key, value in self.match._asdict().items() if key != "arch_name"}
-        return plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
+        entries = plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
+        return tuple(entry._replace(source=self.classifier.get(entry.source, entry.source)) for entry in entries)
+
+    @property
+    def sources(self) -> set[str]:
+        """The names of the variables that it uses."""
+        return {entry.source for entry in self.plan()}
+
+    def is_spare(self, name: str) -> bool:
+        """Whether a variable is known to have no counterpart here."""
+        return name.startswith(self.prefix) and self.dialect.is_source_only(name[len(self.prefix) :])
 
     @property
     def is_named(self) -> bool:
@@ -47,6 +59,38 @@ class Candidate(NamedTuple):
         arch = ARCHS[match.arch_name]
         widths = arch.stem_width(match.width_mult), arch.head_width(match.width_mult), match.num_classes
         return self.prefix, self.dialect.name, arch.act, widths, arch.blocks(match.width_mult, match.depth_mult)
+
+
+def readings(
+    shapes: Mapping[str, Shape], dialects: Sequence[Dialect], is_of_training: Callable[[str], bool]
+) -> list[Candidate]:
+    """Return every reading of a checkpoint, the likeliest first; a dense layer of the user's own may be the classifier.
+
+    It is the classifier if a headless network leaves nothing else but what training alone needs, such as a loss's
+    weights.
+    """
+    found = identify(shapes, dialects)
+    headless = [one for one in found or without_foreign(shapes, dialects) if not one.match.num_classes]
+    own = [mine for one in headless if (mine := _with_own_classifier(one, shapes, is_of_training))]
+    # Dialects that differ in the classifier's name alone are one where that name is the user's.
+    distinct = {(one.match, one.prefix, one.dialect.block, *one.classifier.values()): one for one in reversed(own)}
+    return [*reversed(distinct.values())] or found
+
+
+def _with_own_classifier(
+    headless: Candidate, shapes: Mapping[str, Shape], is_of_training: Callable[[str], bool]
+) -> Candidate | None:
+    left = {name for name in shapes.keys() - headless.sources if not headless.is_spare(name)}
+    left = {name for name in left if not is_of_training(name) or name.startswith(headless.prefix or ".")}
+    own = {len(shapes[name]): name for name in left}
+    if len(left) != 2 or own.keys() != {1, 2}:
+        return None
+    complete = headless._replace(match=headless.match._replace(num_classes=shapes[own[1]][0]))
+    classifier = {e.source: own[len(e.source_shape)] for e in complete.plan() if e.torch.startswith("classifier.")}
+    if any(shapes[classifier.get(e.source, e.source)] != e.source_shape for e in complete.plan()):
+        return None
+    reason = _reason(complete.match, complete.dialect, complete.prefix, len(complete.plan()))
+    return complete._replace(reason=f"{reason}, the classifier being {first_few(left)}", classifier=classifier)
 
 
 def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:

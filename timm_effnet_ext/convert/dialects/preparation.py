@@ -8,19 +8,6 @@ from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch import EDGE, LITE, V1, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
 
-# The entries of timm's pretrained_cfg that say how images are prepared.
-KEYS = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
-
-SETTABLE = tuple(name for name in KEYS if name != "test_input_size")
-"""Those that a user may give; a size that is given is that of testing too."""
-
-MAX_SIDE = 1 << 12
-"""Pixels; no EfficientNet sees larger images, and a damaged number may ask for any size."""
-
-# What timm's transforms take: timm/data/transforms.py `str_to_interp_mode`, transforms_factory.py.
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES = ("center", "squash", "border")
-
 Channels = tuple[float, ...]
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Channels, Channels] = ((0.5,) * 3, (0.5,) * 3)

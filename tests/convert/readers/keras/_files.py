@@ -16,8 +16,8 @@ import timm_effnet_ext  # noqa: F401  registers the models
 from tests.convert._sources import said
 from timm_effnet_ext.arch import PREFIX
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
-from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
-from timm_effnet_ext.convert.dialects.match import Candidate, identify
+from timm_effnet_ext.convert.dialects.match import Candidate
+from timm_effnet_ext.convert.selection import readings
 
 ARCHIVES = Path(__file__).parents[3] / "data" / "keras"
 # TensorFlow's own engines differ among each other by up to 2e-5 of the largest logit; a mistake shows at 1e-2.
@@ -47,10 +47,9 @@ def outputs(file: str, which: str) -> tuple[np.ndarray, np.ndarray]:
 
 def candidate(checkpoint: Checkpoint) -> Candidate:
     """Return the first reading of a checkpoint, after checking that it accounts for everything."""
-    shapes = {name: entry.shape for name, entry in checkpoint.variables.model.items()}
-    found = identify(shapes, KERAS_DIALECTS)[0]
-    spare = {name for name in shapes if found.dialect.is_source_only(name)}
-    assert {entry.source: entry.source_shape for entry in found.plan()} == {n: shapes[n] for n in shapes.keys() - spare}
+    found = readings(checkpoint)[0]
+    shapes = {name: entry.shape for name, entry in checkpoint.variables.model.items() if not found.is_spare(name)}
+    assert {entry.source: entry.source_shape for entry in found.plan()} == shapes
     return found
 
 

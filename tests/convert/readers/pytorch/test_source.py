@@ -315,7 +315,7 @@ def test_a_head_outside_a_network_is_its_classifier_or_a_doubt(head: str, ours: 
     source = _save({**state, **more}, tmp_path / "last.ckpt", "zip")
     if head == "one":
         report = convert(source, tmp_path / "out", UNVERIFIED)
-        assert "the classifier is head.bias, head.weight" in report.notes
+        assert report.reason.endswith("the classifier being head.bias, head.weight")
         _check_same_outputs(ours, tmp_path / "out")
     else:
         with pytest.raises(NameMappingError, match=r"are left over after .* head\.bias, head\.weight"):

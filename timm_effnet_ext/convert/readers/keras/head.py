@@ -88,11 +88,6 @@ def model_args(graph: LayerGraph, pool: str | None, what: str) -> dict[str, Any]
     return args
 
 
-def has_paddings(graph: LayerGraph) -> bool:
-    """Whether padding layers stand before the convolutions, as in v1; otherwise they pad by themselves."""
-    return any(node.kind == "ZeroPadding2D" for node in graph.nodes)
-
-
 def wrong_paddings(graph: LayerGraph, height: int, width: int) -> list[str]:
     """Return the padding layers that pad an image of this size otherwise than SAME does.
 

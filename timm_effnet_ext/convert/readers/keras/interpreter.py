@@ -60,6 +60,11 @@ class KerasGraph:
     output: Path
     has_preprocessing: bool
 
+    def fits(self, height: int, width: int) -> bool:
+        """Whether the padding layers pad images of that size as TensorFlow's SAME does."""
+        with sensible("the graph"):
+            return not wrong_paddings(self.layers, height, width)
+
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Return what the first convolution or padding layer gets of images (B, H, W, C) of 0 … 255.
 

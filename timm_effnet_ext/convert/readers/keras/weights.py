@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from timm_effnet_ext.convert.checkpoint.checkpoint import Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, Path
-from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
+from timm_effnet_ext.errors import CheckpointFormatError
 
 if TYPE_CHECKING:
     from timm_effnet_ext.convert.readers.keras.hdf5 import Hdf5
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Layers = dict[Path, dict[str, TensorEntry]]
 
 LAYER_NAME = "name"  # attribute of a `vars` group
-CLASSIFIER = "predictions"  # keras.applications' own name
 MEAN, VARIANCE, COUNT = "mean", "variance", "count"
 BN_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
 # The variables of a class, in the order of its `build`.
@@ -55,33 +54,14 @@ class KerasWeights:
     slots: dict[str, TensorEntry] = field(default_factory=dict)
     counters: dict[str, TensorEntry] = field(default_factory=dict)
 
-    def variables(self, what: str) -> Variables:
-        """Return them under canonical names: `layer/variable`, the classifier as keras.applications calls it.
-
-        Raises:
-            NameMappingError: There are several that could be the classifier.
-        """
+    def variables(self) -> Variables:
+        """Return them under canonical names, `layer/variable`; a layer has its path where two have its name."""
         short = [path[-1] for path in self.layers]
         model = {}
         for path, tensors in self.layers.items():
             layer = path[-1] if short.count(path[-1]) == 1 else "/".join(path)
             model.update({f"{layer}/{leaf}": entry for leaf, entry in tensors.items()})
-        return Variables(_name_classifier(model, what), {}, self.slots, self.counters)
-
-
-def _name_classifier(model: Mapping[str, TensorEntry], what: str) -> dict[str, TensorEntry]:
-    """Rename the one dense layer, whose name is the user's; kernels of convolutions have four axes."""
-    dense = [n.rpartition("/")[0] for n, entry in model.items() if n.endswith("/kernel") and len(entry.shape) == 2]
-    if len(dense) > 1:
-        raise NameMappingError(
-            f"{what}: {len(dense)} dense layers ({first_few(dense)}), expected one, the classifier: timm has no more"
-        )
-    if not dense:
-        return dict(model)
-    return {
-        f"{CLASSIFIER}/{name.rpartition('/')[2]}" if name.rpartition("/")[0] == dense[0] else name: entry
-        for name, entry in model.items()
-    }
+        return Variables(model, {}, self.slots, self.counters)
 
 
 def read_weights(file: Hdf5, graph: LayerGraph | None) -> KerasWeights:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
-from timm_effnet_ext.convert.dialects.preparation import MAX_SIDE
 from timm_effnet_ext.errors import CheckpointFormatError
-from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHT_FILES, read_config
+from timm_effnet_ext.hub_format import CONFIG_FILE, MAX_SIDE, WEIGHT_FILES, read_config
 from timm_effnet_ext.outputs import PROBLEM_TYPES, stated_names
 
 TRAIN_PY = "train.py's arguments"
