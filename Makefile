@@ -65,11 +65,11 @@ campaign: $(VENV)/.installed  ## damage, kill, fill and refuse (docs/reliability
 	$(PYTEST) tests/campaign $(RESUMED) --campaign $(SEED)
 
 bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (build/bench/bench.png)
-	$(BIN)/python -m timm_effnet_ext bench
-	$(if $(TENSORFLOW),$(RUN) -m tests.bench.convert --tensorflow $(TENSORFLOW))
+	$(BIN)/python -m benchmarks
+	$(if $(TENSORFLOW),$(RUN) -m benchmarks.conversion --tensorflow $(TENSORFLOW))
 
 bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
-	$(RUN) scripts/bench_progressive.py build/bench-progressive
+	$(RUN) -m benchmarks.progressive build/bench-progressive
 
 dist: $(VENV)/.installed  ## sdist and wheel in dist/, built twice and compared
 	rm -rf dist build/dist

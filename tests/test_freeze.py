@@ -9,7 +9,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
 import timm_effnet_ext  # noqa: F401  registers the models
-from timm_effnet_ext.bench.measure import kept_bytes
+from benchmarks.measure import kept_bytes
 
 MODEL = "hucorz_efficientnetv2_b0"
 TINY = {"width_mult": 0.25, "depth_mult": 0.3, "num_classes": 4}

@@ -37,7 +37,6 @@ ARROWS: dict[str, set[str]] = {
     "summary": {"arch", "layout"},
     "train.classes": {"errors", "label_names", "storage", "train"},
     "__init__": {"_register", "speed"},
-    "bench": {"arch", "errors", "speed", "storage"},
     "convert.dialects": {"arch", "errors", "identify", "layout"},
     "convert.readers.tensorflow": {"convert.checkpoint", "errors", "layout"},
     "loading": {"arch", "errors", "identify", "layout", "provenance"},
@@ -69,15 +68,13 @@ ARROWS: dict[str, set[str]] = {
     },
     "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "storage"},
     "cli": {
-        "arch", "bench", "cam", "convert", "convert.google", "errors", "hub", "hub_format",
-        "hucorz_efficientnet", "label_names", "layout", "photos", "predict", "storage", "summary", "train",
-        "train.launcher", "train.progressive",
+        "arch", "cam", "convert", "convert.google", "errors", "hub", "hub_format", "hucorz_efficientnet",
+        "label_names", "layout", "photos", "predict", "summary", "train", "train.launcher", "train.progressive",
     },
     "__main__": {"cli", "errors"},
 }  # fmt: skip
 STANDARD_LIBRARY_ONLY = {"arch", "errors", "identify", "layout", "outputs", "summary", "_register"}
-NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "onnx", "onnxruntime"}
-PEERS_OF_THE_BENCH = {"torchvision", "onnx", "onnxruntime", "openvino"}
+NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "onnx", "onnxruntime", "openvino", "benchmarks", "tests"}
 
 
 def imported(file: Path, whole: bool = True) -> Iterator[str]:
@@ -143,8 +140,7 @@ def test_modules_have_no_cycle() -> None:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_nobody_imports_frameworks_or_private_names_of_timm(file: Path) -> None:
     modules = set(imported(file))
-    allowed = PEERS_OF_THE_BENCH if file in files_of("bench") else set()
-    assert not {module.split(".")[0] for module in modules} & (NEVER - allowed)
+    assert not {module.split(".")[0] for module in modules} & NEVER
     assert not [module for module in modules if module.startswith("timm.") and "._" in module]
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from hatchling import build
 
-from tests.test_imports import FILES, PACKAGE, PEERS_OF_THE_BENCH, imported
+from tests.test_imports import FILES, PACKAGE, imported
 from timm_effnet_ext import __version__
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (PACKAGE, "tests", "scripts", "docs")
+FOLDERS = (PACKAGE, "benchmarks", "tests", "scripts", "docs")
 FILES_BESIDE = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "README.md", "pyproject.toml"}
 ADDED = {"PKG-INFO", ".gitignore"}  # by hatchling, to every sdist
 OTHERWISE_NAMED = {"pillow": "PIL", "pyyaml": "yaml"}  # distribution -> module
@@ -89,7 +89,7 @@ def required_modules(metadata: Message, extra: str = "") -> set[str]:
 def test_the_core_requires_what_the_package_imports_and_nothing_else(metadata: Message) -> None:
     modules = {module.partition(".")[0] for file in FILES for module in imported(file)}
     foreign = modules - sys.stdlib_module_names - {PACKAGE}
-    assert foreign - PEERS_OF_THE_BENCH - required_modules(metadata, "plot") == required_modules(metadata)
+    assert foreign - required_modules(metadata, "plot") == required_modules(metadata)
 
 
 def test_every_module_can_be_imported_without_the_extras(metadata: Message) -> None:

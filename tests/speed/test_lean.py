@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from benchmarks.measure import kept_bytes
 from tests.closeness import FLOAT32, FLOAT64, assert_close, assert_each_close
 from timm_effnet_ext.arch import ARCHS, PREFIX
-from timm_effnet_ext.bench.measure import kept_bytes
 
 SMALL = dict(num_classes=5, width_mult=0.25, depth_mult=0.3)
 STOCHASTIC = dict(drop_rate=0.2, drop_path_rate=0.3)

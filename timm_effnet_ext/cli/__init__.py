@@ -26,5 +26,4 @@ COMMANDS: tuple[Command, ...] = (
     Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
     Command("recipe", "print a recipe for train.py -c, with the source of its numbers"),
     Command("plot", "draw the curves of runs of train.py"),
-    Command("bench", "measure training, inference and start-up beside timm, torchvision and other engines"),
 )

@@ -19,10 +19,10 @@ from statistics import mean, median, stdev
 
 import timm
 import torch
-from fashion_mnist import unpack
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.fashion_mnist import unpack
 from timm_effnet_ext.train.plot import save_plot
 from timm_effnet_ext.train.progressive.schedule import Plan
 from timm_effnet_ext.train.progressive.spec import parse

@@ -1,4 +1,4 @@
-"""Time and memory of a conversion beside TensorFlow's: `python -m tests.bench.convert --tensorflow PYTHON`.
+"""Time and memory of a conversion beside TensorFlow's: `python -m benchmarks.conversion --tensorflow PYTHON`.
 
 Both read the EMA variables of one EfficientNetV2-S checkpoint in the names of google/automl, with RMSProp slots, and
 save them as safetensors. PYTHON is that of an environment with tensorflow and safetensors. Each runs in a process of

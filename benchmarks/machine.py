@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from timm_effnet_ext.bench.contenders import is_there
+from benchmarks.contenders import is_there
 
 _OURS, _PEERS = ("torch", "timm", "timm_effnet_ext"), ("torchvision", "onnxruntime", "openvino")
 

@@ -11,9 +11,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.contenders import Work, predictors, train_step, trainers
+from benchmarks.measure import Spread, alternate, kept_bytes, numbers_of, peak_bytes
 from timm_effnet_ext.arch import PREFIX, TIMM_PREFIX
-from timm_effnet_ext.bench.contenders import Work, predictors, train_step, trainers
-from timm_effnet_ext.bench.measure import Spread, alternate, kept_bytes, numbers_of, peak_bytes
 
 _MIB = 2**20
 

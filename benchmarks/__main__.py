@@ -1,4 +1,4 @@
-"""`bench`: our models beside timm's, torchvision's and other engines, each figure with its bar."""
+"""`python -m benchmarks`: our models beside timm's, torchvision's and other engines, each figure with its bar."""
 
 from __future__ import annotations
 
@@ -6,34 +6,43 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.bars import check_matplotlib, save_bars
+from benchmarks.machine import left_out, machine
+from benchmarks.parts import PARTS, Options
 from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.storage import new_file
 
-NAMES = ("bytes", "train", "inference", "creation", "import")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is run, where, and where the result goes."""
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="PART", help=", ".join(NAMES))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return 1 after one line where that cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--quick", action="store_true", help="B0 only, three rounds: shows that it runs")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/bench"), metavar="FOLDER",
                         help="gets bench.json and bench.png (default: build/bench)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the JSON too, instead of tables")
+    try:
+        run(parser.parse_args(argv))
+    except EffNetExtError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the parts, print each table as soon as it is there, and write both files."""
-    import torch
+    """Run the parts, print each table as soon as it is there, and write both files.
 
-    from timm_effnet_ext.bench.machine import left_out, machine
-    from timm_effnet_ext.bench.parts import PARTS, Options
-    from timm_effnet_ext.bench.plot import check_matplotlib, save_bars
-
+    Raises:
+        EffNetExtError: There is no such device, or no matplotlib.
+    """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
         raise EffNetExtError(f"--device {args.device}: expected cpu, cuda or cuda:N")
     device = torch.device(args.device)
@@ -82,3 +91,7 @@ def _record(table: Any) -> dict[str, Any]:
     ]
     values = {name: spread._asdict() for name, spread in table.values.items()}
     return {"part": table.name, "title": table.title, "unit": table.unit, "values": values, "bars": bars}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
