@@ -53,9 +53,7 @@ def convert(
         chosen = select(checkpoint, readings(checkpoint), options)
         classes = choose_classes(chosen.candidate.match.num_classes, checkpoint, options)
         config = model_config(checkpoint, chosen.candidate, chosen.numerics, classes, options)
-        slots = tuple(_slots(chosen, classes))
-        for slot in _told("checking values", progress, slots):
-            _check_values(slot, checkpoint.path)
+        slots = tuple(_slots(checkpoint.path, chosen, classes))
         with new_folder(out, FILES, overwrite=options.overwrite) as folder:
             write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
             digest = beside.submit(sha256, folder / WEIGHTS_FILE)
@@ -83,12 +81,15 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def _slots(chosen: Selection, classes: Classes) -> Iterator[Slot]:
-    """Yield what is written, in the order of computation; each layer's counter follows its variance."""
+def _slots(path: Path, chosen: Selection, classes: Classes) -> Iterator[Slot]:
+    """Yield what is written, in the order of computation; each layer's counter follows its variance.
+
+    A tensor is read once, and checked when it is its turn: the folder appears only when it is whole.
+    """
     for entry in chosen.entries:
         cut = classes.cut if entry.torch.startswith("classifier.") else 0
         shape = (entry.shape[0] - cut, *entry.shape[1:])
-        yield Slot(entry.torch, "F32", shape, partial(_values, chosen, entry, cut))
+        yield Slot(entry.torch, "F32", shape, partial(_values, path, chosen, entry, cut))
         layer, _, leaf = entry.torch.rpartition(".")
         if leaf == NORM_LEAVES[-1]:
             yield Slot(f"{layer}.{COUNTER_LEAF}", "I64", (), partial(np.zeros, (), "<i8"))
@@ -104,24 +105,23 @@ def _told(step: str, progress: Progress, slots: Sequence[Slot]) -> Iterator[Slot
     progress(step, total, total)
 
 
-def _values(chosen: Selection, entry: Entry, cut: int) -> np.ndarray:
-    return entry.layout.apply(chosen.source[entry.source].read())[cut:]
+def _values(path: Path, chosen: Selection, entry: Entry, cut: int) -> np.ndarray:
+    """Return the values of a tensor in float32.
 
-
-def _check_values(slot: Slot, path: Path) -> None:
-    """Raise unless a tensor's values are such as a trained model can have."""
-    values = slot.load()
-    if slot.dtype != "F32":
-        return
+    Raises:
+        CheckpointFormatError: They are not such as a trained model can have.
+    """
+    values = entry.layout.apply(chosen.source[entry.source].read())[cut:]
     if values.dtype.kind != "f":
-        raise CheckpointFormatError(f"{path}: {slot.name} holds {values.dtype}, expected floating-point numbers")
+        raise CheckpointFormatError(f"{path}: {entry.torch} holds {values.dtype}, expected floating-point numbers")
     with np.errstate(over="ignore"):  # of float64 that float32 cannot hold: infinite, as is said below
         values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
-        raise CheckpointFormatError(f"{path}: {slot.name} has {count} values that are not finite (of {values.size})")
-    if slot.name.endswith(NORM_LEAVES[-1]) and values.min() < 0:
-        raise CheckpointFormatError(f"{path}: {slot.name} has a negative variance ({values.min():.4g})")
+        raise CheckpointFormatError(f"{path}: {entry.torch} has {count} values that are not finite (of {values.size})")
+    if entry.torch.endswith(NORM_LEAVES[-1]) and values.min() < 0:
+        raise CheckpointFormatError(f"{path}: {entry.torch} has a negative variance ({values.min():.4g})")
+    return values
 
 
 def _verify(
