@@ -68,8 +68,9 @@ ARROWS: dict[str, set[str]] = {
     },
     "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "storage"},
     "cli": {
-        "arch", "cam", "convert", "convert.google", "errors", "hub", "hub_format", "hucorz_efficientnet",
-        "label_names", "layout", "photos", "predict", "summary", "train", "train.launcher", "train.progressive",
+        "arch", "cam", "convert", "convert.checkpoint", "convert.dialects", "convert.google", "errors", "hub",
+        "hub_format", "hucorz_efficientnet", "label_names", "photos", "predict", "summary", "train",
+        "train.launcher", "train.progressive",
     },
     "__main__": {"cli", "errors"},
 }  # fmt: skip

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from timm_effnet_ext.cli.output import print_facts, print_json
-from timm_effnet_ext.convert.inspection import Inspection, Reading, inspect_source
+from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.config import Config
+from timm_effnet_ext.convert.dialects.match import Candidate
+from timm_effnet_ext.convert.inspection import Inspection, inspect_source
 from timm_effnet_ext.hub_format import PREPROCESSING
-from timm_effnet_ext.layout import Shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,51 +35,65 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
+    checkpoint, variables = found.checkpoint, found.checkpoint.variables
     size = sum(found.files.values())
-    yield "source", found.path
-    yield "format", f"{found.framework}, {found.format}, {len(found.files)} files, {size / 1e6:,.1f} MB"
-    if found.readings:
-        first, *others = found.readings
-        scale = "" if first.width_mult == first.depth_mult == 1 else f" x{first.width_mult:g} x{first.depth_mult:g}"
-        yield "architecture", f"{first.architecture}{scale}: {first.reason}"
-        yield "dialect", f"{first.dialect}{f' under {first.prefix!r}' if first.prefix else ''}"
-        if others:
-            yield "or", "; ".join(map(_other, others))
-        if found.problem:
-            yield "to be said", found.problem
-        if found.outputs:
-            yield "outputs", found.outputs
-        if found.label_names:
-            yield "classes", ", ".join(f"{i}: {name or '–'}" for i, name in enumerate(found.label_names[:20]))
-        yield from _settings(found)
+    yield "source", str(checkpoint.path)
+    yield "format", f"{checkpoint.framework}, {checkpoint.format}, {len(found.files)} files, {size / 1e6:,.1f} MB"
+    if found.candidates:
+        yield from _reading(found)
     else:
         yield "architecture", f"unknown: {found.problem}"
-    yield "EMA weights", f"yes, of {len(found.ema)} variables" if found.has_ema else "no"
-    yield "variables", f"{len(found.variables)}, and {len(found.slots)} optimizer slots, {len(found.counters)} counters"
+    yield "EMA weights", f"yes, of {len(variables.ema)} variables" if variables.ema else "no"
+    counts = f"{len(variables.slots)} optimizer slots, {len(variables.counters)} counters"
+    yield "variables", f"{len(variables.model)}, and {counts}"
     yield "step", "not said" if found.step is None else str(found.step)
-    for note in found.notes:
+    for note in checkpoint.notes:
         yield "note", note
 
 
-def _other(reading: Reading) -> str:
+def _reading(found: Inspection) -> Iterator[tuple[str, str]]:
+    """Yield what the likeliest reading of the file is, and what a conversion would write of it."""
+    first, *others = found.candidates
+    width, depth = first.match.width_mult, first.match.depth_mult
+    scale = "" if first.match.is_exact else f" x{width:g} x{depth:g}"
+    yield "architecture", f"{first.match.arch_name}{scale}: {first.reason}"
+    yield "dialect", f"{first.dialect.name}{_under(first)}"
+    if others:
+        yield "or", "; ".join(map(_other, others))
+    if found.problem:
+        yield "to be said", found.problem
+    if found.classes:
+        yield "outputs", found.classes.text
+        for i, name in enumerate((found.classes.named.names or ())[:20]):
+            yield f"class {i}", name or "–"
+    yield from _settings(found.config)
+
+
+def _other(candidate: Candidate) -> str:
     """Return another reading of the file in short."""
-    under = f" under {reading.prefix!r}" if reading.prefix else ""
-    return f"{reading.architecture} (width {reading.width_mult:g}, depth {reading.depth_mult:g}){under}"
+    match = candidate.match
+    return f"{match.arch_name} (width {match.width_mult:g}, depth {match.depth_mult:g}){_under(candidate)}"
 
 
-def _settings(found: Inspection) -> Iterator[tuple[str, str]]:
+def _under(candidate: Candidate) -> str:
+    return f" under {candidate.prefix!r}" if candidate.prefix else ""
+
+
+def _settings(config: Config) -> Iterator[tuple[str, str]]:
     """Yield how the model computes and how images are prepared, each with who says so."""
     for part, names in (("model_args", None), ("pretrained_cfg", PREPROCESSING)):
-        for name, value in found.config.get(part, {}).items():
+        for name, value in config.values.get(part, {}).items():
             if names is None or name in names:
                 shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else repr(value)
-                yield name, f"{shown} ({found.origins[f'{part}.{name}']})"
+                yield name, f"{shown} ({config.origins[f'{part}.{name}']})"
 
 
 def _tensors(found: Inspection) -> Iterator[tuple[str, str, str, str]]:
-    kinds: dict[str, Mapping[str, tuple[str, Shape]]] = {
-        "variable": found.variables, "EMA": found.ema, "optimizer slot": found.slots, "counter": found.counters
+    variables = found.checkpoint.variables
+    kinds: dict[str, Mapping[str, TensorEntry]] = {
+        "variable": variables.model, "EMA": variables.ema,
+        "optimizer slot": variables.slots, "counter": variables.counters,
     }  # fmt: skip
     for kind, table in kinds.items():
-        for name, (dtype, shape) in sorted(table.items()):
-            yield name, kind, dtype, " × ".join(map(str, shape)) or "scalar"
+        for name, entry in sorted(table.items()):
+            yield name, kind, entry.dtype, " × ".join(map(str, entry.shape)) or "scalar"
