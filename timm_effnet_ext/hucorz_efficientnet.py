@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,164 +75,18 @@ default_cfgs = generate_default_cfgs(
 __all__: list[str] = []  # register_model adds the entry points
 
 
-def _create(name: str, pretrained: bool, **kwargs: Any) -> EfficientNet:
-    # Imported when a model is built: registering stays quick, and may happen while a module of ours imports timm.
-    from timm_effnet_ext.create import create
+def _entry_point(name: str) -> Callable[..., EfficientNet]:
+    """Return the registered function that builds the architecture of a row, as timm has one for each model."""
 
-    return create(name, pretrained, **kwargs)
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+        # Imported when a model is built: registering stays quick, and may happen while a module of ours imports timm.
+        from timm_effnet_ext.create import create
 
+        return create(name, pretrained, **kwargs)
 
-@register_model
-def hucorz_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B0 (arXiv:1905.11946)."""
-    return _create("efficientnet_b0", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_b1(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B1 (arXiv:1905.11946)."""
-    return _create("efficientnet_b1", pretrained, **kwargs)
+    entry_point.__name__ = entry_point.__qualname__ = PREFIX + name
+    entry_point.__doc__ = f"Build {name}: its row in `timm_effnet_ext.arch` says from which paper."
+    return register_model(entry_point)
 
 
-@register_model
-def hucorz_efficientnet_b2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B2 (arXiv:1905.11946)."""
-    return _create("efficientnet_b2", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_b3(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B3 (arXiv:1905.11946)."""
-    return _create("efficientnet_b3", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_b4(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B4 (arXiv:1905.11946)."""
-    return _create("efficientnet_b4", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_b5(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B5 (arXiv:1905.11946)."""
-    return _create("efficientnet_b5", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_b6(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B6 (arXiv:1905.11946)."""
-    return _create("efficientnet_b6", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_b7(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B7 (arXiv:1905.11946)."""
-    return _create("efficientnet_b7", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_b8(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-B8 (arXiv:1911.09665)."""
-    return _create("efficientnet_b8", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_l2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-L2 (arXiv:1911.04252)."""
-    return _create("efficientnet_l2", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_b0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-B0 (arXiv:2104.00298)."""
-    return _create("efficientnetv2_b0", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_b1(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-B1 (arXiv:2104.00298)."""
-    return _create("efficientnetv2_b1", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_b2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-B2 (arXiv:2104.00298)."""
-    return _create("efficientnetv2_b2", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_b3(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-B3 (arXiv:2104.00298)."""
-    return _create("efficientnetv2_b3", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_s(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-S (arXiv:2104.00298)."""
-    return _create("efficientnetv2_s", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_m(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-M (arXiv:2104.00298)."""
-    return _create("efficientnetv2_m", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_l(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-L (arXiv:2104.00298)."""
-    return _create("efficientnetv2_l", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnetv2_xl(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNetV2-XL (arXiv:2104.00298)."""
-    return _create("efficientnetv2_xl", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-Lite0 (tensorflow/tpu efficientnet/lite)."""
-    return _create("efficientnet_lite0", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_lite1(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-Lite1 (tensorflow/tpu efficientnet/lite)."""
-    return _create("efficientnet_lite1", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_lite2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-Lite2 (tensorflow/tpu efficientnet/lite)."""
-    return _create("efficientnet_lite2", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_lite3(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-Lite3 (tensorflow/tpu efficientnet/lite)."""
-    return _create("efficientnet_lite3", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_lite4(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-Lite4 (tensorflow/tpu efficientnet/lite)."""
-    return _create("efficientnet_lite4", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_es(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-EdgeTPU-S (tensorflow/tpu efficientnet/edgetpu)."""
-    return _create("efficientnet_es", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_em(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-EdgeTPU-M (tensorflow/tpu efficientnet/edgetpu)."""
-    return _create("efficientnet_em", pretrained, **kwargs)
-
-
-@register_model
-def hucorz_efficientnet_el(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """EfficientNet-EdgeTPU-L (tensorflow/tpu efficientnet/edgetpu)."""
-    return _create("efficientnet_el", pretrained, **kwargs)
+globals().update({PREFIX + name: _entry_point(name) for name in ARCHS})
