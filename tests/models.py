@@ -14,9 +14,9 @@ from tests.closeness import FLOAT32, assert_close
 SMALL = {"width_mult": 0.25, "depth_mult": 0.3}  # made in a moment; deep enough that some blocks are residual
 
 
-def images(*size: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return random images (batch, 3, H, W); one size makes them square."""
-    return torch.randn(batch, 3, size[0], size[-1], generator=torch.Generator().manual_seed(1)).to(dtype)
+def images(*size: int, batch: int = 2, chans: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return random images (batch, chans, H, W); one size makes them square."""
+    return torch.randn(batch, chans, size[0], size[-1], generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
@@ -34,8 +34,9 @@ def calibrated(model: nn.Module, *size: int, batch: int = 8) -> nn.Module:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
+    stem = next(model.parameters())
     with torch.no_grad():
-        model.train()(images(*(size or (96,)), batch=batch, dtype=next(model.parameters()).dtype))
+        model.train()(images(*(size or (96,)), batch=batch, chans=stem.shape[1], dtype=stem.dtype))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()

@@ -25,6 +25,15 @@ from torch import Tensor, nn
 from timm_effnet_ext.arch import BN_EPS, Block
 
 
+def is_recorded(x: Tensor) -> bool:
+    """Whether what is computed of `x` is written down for tensors of other sizes, as tracers and exporters do.
+
+    A record keeps one side of every branch, so its code may not branch on a size. Tracers give sizes that are no plain
+    numbers; where torch.export has Python's bytecode read, they look like numbers.
+    """
+    return is_exporting() or not isinstance(x.numel(), int)
+
+
 @register_notrace_module
 class SiLU(nn.SiLU):
     """SiLU that overwrites its input only where there is no backward, for which autograd would first copy the input.
@@ -33,7 +42,7 @@ class SiLU(nn.SiLU):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        is_free = not torch.is_grad_enabled() and not torch.jit.is_tracing()
+        is_free = not is_recorded(input) and not torch.is_grad_enabled()
         return F.silu(input, inplace=self.inplace and is_free)
 
 
@@ -58,7 +67,7 @@ class StridedSameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, cols = self.surplus(x)
-        if is_exporting() or (self.grows and rows + cols > 0):
+        if is_recorded(x) or (self.grows and rows + cols > 0):
             return self._forward_any_size(x)
         padding = [self.same + rows, self.same + cols]
         x = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
@@ -80,7 +89,7 @@ class StridedSameConv2d(nn.Conv2d):
 @torch.fx.wrap
 def _channel_means(x: Tensor) -> Tensor:
     """Return the means (B, C, 1, 1) of a feature map (B, C, H, W)."""
-    if x.dtype == torch.float32 and not is_exporting():
+    if x.dtype == torch.float32 and not is_recorded(x):
         # The same value; but the backward of a mean fills a whole map with its gradient, that of a sum does not.
         return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
     return x.mean((2, 3), keepdim=True)

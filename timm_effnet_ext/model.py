@@ -298,9 +298,10 @@ class EfficientNet(_Trunk):
 
     def forward(self, x: Tensor) -> Tensor:
         drop_rate = self.drop_rate
-        for size, rate in self.drop_rate_at:
-            if size == x.shape[-1]:
-                drop_rate = rate
+        if self.training:  # else an exporter would tie its graph to a size for nothing
+            for size, rate in self.drop_rate_at:
+                if size == x.shape[-1]:
+                    drop_rate = rate
         return self.forward_head(self.forward_features(x), drop_rate=drop_rate)
 
 

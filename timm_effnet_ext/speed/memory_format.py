@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from timm_effnet_ext.layers import is_recorded
+
 
 def is_eager(image: Any) -> bool:
     """Whether `image` is computed as the code says: by no compiler, tracer or transform of torch.func."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(image, Tensor):
+    if not isinstance(image, Tensor) or is_recorded(image) or torch.compiler.is_compiling():
         return False
     return not torch._C._are_functorch_transforms_active()
 
