@@ -18,6 +18,7 @@ from timm.layers import (
     get_attn,
     get_norm_act_layer,
     is_exporting,
+    pad_same,
 )
 from timm.models import register_notrace_module
 from torch import Tensor, nn
@@ -48,42 +49,72 @@ class SiLU(nn.SiLU):
 
 @register_notrace_module
 class StridedSameConv2d(nn.Conv2d):
-    """Stride-2 convolution with TensorFlow's SAME padding that copies as little as can be.
+    """Convolution with TensorFlow's SAME padding that copies as little as can be where it halves the size.
 
     For an odd size SAME is the symmetric padding `p = (k - 1) / 2`. For an even size it is `(p - 1, p)`: the
     windows of a symmetric padding `p + 1` without the first one, so the convolution can pad by itself and the first
     row or column of the output is dropped. That output is four times smaller where the convolution is depthwise;
-    where it has so many more channels that it is not smaller, the input is padded instead.
+    where it has so many more channels that it is not smaller, the input is padded instead. So it is for strides other
+    than 2, even kernels and dilation, which the models do not have.
 
-    Shapes: (B, C, H, W) -> (B, O, ceil(H / 2), ceil(W / 2)).
+    Its arguments are those of `nn.Conv2d`, so that tools can build another of its kind. `padding` says "same", which
+    torch takes for no strided convolution: a tool that builds a plain one from it fails, and does not compute something
+    else.
+
+    Shapes: (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ValueError: `padding` is not "same", or it is not made of zeros.
     """
 
-    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, **kwargs: Any) -> None:
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size of a SAME convolution must be odd, got {kernel_size}")
-        super().__init__(in_chs, out_chs, kernel_size, stride=2, padding=kernel_size // 2, **kwargs)
-        self.same = kernel_size // 2
-        self.grows = out_chs >= 4 * in_chs
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = "same",
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if padding != "same" or padding_mode != "zeros":
+            raise ValueError(
+                "a SAME convolution has padding='same' and padding_mode='zeros', "
+                f"got padding={padding!r} and padding_mode={padding_mode!r}"
+            )
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias, device=device, dtype=dtype
+        )
+        self.padding = padding
+        self.margin = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        is_odd = self.kernel_size[0] % 2 == self.kernel_size[1] % 2 == 1
+        self.halves = is_odd and self.stride == (2, 2) and self.dilation == (1, 1)
+        self.grows = out_channels >= 4 * in_channels
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows, cols = self.surplus(x)
-        if is_recorded(x) or (self.grows and rows + cols > 0):
-            return self._forward_any_size(x)
-        padding = [self.same + rows, self.same + cols]
-        x = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        return F.pad(x, [-cols, 0, -rows, 0]) if rows + cols > 0 else x
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.halves and not is_recorded(input):
+            rows, cols = self.surplus(input)
+            if rows + cols == 0 or not self.grows:
+                padding = [self.margin[0] + rows, self.margin[1] + cols]
+                x = F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+                return F.pad(x, [-cols, 0, -rows, 0]) if rows + cols > 0 else x
+        return F.conv2d(self._padded(input), weight, bias, self.stride, (0, 0), self.dilation, self.groups)
 
     def surplus(self, x: Tensor) -> tuple[int, int]:
         """Return how many first rows and columns of the output, 0 or 1, are dropped for the size of `x`."""
-        return 1 - x.shape[2] % 2, 1 - x.shape[3] % 2
+        return 1 - x.shape[-2] % 2, 1 - x.shape[-1] % 2
 
-    def _forward_any_size(self, x: Tensor) -> Tensor:
+    def _padded(self, x: Tensor) -> Tensor:
+        if not self.halves:
+            return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         # One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the
         # exporter sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
-        p = self.same
-        out_h, out_w = (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
-        x = F.pad(x, [2 * out_w - x.shape[3] + p - 1, p, 2 * out_h - x.shape[2] + p - 1, p])
-        return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+        (h, w), (ph, pw) = x.shape[-2:], self.margin
+        return F.pad(x, [(w + 1) // 2 * 2 - w + pw - 1, pw, (h + 1) // 2 * 2 - h + ph - 1, ph])
 
 
 @torch.fx.wrap
@@ -140,13 +171,10 @@ class LayerFactory:
         self, in_chs: int, out_chs: int, kernel_size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1
     ) -> nn.Module:
         """Return a convolution without bias: (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride))."""
-        if self.pad_type == "same" and stride == 2:
-            if dilation != 1:
-                raise ValueError(f"a stride-2 SAME convolution has dilation 1, got {dilation}")
-            return StridedSameConv2d(in_chs, out_chs, kernel_size, groups=groups, bias=False, **self.dd)
-        return create_conv2d(
+        make = StridedSameConv2d if self.pad_type == "same" and stride > 1 else create_conv2d
+        return make(
             in_chs, out_chs, kernel_size,
-            stride=stride, dilation=dilation, groups=groups, padding=self.pad_type, **self.dd,
+            stride=stride, padding=self.pad_type, dilation=dilation, groups=groups, bias=False, **self.dd,
         )  # fmt: skip
 
     def norm_act(self, chs: int, *, apply_act: bool = True) -> nn.Module:

@@ -247,10 +247,10 @@ def _conv_backward(
     conv: Any, d_out: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Return the gradients of the convolution's input and weight."""
-    padding = list(conv.padding)
-    if isinstance(conv, StridedSameConv2d):
+    padding = conv.padding
+    if type(conv) is StridedSameConv2d:
         rows, cols = conv.surplus(x)
-        padding = [padding[0] + rows, padding[1] + cols]
+        padding = [conv.margin[0] + rows, conv.margin[1] + cols]
         d_out = F.pad(d_out, [cols, 0, rows, 0])
     d_x, d_weight, _ = torch.ops.aten.convolution_backward(
         d_out, x.to(d_out.dtype), weight.to(d_out.dtype), None,
@@ -276,8 +276,11 @@ def _run(module: Any, x: Activation) -> Activation:
 
 
 def _is_known_conv(conv: Any) -> bool:
-    is_plain = type(conv) in (nn.Conv2d, StridedSameConv2d) and not is_intercepted(conv)
-    return is_plain and conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    if type(conv) is StridedSameConv2d:
+        is_plain = conv.halves
+    else:
+        is_plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return is_plain and conv.bias is None and not is_intercepted(conv)
 
 
 def _is_known_norm(norm: Any) -> bool:
