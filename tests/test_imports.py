@@ -18,7 +18,6 @@ FILES = sorted(ROOT.rglob("*.py"))
 ARROWS: dict[str, set[str]] = {
     "_register": set(),
     "errors": set(),
-    "freeze": set(),
     "outputs": set(),
     "__init__": {"_register"},
     "arch": {"errors"},
@@ -32,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "provenance": {"errors", "hub_errors", "hub_format", "storage"},
     "train": {"errors", "storage"},
     "convert.checkpoint": {"arch", "layout"},
+    "freeze": {"layers"},
     "identify": {"arch", "layout"},
     "load_errors": {"errors", "hub_errors", "provenance"},
     "speed": {"layers"},

@@ -5,22 +5,30 @@ import difflib
 import re
 from typing import TypeVar
 
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
+from timm_effnet_ext.layers import FrozenBatchNorm
+
 _RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # of stages; longer numbers are no part
+_BATCH_NORMS = (BatchNormAct2d, SyncBatchNormAct, nn.BatchNorm2d, nn.SyncBatchNorm)
 _Self = TypeVar("_Self", bound="Freezable")
 
 
 class Freezable(nn.Module):
     """A model of which some parts stay in evaluation mode whatever mode it is put in, and have no gradients.
 
+    Their BatchNorms become `FrozenBatchNorm`, since evaluation mode alone does not hold: weight averaging, for one,
+    resets the statistics of every BatchNorm that it finds. Norms of other kinds stay as they are.
+
     Autograd keeps nothing of a part whose input needs no gradient: a frozen beginning costs no activation memory.
-    TorchScript does not keep the mode: call `eval()` on the frozen parts of a scripted model after each `train()`.
+    TorchScript does not keep the mode, which stochastic depth and dropout follow: call `eval()` on the frozen parts of
+    a scripted model after each `train()`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.frozen: tuple[str, ...] = ()  # names, not modules: what replaces one (SyncBatchNorm) is frozen too
+        self.frozen: tuple[str, ...] = ()  # names, not modules: what replaces one is frozen too
 
     def train(self: _Self, mode: bool = True) -> _Self:
         """Set the mode of everything that is not frozen."""
@@ -33,6 +41,9 @@ class Freezable(nn.Module):
     def freeze(self, parts: str, linear_probe: bool = False) -> None:
         """Freeze `parts`, e.g. "stem,blocks.0-3"; with `linear_probe` all but the classifier.
 
+        To thaw all: `timm.layers.unfreeze_batch_norm_2d(model).requires_grad_()`, then `model.freeze("")`. The
+        BatchNorms come back with PyTorch's momentum of 0.1, and an optimizer made before does not know their weights.
+
         Raises:
             ValueError: A part does not exist, or nothing is left to train.
         """
@@ -40,7 +51,10 @@ class Freezable(nn.Module):
         names = list(existing) if linear_probe else _split(parts, existing)
         self.frozen = tuple(module for name in names for module in existing[name])
         for name in self.frozen:
-            self.get_submodule(name).requires_grad_(False)
+            part = self.get_submodule(name).requires_grad_(False)
+            for path, norm in list(part.named_modules(prefix=name)):
+                if type(norm) in _BATCH_NORMS and norm.track_running_stats and not norm._forward_hooks:
+                    self.set_submodule(path, FrozenBatchNorm.of(norm))
         if names and not any(p.requires_grad for p in self.parameters()):
             raise ValueError(f"nothing is left to train: {','.join(names)} are frozen and there is no classifier")
         self.train(self.training)

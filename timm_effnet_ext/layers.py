@@ -12,6 +12,7 @@ import torch.fx
 import torch.nn.functional as F
 from timm.layers import (
     DropPath,
+    FrozenBatchNormAct2d,
     create_act_layer,
     create_conv2d,
     get_act_layer,
@@ -115,6 +116,36 @@ class StridedSameConv2d(nn.Conv2d):
         # exporter sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
         (h, w), (ph, pw) = x.shape[-2:], self.margin
         return F.pad(x, [(w + 1) // 2 * 2 - w + pw - 1, pw, (h + 1) // 2 * 2 - h + ph - 1, ph])
+
+
+@register_notrace_module
+class FrozenBatchNorm(FrozenBatchNormAct2d):
+    """BatchNorm whose statistics, weight and bias are constants: what looks for BatchNorms or parameters passes it by.
+
+    It is timm's, and thawed by timm's `unfreeze_batch_norm_2d`, but one operation instead of two, whose result has the
+    dtype of its input under autocast too.
+
+    Shapes: (B, C, H, W), unchanged.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    @classmethod
+    def of(cls, norm: Any) -> "FrozenBatchNorm":
+        """Return the frozen twin of a BatchNorm, with its activation if it has one."""
+        mean = norm.running_mean
+        frozen = cls(norm.num_features, norm.eps, apply_act=False, device=mean.device, dtype=mean.dtype)
+        frozen.load_state_dict(norm.state_dict(), strict=False)  # a norm without weight and bias has 1 and 0
+        frozen.num_features, frozen.affine = norm.num_features, norm.affine  # which timm's function looks at
+        frozen.drop, frozen.act = getattr(norm, "drop", frozen.drop), getattr(norm, "act", frozen.act)
+        return frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return self.act(self.drop(x))
 
 
 @torch.fx.wrap

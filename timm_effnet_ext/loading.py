@@ -111,9 +111,9 @@ def _check_shapes(
     found: Mapping[str, Shape], expected: Mapping[str, Shape], where: str, full: Mapping[str, Shape]
 ) -> None:
     """Raise unless `found` has the names and shapes that are `expected`; `full` is all that the source has."""
-    # Files written before PyTorch 0.4.1 have no counters; a counter carries no weight.
+    # Files written before PyTorch 0.4.1 have no counters, nor have frozen norms; a counter carries no weight.
     missing = {k for k in expected.keys() - found.keys() if not k.endswith(COUNTER_LEAF)}
-    unknown = found.keys() - expected.keys()
+    unknown = {k for k in found.keys() - expected.keys() if not k.endswith(COUNTER_LEAF)}
     differ = sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k])
     if not (missing or unknown or differ):
         return

@@ -317,12 +317,12 @@ class EfficientNetFeatures(_Trunk):
         super().__init__(arch, **kwargs)
         self.feature_info = FeatureInfo(self._features, tuple(out_indices))
         self._stages = [f["stage"] for f in self.feature_info.get_dicts()]
+        init_weights(self)
+        self.freeze(freeze)  # before the hooks, as it replaces norms
         self.feature_hooks = None
         if kwargs.get("feature_location", "bottleneck") == "expansion":
             hooks = self.feature_info.get_dicts(keys=["module", "hook_type"])
             self.feature_hooks = FeatureHooks(hooks, self.named_modules())
-        init_weights(self)
-        self.freeze(freeze)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         outputs = self._outputs(x)

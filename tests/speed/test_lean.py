@@ -269,8 +269,12 @@ def freeze_convolutions(model: Any) -> None:
             module.requires_grad_(False)
 
 
+def freeze_stages(model: Any) -> None:
+    model.freeze("blocks.1-2")
+
+
 @pytest.mark.parametrize(
-    "freeze", [freeze_half, freeze_statistics, freeze_batch_norm_2d, freeze_norms, freeze_convolutions]
+    "freeze", [freeze_half, freeze_statistics, freeze_batch_norm_2d, freeze_norms, freeze_convolutions, freeze_stages]
 )
 def test_frozen_parts(freeze: Callable[[Any], None]) -> None:
     model, lean = pair("efficientnet_b0")
@@ -280,6 +284,24 @@ def test_frozen_parts(freeze: Callable[[Any], None]) -> None:
     assert_close(output, expected, FLOAT64)
     assert_same_grads(model, lean)
     assert_same_buffers(model, lean)
+
+
+@pytest.mark.parametrize("freeze", [freeze_batch_norm_2d, lambda model: model.freeze("blocks.1-5")])
+def test_frozen_norms_are_known(freeze: Callable[[Any], Any]) -> None:
+    _, lean = pair("efficientnet_b0", torch.float32)
+    frozen, x = copy.deepcopy(lean), images(dtype=torch.float32)
+    freeze(frozen)
+    assert kept_bytes(frozen, lambda: frozen(x)) <= kept_bytes(lean, lambda: lean(x))
+
+
+@pytest.mark.parametrize("freeze", [freeze_batch_norm_2d, freeze_stages])
+def test_frozen_norms_under_autocast(freeze: Callable[[Any], Any]) -> None:
+    model, lean = pair("efficientnet_b0", torch.float32, features_only=True, num_classes=None)
+    freeze(model), freeze(lean)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for expected, found in zip(run(model, images().float()), run(lean, images().float()), strict=True):
+            assert torch.equal(found, expected)
+            assert found.dtype == expected.dtype
 
 
 def test_gradients_accumulate() -> None:

@@ -9,11 +9,12 @@ import torch
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import nn
 
+from timm_effnet_ext.layers import FrozenBatchNorm
 from timm_effnet_ext.speed.chains import Link, is_intercepted, model_links
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_FOLDED = (BatchNormAct2d, FrozenBatchNormAct2d)
+_FOLDED = (BatchNormAct2d, FrozenBatchNormAct2d, FrozenBatchNorm)
 
 
 def optimize_for_inference(model: Model) -> Model:

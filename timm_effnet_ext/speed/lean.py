@@ -20,16 +20,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from timm_effnet_ext.layers import SiLU, SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.layers import FrozenBatchNorm, SiLU, SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.speed.chains import block_links, has_chain, is_intercepted, model_links
 from timm_effnet_ext.speed.memory_format import in_fast_format, is_eager
 
 _logger = logging.getLogger(__name__)
 
+_FROZEN_NORMS = (FrozenBatchNorm, FrozenBatchNormAct2d)
 _ACT_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
 
 
@@ -105,6 +106,8 @@ class Activation:
 
     def _is_known(self) -> bool:
         norm: Any = self._norm
+        if type(norm) is FrozenBatchNormAct2d and norm.running_mean.dtype != self._y.dtype:
+            return False  # under autocast, timm's turns its input into float32
         return _is_known_norm(norm) and _is_known_act(norm.act) and _is_known_attention(self._attention)
 
     def _link(self, conv: nn.Module | None) -> tuple[Any, Tensor]:
@@ -138,7 +141,7 @@ class _Link(Function):
     @staticmethod
     def forward(ctx, link, is_kept, y, shortcut, mask, weight, gamma, beta, *se_params):  # type: ignore[no-untyped-def]
         ctx.set_materialize_grads(False)
-        ctx.link, ctx.training, ctx.is_kept = link, link.norm.training, is_kept
+        ctx.link, ctx.training, ctx.is_kept = link, _takes_statistics(link.norm), is_kept
         ctx.autocast = _autocast_like_now(y.device.type)
         with ctx.autocast:
             x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
@@ -225,18 +228,20 @@ def _combine(
     return x
 
 
-def _batch_norm(
-    norm: BatchNormAct2d, y: Tensor, gamma: Tensor | None, beta: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _batch_norm(norm: Any, y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `norm` makes of `y`, its activation left out, with the mean and 1 / deviation that it took."""
     stats: Any = (norm.running_mean, norm.running_var)
-    if not norm.training:
+    if not _takes_statistics(norm):
         mean, invstd = stats[0].clone(), torch.rsqrt(stats[1] + norm.eps)
         return _normalize(y, gamma, beta, mean, invstd.pow(-2)), mean, invstd
     if y.numel() == y.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(y.shape)}")
-    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    norm.num_batches_tracked.add_(1)
     return torch.ops.aten.native_batch_norm(y, gamma, beta, *stats, True, norm.momentum, norm.eps)
+
+
+def _takes_statistics(norm: nn.Module) -> bool:
+    return norm.training and type(norm) not in _FROZEN_NORMS
 
 
 def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
@@ -284,10 +289,11 @@ def _is_known_conv(conv: Any) -> bool:
 
 
 def _is_known_norm(norm: Any) -> bool:
-    if type(norm) is not BatchNormAct2d or is_intercepted(norm):
+    if type(norm) not in (BatchNormAct2d, *_FROZEN_NORMS) or is_intercepted(norm):
         return False
     has_drop = type(norm.drop) is not nn.Identity or is_intercepted(norm.drop)
-    return not has_drop and norm.track_running_stats and norm.momentum is not None
+    is_frozen = type(norm) in _FROZEN_NORMS
+    return not has_drop and (is_frozen or (norm.track_running_stats and norm.momentum is not None))
 
 
 def _is_known_act(act: nn.Module) -> bool:
