@@ -11,6 +11,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from timm.layers import (
+    BatchNormAct2d,
     DropPath,
     FrozenBatchNormAct2d,
     create_act_layer,
@@ -212,7 +213,7 @@ class LayerFactory:
         """Return the norm followed by the activation, or by nothing."""
         layer = get_norm_act_layer(self.norm_layer or nn.BatchNorm2d, self._act)
         base, given = (layer.func, layer.keywords) if isinstance(layer, partial) else (layer, {})
-        if isinstance(base, type) and issubclass(base, nn.modules.batchnorm._BatchNorm):
+        if base is BatchNormAct2d:
             layer = partial(base, **{"eps": self.bn_eps, "momentum": self.bn_momentum, **given})
         return layer(chs, apply_act=apply_act, inplace=apply_act, **self.dd)
 

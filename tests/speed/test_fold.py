@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 from typing import Any
 
 import pytest
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
-from torch import nn
+from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d, freeze_batch_norm_2d
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import timm_effnet_ext
 from tests.closeness import FLOAT32, assert_close
@@ -94,6 +96,89 @@ def test_changed_models(change: Any) -> None:
     folded = optimize_for_inference(model)
     assert not norms_left(folded)
     assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
+
+
+class Branched(nn.Conv2d):
+    """A convolution with more than one: what an adapter makes of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.mean()
+
+
+def rebuilt(conv: nn.Conv2d, make: Any) -> nn.Conv2d:
+    """Return a convolution of another class with the same attributes."""
+    return make(
+        conv.in_channels, conv.out_channels, conv.kernel_size,
+        stride=conv.stride, padding=conv.padding, groups=conv.groups, bias=conv.bias is not None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda conv: rebuilt(conv, StdConv2d),
+        lambda conv: rebuilt(conv, Branched),
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        torch.no_grad()(lambda conv: prune.l1_unstructured(conv, "weight", 0.5)),  # else torch cannot copy it
+    ],
+    ids=["StdConv2d", "subclass", "weight_norm", "spectral_norm", "pruned"],
+)
+def test_convolutions_of_other_kinds_stay(change: Any) -> None:
+    model = trained()
+    block = model.blocks[2][0]
+    block.conv_pw = change(block.conv_pw)
+    folded = optimize_for_inference(model)
+    assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
+    assert [name for name in norms_left(folded) if "parametrizations" not in name] == ["blocks.2.0.bn1"]
+
+
+def test_timms_own_convolution_is_folded() -> None:
+    model = trained()
+    block = model.blocks[2][0]
+    conv = block.conv_dw
+    block.conv_dw = Conv2dSame(
+        conv.in_channels, conv.out_channels, conv.kernel_size, stride=2, groups=conv.groups, bias=False
+    )
+    folded = optimize_for_inference(model)
+    assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
+    assert not norms_left(folded)
+
+
+class DoubledNorm(BatchNormAct2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Noted(nn.Identity):
+    def forward(self, input: Tensor) -> Tensor:
+        return input + 1
+
+
+def with_doubled_norm(block: Any) -> None:
+    block.bn1.__class__ = DoubledNorm
+
+
+def with_another_drop(block: Any) -> None:
+    block.bn1.drop = Noted()
+
+
+def with_its_own_forward(block: Any) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv_pw(x) + 1)
+        x = self.bn2(self.conv_dw(x))
+        return self.bn3(self.conv_pwl(self.se(x)))
+
+    block.forward = MethodType(forward, block)
+
+
+@pytest.mark.parametrize("change", [with_doubled_norm, with_another_drop, with_its_own_forward])
+def test_norms_of_other_kinds_stay(change: Any) -> None:
+    model = trained()
+    change(model.blocks[5][0])
+    folded = optimize_for_inference(model)
+    assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
+    assert "blocks.5.0.bn1" in norms_left(folded)
 
 
 def test_folding_twice_changes_nothing() -> None:

@@ -176,6 +176,21 @@ def test_other_layers_of_ones_own_are_called() -> None:
     assert_same_grads(model, lean)
 
 
+class Scaled(nn.Identity):
+    def forward(self, input: Tensor) -> Tensor:
+        return input * 0.5
+
+
+@pytest.mark.parametrize("name", ["se", "drop_path", "bn1.act", "bn1.drop"])
+@pytest.mark.parametrize("layer", [Scaled(), nn.Dropout(0.3)], ids=["Identity", "Dropout"])
+def test_layers_that_only_look_known_are_called(name: str, layer: nn.Module) -> None:
+    model, lean = pair("efficientnet_b0", depth_mult=0.6)
+    for m in (model, lean):
+        m.blocks[4][1].set_submodule(name, copy.deepcopy(layer))
+    assert torch.equal(run(lean, images()), run(model, images()))
+    assert_same_grads(model, lean)
+
+
 @pytest.mark.parametrize("path", ["conv_stem", "bn1", "blocks", "blocks.2", "blocks.1.0", "blocks.1.0.conv_dw",
                                   "blocks.1.0.bn2", "blocks.1.0.bn2.act", "blocks.1.0.bn2.drop", "blocks.1.0.se",
                                   "blocks.1.0.se.gate", "blocks.4.1.drop_path", "conv_head"])  # fmt: skip

@@ -40,13 +40,18 @@ class Link(NamedTuple):
     def attention(self) -> nn.Module | None:
         """The channel attention; None without one."""
         attention = getattr(self.owner, self.attention_name) if self.attention_name else None
-        return None if isinstance(attention, nn.Identity) and not is_intercepted(attention) else attention
+        return None if type(attention) is nn.Identity and not is_intercepted(attention) else attention
 
 
 def is_intercepted(module: nn.Module) -> bool:
     """Whether calling `module` is more than its class's forward: hooks, a forward of its own, a compiled one."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module) or module._compiled_call_impl is not None
+    return any(hooks) or has_own_forward(module) or module._compiled_call_impl is not None
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether `module` has a forward of its own in place of its class's."""
+    return "forward" in vars(module)
 
 
 def has_chain(module: nn.Module) -> bool:

@@ -6,23 +6,25 @@ import copy
 from typing import TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d
 from torch import nn
 
-from timm_effnet_ext.layers import FrozenBatchNorm
-from timm_effnet_ext.speed.chains import Link, is_intercepted, model_links
+from timm_effnet_ext.layers import FrozenBatchNorm, StridedSameConv2d
+from timm_effnet_ext.speed.chains import Link, has_own_forward, is_intercepted, model_links
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_FOLDED = (BatchNormAct2d, FrozenBatchNormAct2d, FrozenBatchNorm)
+# Exactly these: a class derived from one of them may compute something else from the same weight.
+_CONVS = (nn.Conv2d, Conv2dSame, StridedSameConv2d)
+_NORMS = (BatchNormAct2d, FrozenBatchNormAct2d, FrozenBatchNorm)
 
 
 def optimize_for_inference(model: Model) -> Model:
     """Return a copy of `model` that computes the same with fewer and faster steps; `model` is left as it is.
 
     The copy is in eval mode and channels_last, has no gradients, and its BatchNorms are part of the convolutions.
-    Other norms stay. It can be scripted, compiled and exported like the original, and keeps `features_only`; run it
-    under `torch.inference_mode()`.
+    Other norms stay, and so do those behind layers of one's own. It can be scripted, compiled and exported like the
+    original, and keeps `features_only`; run it under `torch.inference_mode()`.
 
     Raises:
         TypeError: `model` is not one of ours.
@@ -37,10 +39,11 @@ def optimize_for_inference(model: Model) -> Model:
 
 
 def _is_foldable(link: Link) -> bool:
-    norm = link.norm
-    is_watched = is_intercepted(norm) or is_intercepted(link.conv)  # by who wants their own inputs and outputs
-    is_plain = type(norm) in _FOLDED and isinstance(norm.drop, nn.Identity) and norm.running_var is not None
-    return is_plain and isinstance(link.conv, nn.Conv2d) and not is_watched
+    conv, norm = link.conv, link.norm
+    if type(conv) not in _CONVS or type(norm) not in _NORMS or type(norm.drop) is not nn.Identity:
+        return False
+    is_watched = any(map(is_intercepted, (conv, norm, norm.drop)))  # by who wants their own inputs and outputs
+    return norm.running_var is not None and not is_watched and not has_own_forward(link.owner)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
+from timm.layers import BatchNormAct2d, DropPath, FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
@@ -98,7 +98,7 @@ class Activation:
 
     def add(self, shortcut: Activation, drop_path: nn.Module) -> None:
         """Let the value pass `drop_path`, then add the value of `shortcut`."""
-        if not isinstance(drop_path, nn.Identity):
+        if type(drop_path) is not nn.Identity:
             ones = self._y.new_ones(()).expand(self._y.shape[0], 1, *self._y.shape[2:])  # its size may decide the rate
             self._drop_mask = drop_path(ones)[:, :, :1, :1].clone()
         self._shortcut = shortcut.value()
@@ -270,7 +270,7 @@ def _run(module: Any, x: Activation) -> Activation:
         for child in module:
             x = _run(child, x)
         return x
-    if is_intercepted(module) or not has_chain(module) or is_intercepted(module.drop_path):
+    if is_intercepted(module) or not has_chain(module) or not _is_known_drop(module.drop_path):
         return Activation(module(x.value()))
     shortcut = x
     for link in block_links(module):
@@ -294,6 +294,11 @@ def _is_known_norm(norm: Any) -> bool:
     has_drop = type(norm.drop) is not nn.Identity or is_intercepted(norm.drop)
     is_frozen = type(norm) in _FROZEN_NORMS
     return not has_drop and (is_frozen or (norm.track_running_stats and norm.momentum is not None))
+
+
+def _is_known_drop(drop: nn.Module) -> bool:
+    """Whether `drop` leaves all as it is, or scales each image's whole map, by whatever schedule."""
+    return (type(drop) is nn.Identity or isinstance(drop, DropPath)) and not is_intercepted(drop)
 
 
 def _is_known_act(act: nn.Module) -> bool:
