@@ -106,7 +106,8 @@ class _Trunk(Freezable):
         """Keep only convolution outputs for the backward pass, the rest is recomputed; gradients stay the same.
 
         For eager training: `torch.compile` has its own means, and gradient checkpointing, which keeps even less in
-        more time, goes before. Differentiating twice needs it off.
+        more time, goes before. Differentiating twice needs it off. Hooks of modules and parameters run as without it;
+        what tracks every module of a program at once sees fewer of them.
         """
         self.lean_training = enable
         if enable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import torch
 import torch.multiprocessing as mp
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 import timm_effnet_ext  # noqa: F401  registers the models
 from benchmarks.measure import kept_bytes
@@ -78,6 +82,60 @@ def test_random_numbers_are_drawn_as_without_it() -> None:
     state = torch.get_rng_state()
     run(lean, images())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_hooks_of_parameters_run_once() -> None:
+    counts = []
+    models = pair("efficientnet_b0")
+    for model in models:
+        seen: Counter[str] = Counter()
+        for name, p in model.named_parameters():
+            p.register_hook(lambda grad, seen=seen, name=name: (seen.update([name]), grad * 0.5)[1])
+            p.register_post_accumulate_grad_hook(lambda p, seen=seen, name=name: seen.update([f"{name} after"]))
+        run(model, images())
+        counts.append(seen)
+    assert counts[1] == counts[0]
+    assert set(counts[1].values()) == {1}
+    assert_same_grads(*models)
+
+
+@pytest.mark.parametrize("mode", ["all", "any"])
+def test_hooks_of_many_parameters_run_once(mode: Any) -> None:
+    _, lean = pair("efficientnet_b0")
+    called: list[int] = []
+    register_multi_grad_hook(list(lean.parameters()), lambda grads: called.append(1), mode=mode)
+    run(lean, images())
+    assert called == [1]
+
+
+def test_flops_are_counted_as_without_it() -> None:
+    counts = []
+    for model in pair("efficientnet_b0"):
+        with FlopCounterMode(display=False) as counter:
+            run(model, images())
+        counts.append(counter.get_flop_counts()["Global"])
+    assert counts[1] == counts[0]  # what backward recomputes has no convolutions
+
+
+def test_modules_can_be_tracked() -> None:
+    model, lean = pair("efficientnet_b0")
+    run(model, images())
+    with ModuleTracker():
+        run(lean, images())
+    assert_same_grads(model, lean)
+
+
+def test_an_attention_of_other_layers_trains_the_same() -> None:
+    model, lean = pair("efficientnet_b0")
+    for m in (model, lean):
+        conv = m.blocks[1][0].se.conv_reduce
+        torch.manual_seed(3)
+        m.blocks[1][0].se.conv_reduce = nn.Sequential(conv, nn.Conv2d(conv.out_channels, conv.out_channels, 1)).double()
+        m.blocks[2][0].se.conv_expand.stride = (2, 2)
+        m.blocks[3][0].se.gate = nn.Hardsigmoid()
+        m.blocks[4][0].se.act1 = nn.PReLU().double()
+    assert torch.equal(run(lean, images()), run(model, images()))
+    assert_same_grads(model, lean)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 33), (40, 35)])

@@ -169,7 +169,7 @@ class _Link(Function):
             activated = F.silu(normalized)
         elif not isinstance(act, nn.Identity):
             with torch.enable_grad(), ctx.autocast:
-                activated = _out_of_place(act)(normalized.requires_grad_())
+                activated = _out_of_place(act).forward(normalized.requires_grad_())
         if d_out is not None:
             is_free = activated is normalized and not ctx.squeeze
             x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source, overwrite=is_free)
@@ -197,14 +197,21 @@ class _Link(Function):
 
 
 class _Squeeze:
-    """Squeeze-and-excitation of one feature map; its graph holds (B, C, 1, 1) tensors only and is kept as it is."""
+    """Squeeze-and-excitation of one feature map; its graph holds (B, C, 1, 1) tensors only and is kept as it is.
+
+    The graph is of copies, and no module is called: hooks of parameters and of modules belong to the outer backward.
+    """
 
     def __init__(self, attention: SqueezeExcite, x: Tensor) -> None:
         self._size = x.shape[2] * x.shape[3]
-        self._params = list(attention.parameters())
+        self._params = [p.detach().requires_grad_(p.requires_grad) for p in attention.parameters()]
         self._mean = x.mean((2, 3), keepdim=True).requires_grad_()
+        reduce_weight, reduce_bias, expand_weight, expand_bias = self._params
         with torch.enable_grad():
-            self._scale = attention.scale(self._mean)
+            x_se = attention.conv_reduce._conv_forward(self._mean, reduce_weight, reduce_bias)
+            x_se = attention.act1.forward(x_se)
+            x_se = attention.conv_expand._conv_forward(x_se, expand_weight, expand_bias)
+            self._scale = attention.gate.forward(x_se)
         self.scale = self._scale.detach()
 
     def backward(self, d_out: Tensor, x: Tensor, needs: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
@@ -307,8 +314,14 @@ def _is_known_act(act: nn.Module) -> bool:
     return is_function and not isinstance(act, nn.RReLU) and not act._parameters and not is_intercepted(act)
 
 
-def _is_known_attention(attention: nn.Module | None) -> bool:
-    return attention is None or (type(attention) is SqueezeExcite and not any(map(is_intercepted, attention.modules())))
+def _is_known_attention(attention: Any) -> bool:
+    if attention is None:
+        return True
+    if type(attention) is not SqueezeExcite or any(map(is_intercepted, attention.modules())):
+        return False
+    convs = (attention.conv_reduce, attention.conv_expand)
+    are_plain = all(type(conv) is nn.Conv2d and conv.bias is not None for conv in convs)
+    return are_plain and _is_known_act(attention.act1) and type(attention.gate) is nn.Sigmoid
 
 
 def _out_of_place(act: nn.Module) -> nn.Module:
