@@ -188,6 +188,69 @@ def test_a_model_with_a_stem_of_ones_own_loads_its_state() -> None:
     assert not any(p.any() for p in model.parameters())
 
 
+class Counting(nn.Identity):
+    """A layer with a state of its own that is no tensor."""
+
+    seen: Any = 0
+
+    def get_extra_state(self) -> Any:
+        return {"seen": self.seen}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.seen = state["seen"]
+
+
+def test_extra_state_is_the_modules_own() -> None:
+    one, other = create(B0, **SMALL), create(B0, **SMALL)
+    for model in (one, other):
+        model.bn1.drop = Counting()
+    one.bn1.drop.seen = 7
+    other.load_state_dict(one.state_dict())
+    assert other.bn1.drop.seen == 7
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*bn1\.drop\._extra_state"):
+        create(B0, **SMALL).load_state_dict(one.state_dict())
+
+
+@pytest.mark.skipif(torch.backends.quantized.engine == "none", reason="this torch cannot quantise")
+def test_packed_parameters_of_dynamic_quantisation() -> None:
+    one, other = (
+        torch.ao.quantization.quantize_dynamic(create(B0, num_classes=3, **SMALL).eval(), {nn.Linear}) for _ in range(2)
+    )
+    nn.init.normal_(one.bn1.bias)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other(images(64)), one(images(64)))
+
+
+class Wrapped(Tensor):
+    """A tensor that can be copied from, and little else, as quantised and distributed ones."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (Tensor.sum, torch.isfinite)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("change", [lambda v: v.to(torch.float8_e4m3fn), lambda v: v.as_subclass(Wrapped)],
+                         ids=["float8", "subclass"])  # fmt: skip
+def test_tensors_of_other_kinds_are_copied(change: Callable[[Tensor], Tensor]) -> None:
+    one, other = create(B0, **SMALL), create(B0, **SMALL)
+    nn.init.ones_(one.conv_stem.weight)
+    other.load_state_dict(one.state_dict() | {"conv_stem.weight": change(one.conv_stem.weight.detach())})
+    assert torch.equal(other.conv_stem.weight, one.conv_stem.weight)
+    with pytest.raises(CheckpointFormatError, match=r"1 shapes differ \(first conv_stem\.weight"):
+        other.load_state_dict(one.state_dict() | {"conv_stem.weight": change(torch.ones(3))})
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    model = create(B0, **SMALL)
+    with pytest.raises(CheckpointFormatError, match=r"1 entries are no tensors \(conv_stem\.weight\)"):
+        model.load_state_dict(model.state_dict() | {"conv_stem.weight": [1.0]})
+    with pytest.raises(CheckpointFormatError, match=r"2 entries are no tensors \(epoch, state_dict\)"):
+        model.load_state_dict({"state_dict": model.state_dict(), "epoch": 3})
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"epoch"'):
+        model.load_state_dict(model.state_dict() | {"epoch": 3})
+
+
 def test_load_state_dict_leaves_the_model_as_it_was_when_it_refuses() -> None:
     model, other = create(B0, **SMALL), create(B0, **SMALL)
     state = {key: value + 1 for key, value in other.state_dict().items()}

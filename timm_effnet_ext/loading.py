@@ -45,23 +45,25 @@ def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     classes, file_classes = getattr(model, "num_classes", None), cfg.get("num_classes")
     other_head = classes is not None and classes != file_classes
     left_out = _HEAD if classes is None else _CLASSIFIER if other_head else ()  # a feature extractor has no head
-    full = _shapes(state_dict)
     found, expected = (
         {k: shape for k, shape in shapes.items() if not k.startswith(left_out)}
-        for shapes in (full, _shapes_in_file(model, cfg))
+        for shapes in (_shapes(state_dict), _shapes_in_file(model, cfg))
     )
-    _check_shapes(found, expected, where, full=full)
+    _check_shapes(found, expected, where, state_dict)
     if other_head:
         _logger.warning(
             "%s: classifier not loaded: the file has %s classes, %s were asked for", where, file_classes, classes
         )
     if cfg.get("state_dict") and model.conv_stem.weight.is_meta:
-        return {k: v.clone() for k, v in state_dict.items()}  # the caller's own tensors
+        return {k: v.clone() if isinstance(v, Tensor) else v for k, v in state_dict.items()}  # the caller's own
     return state_dict
 
 
 def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -> None:
-    """Check what is about to be copied into `model`.
+    """Check what is about to be copied into `model`, as far as it can be checked.
+
+    Extra state, packed parameters and what else is no tensor is left to the modules; so are the values of tensors of
+    other kinds, e.g. quantised or distributed ones.
 
     Raises:
         CheckpointFormatError: A shape differs, a name is missing or unknown (only with `strict`), a value is not
@@ -75,7 +77,7 @@ def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -
     if not strict:
         shared = expected.keys() & found.keys()
         expected, found = ({k: d[k] for k in shared} for d in (expected, found))
-    _check_shapes(found, expected, where, full=_shapes(state_dict))
+    _check_shapes(found, expected, where, state_dict)
     for key in expected.keys() & found.keys():
         _check_values(key, state_dict[key], where)
 
@@ -88,7 +90,8 @@ def placed(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
     device = torch.get_default_device()
     own = model.state_dict()
     counters = {k: torch.zeros_like(v, device=device) for k, v in own.items() if k.endswith(COUNTER_LEAF)}
-    return counters | {k: v.to(device, own[k].dtype) if k in own else v for k, v in state_dict.items()}
+    given = {k: v.to(device, own[k].dtype) if k in own and isinstance(v, Tensor) else v for k, v in state_dict.items()}
+    return counters | given
 
 
 def modules_without_values(model: nn.Module) -> list[nn.Module]:
@@ -108,9 +111,15 @@ def _shapes_in_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def _check_shapes(
-    found: Mapping[str, Shape], expected: Mapping[str, Shape], where: str, full: Mapping[str, Shape]
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], where: str, source: Mapping[str, Any]
 ) -> None:
-    """Raise unless `found` has the names and shapes that are `expected`; `full` is all that the source has."""
+    """Raise unless `found` has the names and shapes that are `expected`; `source` is all that there is."""
+    full = _shapes(source)
+    wrong = source.keys() & (expected.keys() - found.keys()) if full else source.keys()
+    if wrong:
+        raise CheckpointFormatError(
+            f"{where}: not a state_dict: {len(wrong)} entries are no tensors ({first_few(wrong, 3)})"
+        )
     # Files written before PyTorch 0.4.1 have no counters, nor have frozen norms; a counter carries no weight.
     missing = {k for k in expected.keys() - found.keys() if not k.endswith(COUNTER_LEAF)}
     unknown = {k for k in found.keys() - expected.keys() if not k.endswith(COUNTER_LEAF)}
@@ -140,8 +149,9 @@ def _check_shapes(
     raise CheckpointFormatError(f"{where}: the weights are another model's. {hint} {'; '.join(parts)}")
 
 
-def _check_values(key: str, value: Tensor, where: str) -> None:
-    if not value.is_floating_point() or value.is_meta:
+def _check_values(key: str, value: Any, where: str) -> None:
+    is_plain = type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided and not value.is_meta
+    if not is_plain or not value.is_floating_point() or value.itemsize == 1:  # float8 has no sums
         return
     # A sum is finite only if every value is, and is several times faster to have; it may overflow, so it only acquits.
     if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
@@ -177,7 +187,5 @@ def _check_config(config: dict[str, Any] | None, model: Any, where: str) -> None
 
 
 def _shapes(state_dict: Mapping[str, Any]) -> dict[str, Shape]:
-    wrong = [k for k, v in state_dict.items() if not isinstance(v, Tensor)]
-    if wrong:
-        raise CheckpointFormatError(f"not a state_dict: {len(wrong)} entries are no tensors ({first_few(wrong, 3)})")
-    return {k: tuple(v.shape) for k, v in state_dict.items()}
+    """Return the shapes of what is a tensor, or like one; the modules know what they do with the rest."""
+    return {k: tuple(v.shape) for k, v in state_dict.items() if torch.overrides.is_tensor_like(v)}
