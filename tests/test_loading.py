@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.closeness import FLOAT32, assert_close
@@ -161,17 +162,114 @@ def test_truncated_pth(tmp_path: Path) -> None:
     assert "cut or damaged" in refusal(from_checkpoint, B0, file, **SMALL)
 
 
-def test_another_class_count_is_told_not_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = file_of(tmp_path, create(B0).state_dict())
+@pytest.fixture
+def five(tmp_path: Path) -> Path:
+    """The weights of a small B0 with five classes."""
+    return file_of(tmp_path, create(B0, num_classes=5, **SMALL).state_dict())
+
+
+def advised(message: str) -> dict[str, Any]:
+    """Return the arguments that a message tells to pass in place of checkpoint_path."""
+    (arguments,) = re.findall(r"pass (\w[^;]*\)) in place of checkpoint_path", message)
+    return eval(f"dict({arguments})")
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 0])
+def test_what_a_refused_checkpoint_advises_trains_another_classifier(five: Path, classes: int) -> None:
+    message = refusal(from_checkpoint, B0, five, num_classes=classes, **SMALL)
+    assert message.startswith(
+        f"{five}: its classifier has 5 classes, the model's {classes}. To use it, create the model with num_classes=5; "
+        f"to draw another, pass num_classes={classes}, pretrained=True, "
+        if classes
+        else f"{five}: it has classifier, which the model has not. To use it, create the model with num_classes=5; "
+    )
+    model = create(B0, **advised(message), **SMALL)
+    assert model.num_classes == classes
+    assert torch.equal(model.conv_head.weight, from_checkpoint(B0, five, num_classes=5, **SMALL).conv_head.weight)
+
+
+def test_what_a_refused_file_advises(five: Path) -> None:
+    message = refusal(from_overlay, B0, five, **SMALL)
+    assert message == (
+        f"{five}: its classifier has 5 classes, the model's 1000. "
+        "To use it, add num_classes=5 to pretrained_cfg_overlay; to draw another, pass num_classes=1000 too"
+    )
+    overlay = {"file": str(five), "num_classes": 5}
+    model = create(B0, pretrained=True, pretrained_cfg_overlay=overlay, **SMALL)
+    assert torch.equal(model.classifier.weight, load_file(five)["classifier.weight"])
+    assert create(B0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=1000, **SMALL).num_classes == 1000
+
+
+@pytest.mark.parametrize("said", [None, -1, 7])
+def test_the_classes_that_are_told_are_the_files(
+    five: Path, said: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    overlay: dict[str, Any] = {"file": str(five)} | ({} if said is None else {"num_classes": said})
     with caplog.at_level(logging.WARNING):
-        model = from_overlay(B0, file, num_classes=10)
-    assert model.classifier.out_features == 10
-    assert "classifier not loaded: the file has 1000 classes, 10 were asked for" in caplog.text
+        model = create(B0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=10, **SMALL)
+        assert model.classifier.out_features == 10
+        create(B0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5, **SMALL)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{five}: classifier not loaded: the file has 5 classes, 10 were asked for",
+        f"{five}: classifier of 5 classes not loaded, as the pretrained cfg says num_classes={said or 1000}. "
+        "To load it, add num_classes=5 to pretrained_cfg_overlay",
+    ]
 
 
-def test_wrong_class_count_of_the_file(tmp_path: Path) -> None:
-    file = file_of(tmp_path, create(B0, num_classes=7).state_dict())
-    assert "7 classes" in refusal(from_overlay, B0, file)
+@pytest.mark.parametrize("shape", [(5, -1, 1, 1), (5, 2, -1), (10, -1), ()], ids=str)
+def test_a_classifier_of_another_shape(five: Path, shape: tuple[int, ...]) -> None:
+    state = load_file(five)
+    state["classifier.weight"] = state["classifier.weight"].reshape(shape) if shape else torch.ones(())
+    found = re.escape(str(tuple(state["classifier.weight"].shape)))
+    with pytest.raises(
+        CheckpointFormatError, match=rf"all fits but the head: 1 shapes differ \(first .*: {found}, exp"
+    ):
+        create(B0, num_classes=5, **SMALL).load_state_dict(state)
+
+
+def test_weights_without_a_classifier(tmp_path: Path) -> None:
+    file = file_of(tmp_path, create(B0, num_classes=0, **SMALL).state_dict())
+    message = refusal(from_checkpoint, B0, file, num_classes=5, **SMALL)
+    assert message.startswith(f"{file}: it has no classifier. To do without, create the model with num_classes=0; ")
+    assert create(B0, **advised(message), **SMALL).num_classes == 5
+    assert refusal(from_overlay, B0, file, **SMALL).endswith(
+        "To do without, add num_classes=0 to pretrained_cfg_overlay; to draw one, pass num_classes=1000 too"
+    )
+    with pytest.raises(CheckpointFormatError, match="to draw one, pass strict=False without classifier"):
+        create(B0, num_classes=5, **SMALL).load_state_dict(load_file(file))
+
+
+@pytest.mark.parametrize("load", [from_overlay, from_checkpoint])
+def test_weights_of_a_feature_extractor(load: Load, tmp_path: Path) -> None:
+    features = create(B0, features_only=True, **SMALL)
+    file = file_of(tmp_path, features.state_dict())
+    message = refusal(load, B0, file, **SMALL)
+    assert message == (
+        f"{file}: it has no conv_head, bn2, classifier: its weights are a feature extractor's. "
+        "Create the model with features_only=True, or load them with strict=False"
+    )
+    load(B0, file, features_only=True, **SMALL)
+    assert create(B0, **SMALL).load_state_dict(load_file(file), strict=False).unexpected_keys == []
+
+
+def test_a_head_for_a_feature_extractor(five: Path) -> None:
+    message = refusal(from_checkpoint, B0, five, features_only=True, **SMALL)
+    assert message.startswith(f"{five}: it has conv_head, bn2, classifier, which the model has not. To use it, ")
+    create(B0, features_only=True, **advised(message), **SMALL)
+
+
+def test_names_in_a_file_are_plain_text(tmp_path: Path) -> None:
+    state = {f"\x1b[1m{name}\x1b[0m\n": value for name, value in create(B0, **SMALL).state_dict().items()}
+    torch.save(state, tmp_path / "model.pth")
+    message = refusal(from_checkpoint, B0, tmp_path / "model.pth", **SMALL)
+    assert message.isprintable()
+    assert "unknown (blocks.0.0.bn1.bias" in message
+
+
+def test_what_a_pickled_model_holds_is_named(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
+    message = refusal(from_checkpoint, B0, tmp_path / "model.pth")
+    assert "or holds torch.nn.modules.linear.Linear, which are never loaded. Save model.state_dict()" in message
 
 
 def test_one_channel_from_three(tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# Of terminals: ECMA-48 control sequences, and those of an operating system command.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?|\x1b.?")
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"
+)  # ECMA-48: CSI, OSC, short
 
 
 class EffNetExtError(Exception):
-    """Root of every error that this package raises about its input."""
+    """Root of every error that this package raises about its input; what foreign words it holds is plain text."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 class CheckpointFormatError(EffNetExtError, ValueError):
@@ -26,17 +30,18 @@ class VerificationError(EffNetExtError, RuntimeError):
 
 
 def plain(text: str) -> str:
-    """Return foreign text for a message: without escape sequences and characters that a terminal acts upon."""
+    """Return `text` as one line that does nothing to a terminal: no escape sequences, spaces for control characters."""
     return "".join(c if c.isprintable() else " " for c in _ESCAPES.sub("", text))
 
 
 def first_few(names: Iterable[str], limit: int = 5) -> str:
     """Return `names` sorted and joined, cut after `limit` with a count of the rest."""
-    ordered = sorted(plain(str(name)) for name in names)
-    shown = ", ".join(ordered[:limit])
+    ordered = sorted(map(str, names))
+    shown = plain(", ".join(ordered[:limit]))
     return shown if len(ordered) <= limit else f"{shown}, … and {len(ordered) - limit} more"
 
 
 def first_line(err: BaseException) -> str:
     """Return the first line of an error's message, or its kind where it has none."""
-    return plain(next(iter(str(err).strip().splitlines()), type(err).__name__))
+    lines = (plain(line).strip() for line in str(err).splitlines())
+    return next(filter(None, lines), type(err).__name__)

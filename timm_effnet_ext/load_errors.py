@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few, first_line
 from timm_effnet_ext.hub_errors import HUB_ERRORS, hub_answer
 from timm_effnet_ext.provenance import argument_of_caller
+
+_REFUSED = re.compile(r"Unsupported globals: (.+?)\. ")  # in timm's words
 
 
 def check_readable_checkpoint() -> None:
@@ -36,7 +39,8 @@ def explained(model_name: str) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as err:
-        raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({err})") from err
+        said = first_line(err)
+        raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({said})") from err
     except RepositoryNotFoundError as err:
         raise EffNetExtError(f"{model_name}: {hub_answer(err)}. Check the name, or log in: hf auth login.") from err
     except LocalEntryNotFoundError as err:
@@ -57,8 +61,11 @@ def explained(model_name: str) -> Iterator[None]:
         if "PytorchStreamReader" in text or "Invalid magic number" in text:
             raise CheckpointFormatError(f"{model_name}: the weight file is cut or damaged ({first_line(err)})") from err
         if "weights_only" in text:
+            named = _REFUSED.search(text)
+            held = first_few(named[1].split(", "), 2) if named else "other Python objects"
             raise CheckpointFormatError(
-                f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds other Python "
-                "objects, which are never loaded. Convert it: python -m timm_effnet_ext convert FILE -o FOLDER."
+                f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds {held}, which "
+                "are never loaded. Save model.state_dict(), or convert it: python -m timm_effnet_ext convert FILE "
+                "-o FOLDER"
             ) from err
         raise

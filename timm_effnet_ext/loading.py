@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 _NUMERICS = {"pad_type": "same", "bn_eps": BN_EPS, "act_layer": None}
 _CLASSIFIER = ("classifier.",)
 _HEAD = ("conv_head.", "bn2.", *_CLASSIFIER)
+_MOST_FITS = 2  # that a message names: most rows are others, scaled
 
 
 def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -42,18 +43,22 @@ def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
     if cfg.get("hf_hub_id"):
         check_download(cfg, where)
     _check_config(config_of_source(cfg), model, where)
-    classes, file_classes = getattr(model, "num_classes", None), cfg.get("num_classes")
-    other_head = classes is not None and classes != file_classes
+    classes, have, said = getattr(model, "num_classes", None), _classes(state_dict), cfg.get("num_classes")
+    other_head = classes is not None and classes != said
     left_out = _HEAD if classes is None else _CLASSIFIER if other_head else ()  # a feature extractor has no head
     found, expected = (
         {k: shape for k, shape in shapes.items() if not k.startswith(left_out)}
         for shapes in (_shapes(state_dict), _shapes_in_file(model, cfg))
     )
-    _check_shapes(found, expected, where, state_dict)
-    if other_head:
+    use, draw = f"add num_classes={have} to pretrained_cfg_overlay", f"pass num_classes={classes} too"
+    _check_shapes(found, expected, where, state_dict, use=use, draw=draw)
+    if other_head and have != classes:
+        _logger.warning("%s: classifier not loaded: the file has %d classes, %d were asked for", where, have, classes)
+    elif other_head:
         _logger.warning(
-            "%s: classifier not loaded: the file has %s classes, %s were asked for", where, file_classes, classes
-        )
+            "%s: classifier of %d classes not loaded, as the pretrained cfg says num_classes=%s. "
+            "To load it, add num_classes=%d to pretrained_cfg_overlay", where, have, said, have,
+        )  # fmt: skip
     if cfg.get("state_dict") and model.conv_stem.weight.is_meta:
         return {k: v.clone() if isinstance(v, Tensor) else v for k, v in state_dict.items()}  # the caller's own
     return state_dict
@@ -70,14 +75,18 @@ def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -
             finite, or a variance is negative.
     """
     path = argument_of_caller("load_checkpoint", "checkpoint_path")
-    where = str(path or "state_dict")
+    where, have = str(path or "state_dict"), _classes(state_dict)
+    use, draw = f"create the model with num_classes={have}", "pass strict=False without classifier.*"
     if path:
         _check_config(config_beside(Path(path)), model, where)
+        asked = f"num_classes={model.num_classes}, " if hasattr(model, "num_classes") else ""
+        overlay = f"pretrained=True, pretrained_cfg_overlay=dict(file={where!r}, num_classes={have})"
+        draw = f"pass {asked}{overlay} in place of checkpoint_path (to train.py: --pretrained --pretrained-path)"
     expected, found = _shapes(model.state_dict()), _shapes(state_dict)
     if not strict:
         shared = expected.keys() & found.keys()
         expected, found = ({k: d[k] for k in shared} for d in (expected, found))
-    _check_shapes(found, expected, where, state_dict)
+    _check_shapes(found, expected, where, state_dict, use=use, draw=draw)
     for key in expected.keys() & found.keys():
         _check_values(key, state_dict[key], where)
 
@@ -110,43 +119,92 @@ def _shapes_in_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
     return shapes
 
 
+class _Difference(NamedTuple):
+    """What a source has otherwise than a model: names it lacks, names too many, shapes (found, expected) by name."""
+
+    missing: set[str]
+    unknown: set[str]
+    shapes: dict[str, tuple[Shape, Shape]]
+
+    @classmethod
+    def of(cls, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> _Difference:
+        """Compare; counters are left out: files from before PyTorch 0.4.1 and frozen norms have none."""
+        missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
+        return cls(
+            {k for k in missing if not k.endswith(COUNTER_LEAF)},
+            {k for k in unknown if not k.endswith(COUNTER_LEAF)},
+            {k: (found[k], expected[k]) for k in sorted(expected.keys() & found.keys()) if found[k] != expected[k]},
+        )
+
+    def __str__(self) -> str:
+        said = [f"{len(names)} names {what} ({first_few(names, 2)})"
+                for what, names in (("missing", self.missing), ("unknown", self.unknown)) if names]  # fmt: skip
+        for name, (found, expected) in list(self.shapes.items())[:1]:
+            said.insert(0, f"{len(self.shapes)} shapes differ (first {name}: {found}, expected {expected})")
+        return "; ".join(said)
+
+
 def _check_shapes(
-    found: Mapping[str, Shape], expected: Mapping[str, Shape], where: str, source: Mapping[str, Any]
+    found: Mapping[str, Shape],
+    expected: Mapping[str, Shape],
+    where: str,
+    source: Mapping[str, Any],
+    *,
+    use: str,
+    draw: str,
 ) -> None:
-    """Raise unless `found` has the names and shapes that are `expected`; `source` is all that there is."""
+    """Raise unless `found` has the names and shapes that are `expected`; `source` is all that there is.
+
+    Where the source has another classifier, `use` says how to take it, `draw` how to do without.
+    """
     full = _shapes(source)
     wrong = source.keys() & (expected.keys() - found.keys()) if full else source.keys()
     if wrong:
         raise CheckpointFormatError(
             f"{where}: not a state_dict: {len(wrong)} entries are no tensors ({first_few(wrong, 3)})"
         )
-    # Files written before PyTorch 0.4.1 have no counters, nor have frozen norms; a counter carries no weight.
-    missing = {k for k in expected.keys() - found.keys() if not k.endswith(COUNTER_LEAF)}
-    unknown = {k for k in found.keys() - expected.keys() if not k.endswith(COUNTER_LEAF)}
-    differ = sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k])
-    if not (missing or unknown or differ):
+    difference = _Difference.of(found, expected)
+    missing, unknown, shapes = difference
+    if not any(difference):
         return
-    if not missing and not unknown and all(k.startswith(_CLASSIFIER) for k in differ):
-        have, want = found[differ[0]][0], expected[differ[0]][0]
-        raise CheckpointFormatError(
-            f"{where}: the classifier has {have} classes, the model {want}. Pass num_classes={have}."
-        )
-    if fits := "; ".join(map(str, identify_state(full))):
-        hint = f"It fits {fits}."
-    elif missing and not differ and not unknown:
-        hint = "The file is incomplete."
+    if all(name.startswith(_HEAD) for name in (*missing, *unknown, *shapes)):
+        what = _explain_head(difference, use, draw)
+    elif fits := identify_state(full):
+        more = f" and {len(fits) - _MOST_FITS} others" if len(fits) > _MOST_FITS else ""
+        what = f"the weights are another model's. It fits {'; '.join(map(str, fits[:_MOST_FITS]))}{more}. {difference}"
+    elif missing and not unknown and not shapes:
+        what = f"the file is incomplete: {difference}"
     else:
-        hint = "It fits none of the 26 architectures; if it is a TensorFlow, Keras or foreign file, convert it first."
-    parts = []
-    if differ:
-        k = differ[0]
-        parts.append(f"{len(differ)} shapes differ (first {k}: {found[k]}, expected {expected[k]})")
-    parts += [
-        f"{len(names)} names {what} ({first_few(names, 2)})"
-        for what, names in (("missing", missing), ("unknown", unknown))
-        if names
-    ]
-    raise CheckpointFormatError(f"{where}: the weights are another model's. {hint} {'; '.join(parts)}")
+        what = (
+            "the weights are another model's. It fits none of the 26 architectures; "
+            f"if it is a TensorFlow, Keras or foreign file, convert it first. {difference}"
+        )
+    raise CheckpointFormatError(f"{where}: {what}")
+
+
+def _explain_head(difference: _Difference, use: str, draw: str) -> str:
+    """Return how the head of weights that fit otherwise differs, and what to do."""
+    missing, unknown, shapes = difference
+    parts = ", ".join(part[:-1] for part in _HEAD if any(name.startswith(part) for name in missing | unknown))
+    if not unknown and not shapes and parts == "classifier":
+        return f"it has no classifier. To do without, {use}; to draw one, {draw}"
+    if not unknown and not shapes:
+        return (
+            f"it has no {parts}: its weights are a feature extractor's. "
+            "Create the model with features_only=True, or load them with strict=False"
+        )
+    if not missing and not shapes:
+        return f"it has {parts}, which the model has not. To use it, {use}; to leave it out, {draw}"
+    if not parts and all(len(a) == len(b) and a[1:] == b[1:] for a, b in shapes.values()):
+        have, want = next(iter(shapes.values()))
+        return f"its classifier has {have[0]} classes, the model's {want[0]}. To use it, {use}; to draw another, {draw}"
+    return f"all fits but the head: {difference}"
+
+
+def _classes(state_dict: Mapping[str, Any]) -> int:
+    """Return how many classes a classifier has, 0 without one."""
+    shape = _shapes(state_dict).get("classifier.bias")
+    return shape[0] if shape else 0
 
 
 def _check_values(key: str, value: Any, where: str) -> None:
