@@ -24,8 +24,9 @@ from timm_effnet_ext.provenance import (
 
 _logger = logging.getLogger(__name__)
 
-# Arguments that change the result without changing any shape, with the value that a `tf_*` or our row implies.
-_NUMERICS = {"pad_type": "same", "bn_eps": BN_EPS, "act_layer": None}
+NUMERICS = {"pad_type": "same", "bn_eps": BN_EPS, "act_layer": None}
+"""Arguments that change the result without changing any shape, with the value that a `tf_*` or our row implies."""
+
 _CLASSIFIER = ("classifier.",)
 _HEAD = ("conv_head.", "bn2.", *_CLASSIFIER)
 _MOST_FITS = 2  # that a message names: most rows are others, scaled
@@ -232,7 +233,7 @@ def _check_config(config: dict[str, Any] | None, model: Any, where: str) -> None
         )
     saved = config.get("model_args") or {}
     actual = model.numerics
-    for name, default in _NUMERICS.items():
+    for name, default in NUMERICS.items():
         have, want = saved.get(name, default), actual[name]
         if have == want:
             continue

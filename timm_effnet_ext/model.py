@@ -1,21 +1,25 @@
 """EfficientNet built from one row, with everything that timm expects of a model."""
 # No postponed annotations here: TorchScript of an fx graph needs the types themselves.
 
+import copy
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import create_classifier, get_device_dtype
+from timm.layers import create_classifier, get_act_layer, get_device_dtype
 from timm.models import FeatureHooks, FeatureInfo, checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import BN_EPS, Arch, Block, drop_path_rates
+from timm_effnet_ext.arch import BN_EPS, PREFIX, Arch, Block, drop_path_rates
 from timm_effnet_ext.freeze import Freezable
 from timm_effnet_ext.layers import LayerFactory, init_weights, make_block
-from timm_effnet_ext.loading import check_state, modules_without_values, placed
+from timm_effnet_ext.loading import NUMERICS, check_state, modules_without_values, placed
 from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
 from timm_effnet_ext.speed.memory_format import in_fast_format
+
+_USUAL_ARGS = {**NUMERICS, "width_mult": 1.0, "depth_mult": 1.0}
 
 
 class _Trunk(Freezable):
@@ -61,10 +65,12 @@ class _Trunk(Freezable):
             dd={"device": device, "dtype": dtype},
         )
         self._make = make
-        self.numerics = {
-            "pad_type": pad_type,
-            "bn_eps": bn_eps,
-            "act_layer": None if act_layer in (None, arch.act) else act_layer,
+        is_usual = get_act_layer(act_layer or arch.act) is get_act_layer(arch.act)
+        self.numerics = {"pad_type": pad_type, "bn_eps": bn_eps, "act_layer": None if is_usual else act_layer}
+        args = {**self.numerics, "width_mult": width_mult, "depth_mult": depth_mult}
+        self._described = {
+            "architecture": PREFIX + arch.name,
+            "model_args": {name: _plain(value) for name, value in args.items() if value != _USUAL_ARGS[name]},
         }
         stem_chs = arch.stem_width(width_mult)
         self.conv_stem = make.conv(in_chans, stem_chs, 3, stride=2)
@@ -78,6 +84,15 @@ class _Trunk(Freezable):
         if not torch.jit.is_scripting():
             x = in_fast_format(x, self.training)
         return self.bn1(self.conv_stem(x))
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Add to the metadata, which `torch.save` keeps with a state_dict, which model the weights are of.
+
+        Shapes do not tell: `architecture` is the registry's name, `model_args` what differs from it, as in config.json.
+        """
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata.setdefault(prefix[:-1], {}).update(copy.deepcopy(self._described))
 
     @torch.jit.ignore
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -342,6 +357,13 @@ class EfficientNetFeatures(_Trunk):
             x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
             outputs.append(x)
         return outputs
+
+
+def _plain(value: Any) -> str | int | float:
+    """Return an argument as what `torch.load` takes of any file; a class or function is its name."""
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return str(getattr(value, "__name__", value))
 
 
 def _build_blocks(
