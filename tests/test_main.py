@@ -6,6 +6,7 @@ import pytest
 
 from tests.processes import python
 from timm_effnet_ext.__main__ import main
+from timm_effnet_ext.errors import EffNetExtError
 
 ALLOCATION = "[enforce fail at alloc_cpu.cpp:124] err == 0. Error code 12 (Cannot allocate memory)"  # torch's words
 
@@ -29,6 +30,12 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("timm_effnet_ext.cli.list.run", run)
     with pytest.raises(RuntimeError, match="a mistake"):
         main(["list"])
+
+
+@pytest.mark.parametrize("words", [["-v", "convert"], ["convert", "-v"]])
+def test_a_nested_command_can_be_verbose_before_and_after_its_name(words: list[str]) -> None:
+    with pytest.raises(EffNetExtError, match="resnet50: Google published no checkpoint"):
+        main(["google", *words, "resnet50", "-o", "y"])
 
 
 def test_what_the_hubs_client_says_is_said_once() -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from timm_effnet_ext import __version__
-from timm_effnet_ext.cli import COMMANDS
+from timm_effnet_ext.cli import COMMANDS, add_command
 from timm_effnet_ext.errors import EffNetExtError, plain
 
 PROG = "timm-effnet-ext"
@@ -23,12 +23,11 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser, with the arguments of the one subcommand that `argv` names."""
     parser = argparse.ArgumentParser(prog=PROG, description="EfficientNet for timm: models, weights, training.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(verbose=False)
+    commands = parser.add_subparsers(title="commands", required=True)
     asked = next((word for word in argv if not word.startswith("-")), None)
     for command in COMMANDS:
-        description = f"{command.help[0].upper()}{command.help[1:]}."
-        sub = commands.add_parser(command.name, help=command.help, description=description)
-        sub.add_argument("-v", "--verbose", action="store_true", help="more messages, and the traceback of an error")
+        sub = add_command(commands, command.name, command.help)
         if command.name == asked:
             module = importlib.import_module(command.module)
             module.add_arguments(sub)

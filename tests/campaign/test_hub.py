@@ -90,14 +90,14 @@ def operations(local_hub: LocalHub, google: FileServer, tmp_path: Path, monkeypa
             local_hub, begin_load,
             lambda: loaded.append(load_classifier("hf-hub:alice/small").model), check_load,
         ),
-        "convert --google": Operation(
+        "google convert": Operation(
             google, begin_download,
             lambda: convert_archive(b0, out, Options(verify=False, overwrite=True), lambda *_: None), check_download,
         ),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["push", "predict hf-hub:", "convert --google"])
+@pytest.mark.parametrize("name", ["push", "predict hf-hub:", "google convert"])
 def test_faults(name: str, operations: dict[str, Operation], campaign: Campaign, part: BeginPart) -> None:
     operation = operations[name]
     operation.begin()

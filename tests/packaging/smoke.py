@@ -46,7 +46,7 @@ STEPS = (
     ours("list", line=r"hucorz_efficientnetv2_s +21\.\d+ .*"),
     ours("info", "hucorz_efficientnetv2_s", line=r" +total .*"),
     ours("recipe", "scratch-b0", line="model: hucorz_efficientnet_b0"),
-    ours("convert", "--google", "list", line=r"efficientnet_b0\.in1k .*"),
+    ours("google", "list", line=r"efficientnet_b0\.in1k .*"),
     python(
         "import timm, timm_effnet_ext; print(timm.create_model('hucorz_efficientnet_b0', num_classes=7).num_classes)",
         line="7",

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from timm_effnet_ext.errors import EffNetExtError
+
 WeightsKind = Literal["ema", "raw"]
 ProofKind = Literal["reference", "graph", "plausibility"]
 
@@ -38,6 +40,9 @@ class Options:
         origin_version: Which version of it, e.g. the ETag of a download.
         repo_id: Where it will be published, for the card.
         overwrite: Replace what lies at the target.
+
+    Raises:
+        EffNetExtError: What is for verifying is given, and nothing shall be verified.
     """
 
     weights: WeightsKind = "ema"
@@ -58,6 +63,10 @@ class Options:
     origin_version: str | None = None
     repo_id: str | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.verify and (self.reference is not None or self.images is not None):
+            raise EffNetExtError("--reference and --images are for verifying: leave out --no-verify")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_every_archive_has_a_registered_tag_and_an_address_of_its_own() -> None:
 
 
 def test_the_table_needs_neither_torch_nor_timm() -> None:
-    assert imported_by(["convert", "--google", "list"], "torch", "timm", "huggingface_hub") == set()
+    assert imported_by(["google", "list"], "torch", "timm", "huggingface_hub") == set()
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0.in1k", "hucorz_efficientnet_b0.in1k", "tf_efficientnet_b0.in1k"])
@@ -66,7 +66,7 @@ def test_names(name: str) -> None:
         ("efficientnet_b8.in1k", "Did you mean efficientnet_b8.ap_in1k"),
         ("efficientnet_l2", "Did you mean efficientnet_l2.ns_jft_in1k_475, efficientnet_l2.ns_jft_in1k"),
         ("efficientnet_b9.in1k", "Did you mean efficientnet_b"),
-        ("resnet50.a1", "`--google list` prints them all"),
+        ("resnet50.a1", "`google list` prints them all"),
     ],
 )
 def test_a_name_that_is_not_there(name: str, hint: str) -> None:

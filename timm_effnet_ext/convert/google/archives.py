@@ -72,7 +72,7 @@ def find(name: str) -> Archive:
     if len(tags) == 1 and not tag:
         return archives()[tags[0]]
     close = tags or get_close_matches(name, archives(), n=3)
-    hint = f"Did you mean {', '.join(close)}?" if close else "`--google list` prints them all."
+    hint = f"Did you mean {', '.join(close)}?" if close else "`google list` prints them all."
     raise EffNetExtError(f"{name}: Google published no checkpoint of that name. {hint}")
 
 

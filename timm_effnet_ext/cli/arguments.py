@@ -1,0 +1,103 @@
+"""The options of `convert` and `google`, each defined once; a command names those that it takes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from timm_effnet_ext.convert.records import Options
+from timm_effnet_ext.hub_format import CROP_MODES, INTERPOLATIONS, MAX_SIDE, PREPROCESSING
+from timm_effnet_ext.label_names import read_label_names
+
+READING = "what is read and written"
+VERIFICATION = "verification"
+PUBLISHING = "publishing"
+
+
+def finite(text: str) -> float:
+    """Return the number that an option gives."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, got {text}")
+    return value
+
+
+def positive(text: str) -> float:
+    """Return the number above 0 that an option gives."""
+    value = finite(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def pixels(text: str) -> int:
+    """Return the number of channels or the side of an image that an option gives."""
+    value = int(text)
+    if not 1 <= value <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_SIDE}, got {value}")
+    return value
+
+
+def _flag(help: str) -> Mapping[str, Any]:
+    return {"action": "store_true", "help": help}
+
+
+_OF_IMAGES = "of images of 0 … 1, one or one a channel"
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "-o/--out": {"metavar": "FOLDER", "type": Path, "help": "folder to write"},
+    "--overwrite": _flag("replace a folder that an earlier conversion wrote"),
+    "--json": _flag("print JSON"),
+    "--quiet": _flag("no progress"),
+    "--weights": {"choices": ("ema", "raw"), "default": "ema", "help": "averaged or as trained (default: ema)"},
+    "--model": {
+        "metavar": "NAME",
+        "help": "the model that was trained, where the file fits several: efficientnet_b0 is timm's, with PyTorch's "
+        "padding and epsilon, tf_efficientnet_b0 and hucorz_efficientnet_b0 have TensorFlow's",
+    },
+    "--prefix": {"help": "what stands before the network's names, where the file holds several"},
+    "--label-names": {"metavar": "FILE", "type": Path, "help": "class names: one a line, or a JSON list"},
+    "--multi-label": _flag("each output is a class by itself (sigmoid)"),
+    "--keep-background": _flag("do not cut the first of 1001 classes"),
+    "--license": {"metavar": "ID", "help": "licence of the weights for the card, e.g. apache-2.0"},
+    "--timm-native": _flag("name timm's own tf_* model, which needs no plugin"),
+    "--mean": {"type": finite, "nargs": "+", "metavar": "X", "help": _OF_IMAGES},
+    "--std": {"type": positive, "nargs": "+", "metavar": "X", "help": _OF_IMAGES},
+    "--input-size": {"type": pixels, "nargs": 3, "metavar": "N", "help": "channels, height and width, 3 224 224"},
+    "--interpolation": {"choices": INTERPOLATIONS, "metavar": "NAME", "help": ", ".join(INTERPOLATIONS)},
+    "--crop-pct": {"type": positive, "metavar": "X", "help": "share of the image that the crop keeps"},
+    "--crop-mode": {"choices": CROP_MODES, "metavar": "NAME", "help": ", ".join(CROP_MODES)},
+    "--reference": {
+        "metavar": "FILE.npz", "type": Path, "help": "inputs and outputs of the source's framework",
+    },
+    "--images": {"metavar": "FOLDER", "type": Path, "help": "photos to verify with"},
+    "--no-verify": {"dest": "verify", "action": "store_false", "help": "do not run the result"},
+    "--push-to-hub": {"metavar": "USER/REPO", "help": "publish what was verified"},
+    "--private": _flag("make the repository private"),
+    "--create-pr": _flag("open a pull request instead of writing to the branch"),
+    "--revision": {"metavar": "BRANCH", "help": "branch to publish to, made if it is not there (default: main)"},
+    "--dry-run": _flag("say what would be published, and publish nothing"),
+}  # fmt: skip
+
+
+def add_options(to: argparse._ActionsContainer, *names: str, **changes: Any) -> None:
+    """Add options to a parser, or to a group of one."""
+    for name in names:
+        to.add_argument(*name.split("/"), **{**_OPTIONS[name], **changes})
+
+
+def options_from(args: argparse.Namespace) -> Options:
+    """Return how to convert; what a command has no option for stays as it is by itself.
+
+    Raises:
+        EffNetExtError: The options contradict each other, or the class names cannot be read.
+    """
+    given = vars(args)
+    options = {field.name: given[field.name] for field in fields(Options) if field.name in given}
+    if options.get("label_names") is not None:
+        options["label_names"] = read_label_names(options["label_names"])
+    cfg = {name: given[name] for name in PREPROCESSING if given.get(name) is not None}
+    return Options(**options, pretrained_cfg=cfg)
