@@ -171,6 +171,15 @@ def test_a_long_wait_is_left_to_the_user(local_hub: LocalHub, folder: Path, monk
     assert waited == [20]
 
 
+def test_offline_nothing_is_waited_for(local_hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EffNetExtError, match=r"alice/net: the Hub was not asked: HF_HUB_OFFLINE is set. Unset it."):
+        publish(folder, Target(REPO))
+    assert (waited, local_hub.requests) == ([], [])
+
+
 def test_other_bytes_on_the_hub_are_not_announced_as_done(local_hub: LocalHub, folder: Path) -> None:
     local_hub.faults.append(Fault(COMMIT, body=b"something else"))
     with pytest.raises(VerificationError, match=r"the Hub holds other bytes than were sent for model.safetensors"):

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from timm_effnet_ext import __version__
 from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few, first_line
-from timm_effnet_ext.hub.retry import cause, patiently
-from timm_effnet_ext.hub_errors import HUB_ERRORS, hub_answer
+from timm_effnet_ext.hub_errors import HUB_ERRORS, cause, hub_answer, retry
 from timm_effnet_ext.storage import sha256
 
 MAIN = "main"
@@ -105,12 +104,12 @@ def publish(folder: str | Path, target: Target) -> Published:
     """
     files = files_to_publish(folder)
     api = _api(token())
-    with _explained(target):
+    with _explain(target):
         is_private, made = _repository(api, target)
     try:
-        with _explained(target):
+        with _explain(target):
             _branch(api, target)
-            found = patiently(lambda: _commit(api, target, files, is_private), once=target.create_pr)
+            found = retry(lambda: _commit(api, target, files, is_private), once=target.create_pr)
             _compare(api, target, files, found)
     except EffNetExtError as err:
         if made:
@@ -126,15 +125,15 @@ def published_record(repo_id: str) -> dict[str, Any] | None:
         EffNetExtError: The Hub does not say.
     """
     api, target = _api(get_token()), Target(repo_id)
-    with _explained(target):
+    with _explain(target):
         try:
-            head = patiently(lambda: api.model_info(repo_id, revision=MAIN)).sha
-            there = {entry.path for entry in patiently(lambda: api.get_paths_info(repo_id, [*FILES], revision=head))}
+            head = retry(lambda: api.model_info(repo_id, revision=MAIN)).sha
+            there = {entry.path for entry in retry(lambda: api.get_paths_info(repo_id, [*FILES], revision=head))}
         except RepositoryNotFoundError:
             return None
         if there != set(FILES):
             return None
-        path = patiently(lambda: api.hf_hub_download(repo_id, RECORD_FILE, revision=head))
+        path = retry(lambda: api.hf_hub_download(repo_id, RECORD_FILE, revision=head))
     try:
         return read_record(Path(path).parent)
     except CheckpointFormatError:
@@ -169,11 +168,11 @@ def _local(path: Path) -> LocalFile:
 def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
     """Return whether the repository is private and whether it had to be made."""
     try:
-        is_private = bool(patiently(lambda: api.model_info(target.repo_id)).private)
+        is_private = bool(retry(lambda: api.model_info(target.repo_id)).private)
     except RepositoryNotFoundError:
         if target.create_pr:
             raise
-        patiently(lambda: api.create_repo(target.repo_id, private=target.private, exist_ok=True))
+        retry(lambda: api.create_repo(target.repo_id, private=target.private, exist_ok=True))
         return target.private, True
     if target.private and not is_private:
         raise EffNetExtError(
@@ -185,7 +184,7 @@ def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
 
 def _branch(api: HfApi, target: Target) -> None:
     if target.revision != MAIN and not target.create_pr and not target.revision.startswith("refs/"):
-        patiently(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
+        retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
 
 
 def _commit(api: HfApi, target: Target, files: tuple[LocalFile, ...], is_private: bool) -> Published:
@@ -207,7 +206,7 @@ def _commit(api: HfApi, target: Target, files: tuple[LocalFile, ...], is_private
 
 
 def _compare(api: HfApi, target: Target, files: tuple[LocalFile, ...], found: Published) -> None:
-    differing = patiently(lambda: _differing(api, target.repo_id, found.commit, files))
+    differing = retry(lambda: _differing(api, target.repo_id, found.commit, files))
     if differing:
         raise VerificationError(
             f"{target.repo_id}: the Hub holds other bytes than were sent for {first_few(differing)} "
@@ -223,7 +222,7 @@ def _differing(api: HfApi, repo_id: str, commit: str, files: tuple[LocalFile, ..
 
 
 @contextmanager
-def _explained(target: Target) -> Iterator[None]:
+def _explain(target: Target) -> Iterator[None]:
     """Turn the client's errors into one line that says what to do."""
     try:
         yield
@@ -239,6 +238,8 @@ def _explained(target: Target) -> Iterator[None]:
 
 
 def _advice(err: BaseException, target: Target) -> str:
+    if isinstance(err, OfflineModeIsEnabled):
+        return "Unset it."
     if isinstance(err, RepositoryNotFoundError) and target.create_pr:
         return "A pull request needs a repository that is there and that you may see."
     status = err.response.status_code if isinstance(err, HfHubHTTPError) else None

@@ -12,8 +12,9 @@ import pytest
 
 from tests.archive_server import FileServer
 from tests.faulty_server import Fault, serving
-from timm_effnet_ext.convert.google.download import PAUSES, fetch, look_up
+from timm_effnet_ext.convert.google.download import fetch, look_up
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.hub_errors import PAUSES
 
 CONTENT = bytes(range(256)) * 2000
 
@@ -112,6 +113,13 @@ def test_a_part_that_does_not_fit_is_not_appended(
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_part_that_is_shorter_than_it_says_is_continued(server: FileServer, tmp_path: Path) -> None:
+    fault = Fault("GET", body=CONTENT[:-1], headers={"Content-Range": f"bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}"})
+    server.faults += [Fault("GET", cut_after=1000), fault]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert ranges(server) == 3
+
+
 def test_a_slow_server_is_waited_for(server: FileServer, tmp_path: Path) -> None:
     server.faults.append(Fault("GET", pause=0.02))
     assert get(server, tmp_path).read_bytes() == CONTENT
@@ -121,6 +129,27 @@ def test_a_slow_server_is_waited_for(server: FileServer, tmp_path: Path) -> None
 def test_a_server_that_stumbles_is_asked_again(server: FileServer, tmp_path: Path, status: int) -> None:
     server.faults += [Fault("HEAD", status=status), Fault("GET", status=status)]
     assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_server_that_says_how_long_to_wait_is_obeyed(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    server.faults.append(Fault("HEAD", status=503, headers={"Retry-After": "20"}))
+    get(server, tmp_path)
+    assert waited == [20]
+
+
+def test_offline_nothing_is_asked_or_waited_for(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EffNetExtError, match=r"a/net.tgz: not downloaded: HF_HUB_OFFLINE is set"):
+        get(server, tmp_path)
+    assert (waited, server.requests) == ([], [])
 
 
 @pytest.mark.parametrize(

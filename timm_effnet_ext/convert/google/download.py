@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock, get_session
 
 from timm_effnet_ext.convert.records import Progress
 from timm_effnet_ext.errors import EffNetExtError, first_line
-from timm_effnet_ext.hub_errors import PASSING
+from timm_effnet_ext.hub_errors import HUB_ERRORS, retry
 
-_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
-PAUSES = (1, 2, 4, 8)  # seconds before another attempt; counted anew whenever bytes have come
 _TIMEOUT = 20  # seconds without a byte, before the user is told that it is tried again
 _AS_IT_IS = {"Accept-Encoding": "identity"}  # so that lengths are those of the file
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -45,10 +42,6 @@ class Remote(NamedTuple):
         return folder / f"{key}-{self.name}"
 
 
-class _Passing(Exception):
-    """What another attempt may not meet again."""
-
-
 def look_up(url: str) -> Remote:
     """Return what the server says of a file, without fetching it.
 
@@ -60,7 +53,7 @@ def look_up(url: str) -> Remote:
         with _answer("HEAD", url) as answer:
             return _remote(url, answer.headers, _length(url, answer.headers))
 
-    return _patiently(url, attempt)
+    return _retry(url, attempt)
 
 
 def fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
@@ -75,7 +68,7 @@ def fetch(remote: Remote, folder: Path, progress: Progress) -> Path:
         if not target.is_file():
             partial = target.with_name(f"{target.name}.partial")
             with partial.open("ab") as file:
-                _patiently(remote.url, lambda: _complete(remote, file, progress), file.tell)
+                _retry(remote.url, lambda: _complete(remote, file, progress), file.tell)
             os.replace(partial, target)
     return target
 
@@ -100,7 +93,7 @@ def _complete(remote: Remote, file: IO[bytes], progress: Progress) -> None:
             file.write(chunk)
             progress(f"downloading {remote.name}", file.tell(), remote.size)
     if file.tell() != remote.size:
-        raise _Passing(f"{file.tell()} bytes came, {remote.size} were announced")
+        raise HTTPError(f"{file.tell()} bytes came, {remote.size} were announced")
 
 
 def _empty(file: IO[bytes]) -> None:
@@ -114,17 +107,12 @@ def _answer(method: str, url: str, headers: Mapping[str, str] = {}) -> Iterator[
 
     The client is the Hub's, so that proxies and certificates that were set up for it serve here too.
     """
-    try:
-        with get_session().stream(method, url, headers={**_AS_IT_IS, **headers}, timeout=_TIMEOUT) as answer:
-            if answer.status_code in PASSING:
-                raise _Passing(f"the server answered {answer.status_code}")
-            if answer.status_code not in (200, 206):
-                raise EffNetExtError(f"{url}: the server answered {answer.status_code} {answer.reason_phrase}")
-            yield answer
-    except OfflineModeIsEnabled as err:
-        raise EffNetExtError(f"{url}: not downloaded: HF_HUB_OFFLINE is set") from err
-    except HTTPError as err:
-        raise _Passing(first_line(err)) from err
+    with get_session().stream(method, url, headers={**_AS_IT_IS, **headers}, timeout=_TIMEOUT) as answer:
+        # The client's own way, hf_raise_for_status, expects a body as the Hub sends it; this is another server.
+        if answer.status_code not in (200, 206):
+            said = f"the server answered {answer.status_code} {answer.reason_phrase}"
+            raise HfHubHTTPError(said, response=answer)
+        yield answer
 
 
 def _remote(url: str, headers: Mapping[str, str], size: int) -> Remote:
@@ -140,19 +128,18 @@ def _length(url: str, headers: Mapping[str, str]) -> int:
     return int(length)
 
 
-def _patiently(url: str, attempt: Callable[[], Any], done: Callable[[], int] = lambda: 0) -> Any:
-    """Attempt again after what may pass, as long as `done()` grows and a few times more."""
-    pauses = iter(PAUSES)
-    while True:
-        before = done()
-        try:
-            return attempt()
-        except _Passing as err:
-            if done() > before:
-                pauses = iter(PAUSES)
-            pause = next(pauses, None)
-            if pause is None:
-                kept = f" {done()} bytes are kept: run it again to continue." if done() else ""
-                raise EffNetExtError(f"{url}: {err}.{kept}") from err
-            _logger.warning("%s: %s; trying again in %d s", url, err, pause)
-            time.sleep(pause)
+def _retry(url: str, attempt: Callable[[], _T], done: Callable[[], int] = lambda: 0) -> _T:
+    """Attempt again as long as bytes come, and a few times more.
+
+    Raises:
+        EffNetExtError: The server refuses, or breaks off all the same.
+    """
+    try:
+        return retry(attempt, say=lambda err: f"{url}: {_said(err)}", done=done)
+    except HUB_ERRORS as err:
+        kept = f" {done()} bytes are kept: run it again to continue." if done() else ""
+        raise EffNetExtError(f"{url}: {_said(err)}.{kept}") from err
+
+
+def _said(err: BaseException) -> str:
+    return "not downloaded: HF_HUB_OFFLINE is set" if isinstance(err, OfflineModeIsEnabled) else first_line(err)
