@@ -66,7 +66,7 @@ ARROWS: dict[str, set[str]] = {
         "arch", "convert", "convert.readers.tensorflow", "errors", "hub_errors", "hub_format",
         "hucorz_efficientnet",
     },
-    "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "storage"},
+    "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "hub_format"},
     "cli": {
         "arch", "cam", "convert", "convert.checkpoint", "convert.dialects", "convert.google", "errors", "hub",
         "hub_format", "hucorz_efficientnet", "label_names", "photos", "predict", "summary", "train",

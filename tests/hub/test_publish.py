@@ -67,6 +67,15 @@ def test_the_folder_is_published_in_one_commit(local_hub: LocalHub, folder: Path
     assert done.commit == local_hub.repos[REPO].at("main").sha
 
 
+def test_a_folder_whose_name_looks_like_a_home(
+    local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(Path("~nobody-of-that-name"))
+    publish(folder, Target(REPO))
+    assert_published(local_hub, folder)
+
+
 def test_publishing_again_makes_no_commit(local_hub: LocalHub, folder: Path) -> None:
     publish(folder, Target(REPO))
     assert not publish(folder, Target(REPO)).is_new
@@ -119,7 +128,8 @@ def test_a_pull_request_to_another_user(local_hub: LocalHub, folder: Path) -> No
         Fault("POST .*/objects/batch", status=502),
         Fault("POST /api/repos/create", status=500),
         Fault("GET /api/models/alice/net", status=504),
-        Fault("POST .*/paths-info/", lose_answer=True),
+        Fault("GET .*/tree/", status=503),
+        Fault("GET .*/tree/", lose_answer=True),
     ],
     ids=lambda fault: f"{fault.pattern} {fault.status or 'cut'}",
 )
@@ -165,7 +175,7 @@ def test_a_long_wait_is_left_to_the_user(local_hub: LocalHub, folder: Path, monk
     local_hub.faults.append(Fault(COMMIT, status=429, headers={"Retry-After": "20"}))
     publish(folder, Target(REPO))
     assert waited == [20]
-    local_hub.faults.append(Fault("POST .*/paths-info/", status=429, headers={"Retry-After": "3600"}))
+    local_hub.faults.append(Fault("GET /api/models/alice/net", status=429, headers={"Retry-After": "3600"}))
     with pytest.raises(EffNetExtError, match="the Hub answered 429"):
         publish(folder, Target(REPO))
     assert waited == [20]
@@ -184,6 +194,21 @@ def test_other_bytes_on_the_hub_are_not_announced_as_done(local_hub: LocalHub, f
     local_hub.faults.append(Fault(COMMIT, body=b"something else"))
     with pytest.raises(VerificationError, match=r"the Hub holds other bytes than were sent for model.safetensors"):
         publish(folder, Target(REPO))
+
+
+def test_weights_that_change_after_they_were_checked_are_not_published(
+    local_hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_commit, weights = HfApi.create_commit, folder / "model.safetensors"
+
+    def late(api: HfApi, *args: Any, **kwargs: Any) -> Any:
+        weights.write_bytes(bytes(weights.stat().st_size))
+        return create_commit(api, *args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "create_commit", late)
+    with pytest.raises(EffNetExtError, match=r"the Hub answered 400 \(sha256 mismatch\)"):
+        publish(folder, Target(REPO))
+    assert local_hub.repos[REPO].at("main").files == {}
 
 
 def test_a_commit_of_someone_else_meanwhile_is_not_overwritten(

@@ -75,9 +75,10 @@ def _publish(
     from timm_effnet_ext.hub.publish import files_to_publish, publish
 
     if dry_run:
-        files = [(f"{file.name}, {file.size:,} bytes, sha256 {file.sha256}") for file in files_to_publish(folder)]
         where = f"{target.repo_id}, {'a pull request to ' if target.create_pr else ''}branch {target.revision}"
-        return None, [("would push", where), *(("", text) for text in files)]
+        files = [(file.path_in_repo, file.upload_info) for file in files_to_publish(folder)]
+        lines = [f"{name}, {info.size:,} bytes, sha256 {info.sha256.hex()}" for name, info in files]
+        return None, [("would push", where), *(("", line) for line in lines)]
     progress(f"publishing {target.repo_id}", 0, 1)
     done = publish(folder, target)
     state = "compared with the folder" if done.is_new else "was there already, the same files"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from timm_effnet_ext import __version__
 from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few, first_line
 from timm_effnet_ext.hub_errors import HUB_ERRORS, cause, hub_answer, retry
-from timm_effnet_ext.storage import sha256
+from timm_effnet_ext.hub_format import WEIGHTS_FILE
 
 MAIN = "main"
 
@@ -47,20 +47,6 @@ class Target:
             raise EffNetExtError(f"{self.repo_id}: no name for a repository, expected USER/REPO")
 
 
-class LocalFile(NamedTuple):
-    """One file to publish, with the hashes by which the Hub knows it."""
-
-    path: Path
-    size: int  # bytes
-    sha256: str  # of LFS content
-    git_oid: str  # of what lies in git itself
-
-    @property
-    def name(self) -> str:
-        """Its name in the repository."""
-        return self.path.name
-
-
 class Published(NamedTuple):
     """What lies on the Hub now, compared with the folder file by file."""
 
@@ -70,8 +56,8 @@ class Published(NamedTuple):
     is_new: bool  # False: the same files were there already, and no commit was made
 
 
-def files_to_publish(folder: str | Path) -> tuple[LocalFile, ...]:
-    """Return the files of a converted folder that may be published.
+def files_to_publish(folder: str | Path) -> tuple[CommitOperationAdd, ...]:
+    """Return the files of a converted folder that may be published, each with its size and sha256.
 
     Raises:
         CheckpointFormatError: No folder that `convert` wrote, or damaged since.
@@ -87,9 +73,9 @@ def files_to_publish(folder: str | Path) -> tuple[LocalFile, ...]:
             f"{folder}: was not verified, so it is not published. Convert it again without --no-verify, and with "
             "photos (--images FOLDER, or scikit-learn installed)"
         )
-    found = tuple(_local(folder / name) for name in FILES)
-    if found[0].sha256 != record.get("weights_sha256"):
-        raise CheckpointFormatError(f"{found[0].path}: was changed after it was verified. Convert it again")
+    found = tuple(CommitOperationAdd(name, folder.absolute() / name) for name in FILES)
+    if found[0].upload_info.sha256.hex() != record.get("weights_sha256"):
+        raise CheckpointFormatError(f"{folder / WEIGHTS_FILE}: was changed after it was verified. Convert it again")
     return found
 
 
@@ -102,15 +88,15 @@ def publish(folder: str | Path, target: Target) -> Published:
         EffNetExtError: No token, no permission, or a Hub that refuses; says whether the repository was made.
         CheckpointFormatError, VerificationError: The folder must not be published, or the Hub holds other bytes.
     """
-    files = files_to_publish(folder)
+    folder, files = Path(folder), files_to_publish(folder)
     api = _api(token())
     with _explain(target):
         is_private, made = _repository(api, target)
     try:
         with _explain(target):
             _branch(api, target)
-            found = retry(lambda: _commit(api, target, files, is_private), once=target.create_pr)
-            _compare(api, target, files, found)
+            found = retry(lambda: _commit(api, target, folder, files, is_private), once=target.create_pr)
+            _compare(api, target, folder, found)
     except EffNetExtError as err:
         if made:
             raise type(err)(f"{err} The repository was made before that; nothing in it is announced as done.") from err
@@ -127,13 +113,12 @@ def published_record(repo_id: str) -> dict[str, Any] | None:
     api, target = _api(get_token()), Target(repo_id)
     with _explain(target):
         try:
-            head = retry(lambda: api.model_info(repo_id, revision=MAIN)).sha
-            there = {entry.path for entry in retry(lambda: api.get_paths_info(repo_id, [*FILES], revision=head))}
+            info = retry(lambda: api.model_info(repo_id, revision=MAIN))
         except RepositoryNotFoundError:
             return None
-        if there != set(FILES):
+        if not set(FILES) <= {file.rfilename for file in info.siblings or ()}:
             return None
-        path = retry(lambda: api.hf_hub_download(repo_id, RECORD_FILE, revision=head))
+        path = retry(lambda: api.hf_hub_download(repo_id, RECORD_FILE, revision=info.sha))
     try:
         return read_record(Path(path).parent)
     except CheckpointFormatError:
@@ -154,15 +139,6 @@ def token() -> str:
 
 def _api(token: str | None) -> HfApi:
     return HfApi(token=token, library_name="timm_effnet_ext", library_version=__version__)
-
-
-def _local(path: Path) -> LocalFile:
-    size = path.stat().st_size
-    git = hashlib.sha1(b"blob %d\0" % size)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            git.update(chunk)
-    return LocalFile(path, size, sha256(path), git.hexdigest())
 
 
 def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
@@ -187,16 +163,18 @@ def _branch(api: HfApi, target: Target) -> None:
         retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
 
 
-def _commit(api: HfApi, target: Target, files: tuple[LocalFile, ...], is_private: bool) -> Published:
+def _commit(
+    api: HfApi, target: Target, folder: Path, files: tuple[CommitOperationAdd, ...], is_private: bool
+) -> Published:
     """Make the one commit, unless the branch holds these very files."""
     head = api.model_info(target.repo_id, revision=target.revision).sha
     assert head is not None  # every branch has a commit
     url = f"{api.endpoint}/{target.repo_id}" + ("" if target.revision == MAIN else f"/tree/{target.revision}")
-    if not _differing(api, target.repo_id, head, files):
+    if not _differing(api, target.repo_id, head, folder):
         return Published(url, head, is_private, is_new=False)
     info = api.create_commit(
         target.repo_id,
-        [CommitOperationAdd(file.name, file.path) for file in files],
+        [copy(file) for file in files],  # the client marks those that it has sent
         commit_message=f"Upload weights converted by timm_effnet_ext {__version__}",
         revision=target.revision,
         create_pr=target.create_pr,
@@ -205,8 +183,8 @@ def _commit(api: HfApi, target: Target, files: tuple[LocalFile, ...], is_private
     return Published(info.pr_url or url, info.oid, is_private, is_new=True)
 
 
-def _compare(api: HfApi, target: Target, files: tuple[LocalFile, ...], found: Published) -> None:
-    differing = retry(lambda: _differing(api, target.repo_id, found.commit, files))
+def _compare(api: HfApi, target: Target, folder: Path, found: Published) -> None:
+    differing = _differing(api, target.repo_id, found.commit, folder)
     if differing:
         raise VerificationError(
             f"{target.repo_id}: the Hub holds other bytes than were sent for {first_few(differing)} "
@@ -214,11 +192,14 @@ def _compare(api: HfApi, target: Target, files: tuple[LocalFile, ...], found: Pu
         )
 
 
-def _differing(api: HfApi, repo_id: str, commit: str, files: tuple[LocalFile, ...]) -> list[str]:
-    """Return the names of files that a commit lacks or holds with other content."""
-    entries = api.get_paths_info(repo_id, [file.name for file in files], revision=commit)
-    there = {entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in entries}  # type: ignore[union-attr]
-    return [file.name for file in files if there.get(file.name) not in (file.sha256, file.git_oid)]
+def _differing(api: HfApi, repo_id: str, commit: str, folder: Path) -> list[str]:
+    """Return the names of files that are not the same in a commit and in the folder.
+
+    The client tries again by itself, and would take a "~" at the beginning of a path for a home.
+    """
+    found = api.verify_repo_checksums(repo_id, revision=commit, local_dir=folder.absolute())
+    differing = {*found.extra_paths, *found.missing_paths, *(file["path"] for file in found.mismatches)}
+    return [name for name in FILES if name in differing]
 
 
 @contextmanager
