@@ -1,12 +1,21 @@
-"""What an error says is one line of plain text, whatever foreign words are in it."""
+"""What an error says is one line of plain text, whatever foreign words are in it, and says once which file is meant."""
 
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few, first_line, plain
+from timm_effnet_ext.errors import (
+    CheckpointFormatError,
+    EffNetExtError,
+    NameMappingError,
+    first_few,
+    first_line,
+    located,
+    plain,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +47,41 @@ def test_an_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(CheckpointFormatError("file: cut")))
     assert isinstance(error, CheckpointFormatError)
     assert str(error) == "file: cut"
+
+
+def test_the_innermost_file_counts() -> None:
+    with pytest.raises(EffNetExtError, match=r"^b: no good$"), located(Path("a")), located(Path("b")):
+        raise EffNetExtError("no good")
+
+
+def test_parts_of_a_file_stand_between_it_and_the_message() -> None:
+    with (
+        pytest.raises(EffNetExtError, match=r"^a: block 1: entry 2: no good$"),
+        located("folder"),
+        located(Path("a")),
+        located("block 1"),
+        located("entry 2"),
+    ):
+        raise EffNetExtError("no good")
+
+
+@pytest.mark.parametrize("kind", [EffNetExtError, CheckpointFormatError, NameMappingError])
+def test_the_error_stays_the_one_that_it_was(kind: type[EffNetExtError]) -> None:
+    cause, error = KeyError("x"), kind("no good")
+    with pytest.raises(kind) as caught, located(Path("a")):
+        raise error from cause
+    assert caught.value is error
+    assert error.__cause__ is cause
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(ValueError, match=r"^no good$"), located(Path("a")):
+        raise ValueError("no good")
+
+
+def test_a_copy_of_an_error_is_located_too() -> None:
+    with pytest.raises(EffNetExtError, match=r"^a: no good$") as caught, located(Path("a")):
+        raise EffNetExtError("no good")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    with pytest.raises(EffNetExtError, match=r"^a: no good$"), located(Path("b")):
+        raise copy

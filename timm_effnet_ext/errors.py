@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"
@@ -12,6 +14,8 @@ _ESCAPES = re.compile(
 
 class EffNetExtError(Exception):
     """Root of every error that this package raises about its input; what foreign words it holds is plain text."""
+
+    is_located = False  # whether `located` has put a file before its message
 
     def __init__(self, message: str) -> None:
         super().__init__(plain(message))
@@ -27,6 +31,23 @@ class NameMappingError(EffNetExtError, LookupError):
 
 class VerificationError(EffNetExtError, RuntimeError):
     """A converted model does not compute what its source computed."""
+
+
+@contextmanager
+def located(where: Path | str) -> Iterator[None]:
+    """Put before the message of an error what it is about: a file, or a text that says which part of a file.
+
+    A message that begins with a file is left as it is, so of several files around it the innermost counts. The error
+    itself stays, with its kind and cause. What may raise errors about something else, such as the block of a caller,
+    does not belong inside.
+    """
+    try:
+        yield
+    except EffNetExtError as err:
+        if not err.is_located:
+            err.args = (plain(f"{where}: {err}"),)
+            err.is_located = isinstance(where, Path)
+        raise
 
 
 def plain(text: str) -> str:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 PREPROCESSING = ("input_size", "test_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 """The entries of a pretrained_cfg that say how images are prepared."""
@@ -28,10 +28,11 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointFormatError: It cannot be read, or is no object.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as err:
-        raise CheckpointFormatError(f"{path}: not readable as JSON ({err})") from err
-    if not isinstance(config, dict):
-        raise CheckpointFormatError(f"{path}: expected an object in timm's Hub format, found {type(config).__name__}")
+    with located(path):
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as err:
+            raise CheckpointFormatError(f"not readable as JSON ({err})") from err
+        if not isinstance(config, dict):
+            raise CheckpointFormatError(f"expected an object in timm's Hub format, found {type(config).__name__}")
     return config
