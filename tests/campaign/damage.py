@@ -84,7 +84,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def in_table(raw: bytes, rng: Random) -> bytes:
     """Return a tensor bundle's index with one key or value damaged."""
-    pairs = list(read_table(raw, "index"))
+    pairs = list(read_table(raw))
     at = rng.randrange(len(pairs))
     key, value = pairs[at]
     pairs[at] = (damaged(key, rng), value) if key and rng.random() < 0.3 else (key, damaged(value, rng))

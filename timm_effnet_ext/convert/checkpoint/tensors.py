@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from timm_effnet_ext.errors import located
 from timm_effnet_ext.layout import Shape
 
 
@@ -18,11 +20,15 @@ def widened(bfloat16: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """A tensor that is still in its file; `dtype` is TensorFlow's name, e.g. "float32" or "bfloat16"."""
+    """A tensor that is still in its file; `dtype` is TensorFlow's name, e.g. "float32" or "bfloat16".
+
+    `file` is the one that lists it, which errors begin with unless `load` says that another is at fault.
+    """
 
     name: str
     dtype: str
     shape: Shape
+    file: Path
     load: Callable[[], np.ndarray] = field(repr=False, compare=False)
 
     @property
@@ -32,4 +38,5 @@ class TensorEntry:
 
     def read(self) -> np.ndarray:
         """Return the values, checked; a read-only view of the file where its bytes can be used as they are."""
-        return self.load()
+        with located(self.file):
+            return self.load()

@@ -56,7 +56,7 @@ def test_others_say_that_they_have_none(name: str) -> None:
 
 
 def test_names_of_googles_code_are_no_keras_names() -> None:
-    entry = TensorEntry("a", "float32", (1,), lambda: np.zeros(1))
+    entry = TensorEntry("a", "float32", (1,), Path("a"), lambda: np.zeros(1))
     assert not has_keras_names(Variables({"efficientnet-b0/stem/conv2d/kernel": entry}))
 
 

@@ -24,22 +24,22 @@ def hang() -> bytes:
 
 
 def refuse() -> bytes:
-    raise CheckpointFormatError("a.h5: no good")
+    raise CheckpointFormatError("no good")
 
 
 def test_the_result_comes_back_whole() -> None:
-    assert isolated(lambda: b"x" * 1_000_000, "a.h5") == b"x" * 1_000_000
+    assert isolated(lambda: b"x" * 1_000_000) == b"x" * 1_000_000
 
 
 def test_it_runs_elsewhere() -> None:
-    assert isolated(lambda: str(os.getpid()).encode(), "a.h5") != str(os.getpid()).encode()
+    assert isolated(lambda: str(os.getpid()).encode()) != str(os.getpid()).encode()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
-    [(crash, "a.h5: the library that reads it crashed: it is damaged"),
-     (hang, "a.h5: the library that reads it hangs: it is damaged"), (refuse, "^a.h5: no good$")],
+    [(crash, "^the library that reads it crashed: it is damaged"),
+     (hang, "^the library that reads it hangs: it is damaged"), (refuse, "^no good$")],
 )  # fmt: skip
 def test_what_goes_wrong_there_is_an_error_here(call, message: str) -> None:
     with pytest.raises(CheckpointFormatError, match=message):
-        isolated(call, "a.h5", cpu_seconds=1)
+        isolated(call, cpu_seconds=1)

@@ -31,7 +31,7 @@ def functional(layers: list[dict[str, Any]], end: str, *, wrap: bool = False) ->
 
 
 def parse(model: Any) -> LayerGraph:
-    graph = parse_config(json.dumps(model), "a.keras")
+    graph = parse_config(json.dumps(model))
     assert graph is not None
     return graph
 
@@ -74,7 +74,7 @@ def test_the_order_of_the_list_does_not_matter() -> None:
 
 
 def test_a_model_in_python_code_has_no_graph() -> None:
-    assert parse_config('{"class_name": "Mine", "config": {"classes": 5}}', "a.keras") is None
+    assert parse_config('{"class_name": "Mine", "config": {"classes": 5}}') is None
 
 
 START = keras3("InputLayer", "in")
@@ -101,4 +101,4 @@ def test_what_is_no_such_graph_is_refused(model: Any, message: str) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"class_name": "A", "config": {"layers": ' + "[" * 900])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(CheckpointFormatError, match="no usable JSON"):
-        parse_config(text, "a.keras")
+        parse_config(text)

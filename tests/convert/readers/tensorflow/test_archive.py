@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.convert._sources import DATA, tiny_bundle, tiny_variables
+from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.readers.tensorflow import archive
 from timm_effnet_ext.convert.readers.tensorflow.source import open_bundle
 from timm_effnet_ext.convert.readers.tensorflow.variables import format_of
@@ -87,7 +88,7 @@ def test_an_archive_that_grows_without_end_is_refused(tmp_path: Path, monkeypatc
 def test_a_cut_archive_says_so(share: float, tmp_path: Path) -> None:
     whole = _archive(tmp_path / "a.tgz", dict(_members(tmp_path))).read_bytes()
     (tmp_path / "cut.tgz").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointFormatError, match=r"cut\.tgz: broken archive"), open_bundle(tmp_path / "cut.tgz"):
+    with pytest.raises(CheckpointFormatError, match=r"cut\.tgz: broken archive"), open_checkpoint(tmp_path / "cut.tgz"):
         pass
 
 

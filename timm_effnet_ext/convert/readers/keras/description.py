@@ -30,15 +30,14 @@ def keras_checkpoint(
     path: Path, kind: str, files: tuple[Path, ...], graph: LayerGraph | None, weights: KerasWeights
 ) -> Checkpoint:
     """Return what a file's layers and weights come to, whatever its format."""
-    what = str(path)
     make = partial(Checkpoint, path, "keras", kind, files, weights.variables())
     if graph is None:
         return make(habits=partial(_habits, weights), notes=(_NO_GRAPH,))
-    check_kinds(graph, what)
-    with sensible(what):
-        end = head(graph, what)
-        found = preprocessing(graph, weights.layers, what)
-        args = model_args(graph, end.pool, what)
+    check_kinds(graph)
+    with sensible():
+        end = head(graph)
+        found = preprocessing(graph, weights.layers)
+        args = model_args(graph, end.pool)
     said = Statement(_GRAPH, model_args=args, preprocessing=found, problem_type=_PROBLEMS.get(end.activation or ""))
     has_mean = "mean" in found
     return make(

@@ -115,7 +115,7 @@ def front_end(graph: LayerGraph) -> Path:
     return nodes[-1].path if nodes else INPUT
 
 
-def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorEntry]], what: str) -> dict[str, Any]:
+def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorEntry]]) -> dict[str, Any]:
     """Return timm's mean, std, input_size and what else the layers in front of the network say.
 
     Raises:
@@ -134,7 +134,7 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
             found |= {**RESIZING, **_resizing(node)}
         elif node.kind not in IDENTITY:
             raise NameMappingError(
-                f"{what}: layer {node.name!r} ({node.kind}) stands before the network; only Rescaling, Normalization, "
+                f"layer {node.name!r} ({node.kind}) stands before the network; only Rescaling, Normalization, "
                 "Resizing and random image layers can be taken over. Save the model without it"
             )
     if steps:

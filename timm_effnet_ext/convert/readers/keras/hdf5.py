@@ -22,7 +22,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
 from timm_effnet_ext.convert.readers.keras.isolate import isolated
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py raises about a damaged file, depending on the part of it.
@@ -53,24 +53,32 @@ class _Dataset(NamedTuple):
 class Hdf5(Mapping[str, TensorEntry]):
     """The datasets of a file by their paths, e.g. "model_weights/stem_conv/stem_conv/kernel:0".
 
-    `size` and `start` say which part of the file it is, if not the whole; `attributes` are the names of those that
-    `text` can give.
+    `size` and `start` say which part of the file it is, if not the whole, `unpacked` where its bytes lie, if elsewhere;
+    `attributes` are the names of those that `text` can give.
 
     Raises:
         CheckpointFormatError: Whatever is wrong with the file, when it is met: opening or reading.
     """
 
-    def __init__(self, path: Path, attributes: Sequence[str] = (), *, start: int = 0, size: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        attributes: Sequence[str] = (),
+        *,
+        start: int = 0,
+        size: int | None = None,
+        unpacked: Path | None = None,
+    ) -> None:
         self.path = path
-        self._part = (start, size)
-        found = json.loads(isolated(lambda: _describe(path, start, size, attributes), str(path)))
+        self._part = (unpacked or path, start, size)
+        found = json.loads(isolated(lambda: _describe(*self._part, attributes)))
         self._texts: dict[str, dict[str, str]] = found["texts"]
         self._datasets = {name: _Dataset(*fields) for name, fields in found["datasets"].items()}
-        self._bytes = np.memmap(path, np.uint8, "r")[start:]
+        self._bytes = np.memmap(self._part[0], np.uint8, "r")[start:]
 
     def __getitem__(self, name: str) -> TensorEntry:
         dataset = self._datasets[name]
-        return TensorEntry(name, dataset.dtype, tuple(dataset.shape), lambda: self._read(name))
+        return TensorEntry(name, dataset.dtype, tuple(dataset.shape), self.path, lambda: self._read(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._datasets)
@@ -83,18 +91,19 @@ class Hdf5(Mapping[str, TensorEntry]):
         return self._texts.get(group, {}).get(attribute)
 
     def _read(self, name: str) -> np.ndarray:
-        dataset, what = self._datasets[name], f"{self.path}: {name!r}"
+        dataset = self._datasets[name]
         if dataset.problem:
-            raise CheckpointFormatError(f"{what} {dataset.problem}")
+            raise CheckpointFormatError(f"{name!r} {dataset.problem}")
         kind, shape = _NUMPY[dataset.dtype], tuple(dataset.shape)
         need = math.prod(shape) * kind.itemsize
         if dataset.offset is None:
-            data = np.frombuffer(isolated(lambda: _values(self.path, *self._part, name), what), np.uint8)
+            with located(repr(name)):
+                data = np.frombuffer(isolated(lambda: _values(*self._part, name)), np.uint8)
         else:
             data = self._bytes[dataset.offset : dataset.offset + need]
         if len(data) != need:
             raise CheckpointFormatError(
-                f"{what} of shape {shape} needs {need} bytes, the file has {len(data)}: it is cut"
+                f"{name!r} of shape {shape} needs {need} bytes, the file has {len(data)}: it is cut"
             )
         array = data.view(kind).reshape(shape)
         return widened(array) if dataset.dtype == _BFLOAT16 else array
@@ -141,7 +150,7 @@ def _opened(path: Path, start: int, size: int | None) -> Iterator[h5py.File]:
         raise
     except _BROKEN as err:
         reason = " ".join(str(err).split()) or type(err).__name__
-        raise CheckpointFormatError(f"{path}: HDF5 is damaged or cut: {reason}") from err
+        raise CheckpointFormatError(f"HDF5 is damaged or cut: {reason}") from err
 
 
 def _describe(path: Path, start: int, size: int | None, attributes: Sequence[str]) -> bytes:
@@ -157,19 +166,19 @@ def _describe(path: Path, start: int, size: int | None, attributes: Sequence[str
             for key in group:
                 name = where + key.decode("utf-8")
                 if group.links.get_info(key).type != h5l.TYPE_HARD:
-                    raise CheckpointFormatError(f"{path}: {name!r} is a link to somewhere else: refused")
+                    raise CheckpointFormatError(f"{name!r} is a link to somewhere else: refused")
                 found = h5o.open(group, key)
                 if isinstance(found, h5d.DatasetID):
                     datasets[name] = _dataset(found)
                 elif isinstance(found, h5g.GroupID):
                     address = h5o.get_info(found).addr
                     if address in seen:
-                        raise CheckpointFormatError(f"{path}: group {name!r} is in two places")
+                        raise CheckpointFormatError(f"group {name!r} is in two places")
                     seen.add(address)
                     texts[name] = _texts(found, attributes)
                     waiting.append((f"{name}/", found))
                 if len(datasets) + len(seen) > _MAX_OBJECTS:
-                    raise CheckpointFormatError(f"{path}: more than {_MAX_OBJECTS} objects")
+                    raise CheckpointFormatError(f"more than {_MAX_OBJECTS} objects")
     return json.dumps({"texts": texts, "datasets": datasets}).encode()
 
 

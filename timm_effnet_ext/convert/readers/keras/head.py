@@ -26,7 +26,7 @@ class Head:
     activation: str | None
 
 
-def head(graph: LayerGraph, what: str) -> Head:
+def head(graph: LayerGraph) -> Head:
     """Return the head, which must be one that timm's EfficientNet has.
 
     Raises:
@@ -34,37 +34,37 @@ def head(graph: LayerGraph, what: str) -> Head:
     """
     last = max((i for i, node in enumerate(graph.nodes) if node.kind == "Conv2D"), default=-1)
     if last < 0:
-        raise NameMappingError(f"{what}: no convolution among {len(graph.nodes)} layers: no EfficientNet")
+        raise NameMappingError(f"no convolution among {len(graph.nodes)} layers: no EfficientNet")
     tail = [node for node in graph.nodes[last + 1 :] if node.kind not in IDENTITY]
     trunk, rest = tail[:2], tail[2:]
     if [node.kind for node in trunk] != ["BatchNormalization", "Activation"]:
-        raise NameMappingError(f"{what}: the last convolution is not followed by BatchNormalization and Activation")
+        raise NameMappingError("the last convolution is not followed by BatchNormalization and Activation")
     logits, pool, activation = trunk[-1].path, None, None
     if rest and rest[0].kind in _POOLS:
         pool, logits = _POOLS[rest[0].kind], rest[0].path
         rest = rest[2:] if len(rest) > 1 and rest[1].kind == "Flatten" else rest[1:]
         if rest and rest[0].kind == "Dense":
             dense, *rest = rest
-            logits, activation = dense.path, _final(dense, what)
+            logits, activation = dense.path, _final(dense)
             if rest and rest[0].kind in ("Activation", "Softmax") and activation is None:
-                activation = "softmax" if rest[0].kind == "Softmax" else _final(rest[0], what)
+                activation = "softmax" if rest[0].kind == "Softmax" else _final(rest[0])
                 rest = rest[1:]
     if rest:
         raise NameMappingError(
-            f"{what}: layer {rest[0].name!r} ({rest[0].kind}) stands in the head; timm's EfficientNet has pooling, "
+            f"layer {rest[0].name!r} ({rest[0].kind}) stands in the head; timm's EfficientNet has pooling, "
             "dropout and one Dense layer there. Convert a model without it"
         )
     return Head(logits, pool, activation)
 
 
-def _final(node: Node, what: str) -> str | None:
+def _final(node: Node) -> str | None:
     setting = node.config.get("activation")
     if not isinstance(setting, str | None) or setting not in _FINAL:
-        raise NameMappingError(f"{what}: layer {node.name!r} ends with {setting!r}, expected softmax, sigmoid or none")
+        raise NameMappingError(f"layer {node.name!r} ends with {setting!r}, expected softmax, sigmoid or none")
     return _FINAL[setting]
 
 
-def model_args(graph: LayerGraph, pool: str | None, what: str) -> dict[str, Any]:
+def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
     """Return the arguments with which our model computes what the graph does.
 
     Raises:
@@ -76,9 +76,9 @@ def model_args(graph: LayerGraph, pool: str | None, what: str) -> dict[str, Any]
     names = {_ACTIVATIONS.get(act) for act in acts}
     args: dict[str, Any] = {}
     if len(eps) != 1 or not isinstance(eps_value := eps.pop(), float):
-        raise NameMappingError(f"{what}: BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
+        raise NameMappingError(f"BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
     if len(names) != 1 or None in names:
-        raise NameMappingError(f"{what}: activations {sorted(acts)}, supported is one of {set(_ACTIVATIONS)}")
+        raise NameMappingError(f"activations {sorted(acts)}, supported is one of {set(_ACTIVATIONS)}")
     if not math.isclose(eps_value, BN_EPS, rel_tol=1e-6):
         args["bn_eps"] = eps_value
     if (act := names.pop()) != "silu":

@@ -18,7 +18,7 @@ from timm_effnet_ext.convert.readers.keras.description import keras_checkpoint
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, parse_config
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights, Layers
 from timm_effnet_ext.convert.readers.tensorflow.protowire import chunk, fields, text
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 METADATA_FILE = "keras_metadata.pb"
 _ENDS = ("stem_conv/kernel", "top_conv/kernel")
@@ -39,8 +39,9 @@ def from_bundle(path: Path, kind: str, files: tuple[Path, ...], variables: Varia
         NameMappingError: A model with layers that no timm EfficientNet has.
     """
     metadata = path / METADATA_FILE
-    config = _config(metadata) if metadata.is_file() else None
-    graph = parse_config(config, str(metadata)) if config is not None else None
+    with located(metadata):
+        config = _config(metadata) if metadata.is_file() else None
+        graph = parse_config(config) if config is not None else None
     weights = KerasWeights(_layers(variables.model, graph), variables.slots, dict(variables.counters))
     return keras_checkpoint(path, f"Keras {kind}", (*files, *([metadata] if config else [])), graph, weights)
 
@@ -58,21 +59,20 @@ def _layers(model: Mapping[str, TensorEntry], graph: LayerGraph | None) -> Layer
 def _config(path: Path) -> str | None:
     """Return the config of the whole model as JSON of lists, or None where it is Python code."""
     if path.stat().st_size > _MAX_METADATA:
-        raise CheckpointFormatError(f"{path}: {path.stat().st_size} bytes, at most {_MAX_METADATA} are expected")
-    what = str(path)
-    for field, node in fields(path.read_bytes(), what):
+        raise CheckpointFormatError(f"{path.stat().st_size} bytes, at most {_MAX_METADATA} are expected")
+    for field, node in fields(path.read_bytes()):
         if field == _NODES:
-            found = dict(fields(chunk(node, what), what))
-            if text(found.get(_NODE_PATH, b""), what) == "root":
-                return _plain_json(text(found.get(_NODE_METADATA, b""), what), what)
-    raise CheckpointFormatError(f"{path}: says nothing of the model itself")
+            found = dict(fields(chunk(node)))
+            if text(found.get(_NODE_PATH, b"")) == "root":
+                return _plain_json(text(found.get(_NODE_METADATA, b"")))
+    raise CheckpointFormatError("says nothing of the model itself")
 
 
-def _plain_json(metadata: str, what: str) -> str | None:
+def _plain_json(metadata: str) -> str | None:
     try:
         root = _lists(json.loads(metadata))
     except (ValueError, RecursionError) as err:
-        raise CheckpointFormatError(f"{what}: the model's metadata is no usable JSON: {err}") from err
+        raise CheckpointFormatError(f"the model's metadata is no usable JSON: {err}") from err
     return json.dumps(root) if isinstance(root, dict) and isinstance(root.get("config"), dict) else None
 
 

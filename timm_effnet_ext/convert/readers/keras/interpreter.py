@@ -28,7 +28,7 @@ Weights = Mapping[str, TensorEntry]
 Layer = Callable[[Node, Weights, "list[Tensor]"], "Tensor"]
 
 
-def check_kinds(graph: LayerGraph, what: str) -> None:
+def check_kinds(graph: LayerGraph) -> None:
     """Raise unless every layer is one that `evaluate` knows.
 
     Raises:
@@ -37,14 +37,14 @@ def check_kinds(graph: LayerGraph, what: str) -> None:
     for node in graph.nodes:
         if node.kind not in LAYERS:
             raise NameMappingError(
-                f"{what}: layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has. Save it without"
+                f"layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has. Save it without"
             )
         policy = node.config.get("dtype")
         policy = policy if isinstance(policy, dict) else {}
         if str(policy.get("class_name")).startswith("Quantized"):
             mode = (policy.get("config") or {}).get("mode", "another type")
             raise NameMappingError(
-                f"{what}: layer {node.name!r} is quantised to {mode}. Save the model before quantize({mode!r})"
+                f"layer {node.name!r} is quantised to {mode}. Save the model before quantize({mode!r})"
             )
 
 
@@ -62,7 +62,7 @@ class KerasGraph:
 
     def fits(self, height: int, width: int) -> bool:
         """Whether the padding layers pad images of that size as TensorFlow's SAME does."""
-        with sensible("the graph"):
+        with sensible("the graph: a setting"):
             return not wrong_paddings(self.layers, height, width)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ class KerasGraph:
             VerificationError: The graph was built for another size.
             NameMappingError: A setting that no EfficientNet of Keras has.
         """
-        with sensible("the graph"):
+        with sensible("the graph: a setting"):
             wrong = wrong_paddings(self.layers, *inputs.shape[1:3])
         if wrong:
             size = inputs.shape[1:3]
@@ -105,7 +105,7 @@ class KerasGraph:
             for node in self.layers.nodes:
                 if node.path == start or not set(node.inputs) <= values.keys():
                     continue  # in front of the start
-                with sensible(f"layer {node.name!r}"):
+                with sensible(f"layer {node.name!r}: a setting"):
                     taken = [values[path] for path in node.inputs]
                     value = LAYERS[node.kind](node, self.weights.get(node.path, {}), taken)
                     if node.path != end or node.kind != "Dense":

@@ -15,8 +15,10 @@ from timm_effnet_ext.errors import CheckpointFormatError
 _OK, _REFUSED = b"+", b"-"
 
 
-def isolated(call: Callable[[], bytes], what: str, cpu_seconds: int = 5) -> bytes:
+def isolated(call: Callable[[], bytes], cpu_seconds: int = 5) -> bytes:
     """Return what `call` returns.
+
+    Its errors come back as texts, so what file they are about is put before them on this side.
 
     Raises:
         CheckpointFormatError: `call` raised it, or it crashed, or took more than `cpu_seconds` of processor time.
@@ -40,7 +42,7 @@ def isolated(call: Callable[[], bytes], what: str, cpu_seconds: int = 5) -> byte
     if kind == _REFUSED:
         raise CheckpointFormatError(payload.decode("utf-8", "replace"))
     is_hang = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
-    raise CheckpointFormatError(f"{what}: the library that reads it {'hangs' if is_hang else 'crashed'}: it is damaged")
+    raise CheckpointFormatError(f"the library that reads it {'hangs' if is_hang else 'crashed'}: it is damaged")
 
 
 def _run(call: Callable[[], bytes], writer: int, cpu_seconds: int) -> None:

@@ -68,17 +68,17 @@ class LayerGraph:
 
 
 @contextmanager
-def sensible(what: str) -> Iterator[None]:
+def sensible(setting: str = "a setting") -> Iterator[None]:
     """Turn what a setting of a wrong type, size or name raises into our error."""
     try:
         yield
     except EffNetExtError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, ArithmeticError) as err:
-        raise CheckpointFormatError(f"{what}: a setting makes no sense ({type(err).__name__}: {err})") from err
+        raise CheckpointFormatError(f"{setting} makes no sense ({type(err).__name__}: {err})") from err
 
 
-def parse_config(text: str, what: str) -> LayerGraph | None:
+def parse_config(text: str) -> LayerGraph | None:
     """Return the graph of a model's config, or None for a model that is Python code and says no layers.
 
     Raises:
@@ -87,12 +87,12 @@ def parse_config(text: str, what: str) -> LayerGraph | None:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as err:
-        raise CheckpointFormatError(f"{what}: the model config is no usable JSON: {err}") from err
-    model = _Layer.of(config, what)
+        raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
+    model = _Layer.of(config)
     if "layers" not in model.config:
         return None
-    builder = _Builder(what)
-    with sensible(what):
+    builder = _Builder()
+    with sensible():
         output = builder.model(model, (), "", INPUT)
     shape = builder.input_shape or _input_shape(config.get("build_config"))
     return LayerGraph(tuple(builder.nodes), output, tuple(shape[1:]) if shape else (None, None, None))
@@ -108,23 +108,22 @@ class _Layer:
     inbound: list[Any]
 
     @classmethod
-    def of(cls, entry: Any, what: str) -> _Layer:
+    def of(cls, entry: Any) -> _Layer:
         config = entry.get("config") if isinstance(entry, dict) else None
         kind = entry.get("class_name") if isinstance(entry, dict) else None
         if not isinstance(config, dict) or not isinstance(kind, str):
-            raise CheckpointFormatError(f"{what}: not a layer's config: {str(entry)[:80]}")
+            raise CheckpointFormatError(f"not a layer's config: {str(entry)[:80]}")
         name = config.get("name", entry.get("name", kind))
         inbound = entry.get("inbound_nodes", [])
         if not isinstance(name, str) or not isinstance(inbound, list):
-            raise CheckpointFormatError(f"{what}: layer {name!r} has no usable name or inputs")
+            raise CheckpointFormatError(f"layer {name!r} has no usable name or inputs")
         return cls(name, kind, config, inbound)
 
 
 class _Builder:
     """Collects nodes while it goes through nested models."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.input_shape: list[Any] | None = None
 
@@ -132,13 +131,13 @@ class _Builder:
         """Add the layers of a model that is applied to `source`; return what it gives."""
         entries = model.config.get("layers")
         if not isinstance(entries, list):
-            raise CheckpointFormatError(f"{self.what}: model {model.name!r} has no list of layers")
+            raise CheckpointFormatError(f"model {model.name!r} has no list of layers")
         if len(entries) + len(self.nodes) > _MAX_LAYERS:
-            raise CheckpointFormatError(f"{self.what}: more than {_MAX_LAYERS} layers")
-        layers = [_Layer.of(entry, self.what) for entry in entries]
+            raise CheckpointFormatError(f"more than {_MAX_LAYERS} layers")
+        layers = [_Layer.of(entry) for entry in entries]
         counted = {layer.name: f"{stored_as}layers/{name}" for layer, name in _counted(layers)}
         if len(counted) != len(layers):
-            raise CheckpointFormatError(f"{self.what}: model {model.name!r} has two layers of one name")
+            raise CheckpointFormatError(f"model {model.name!r} has two layers of one name")
         for layer in layers:
             if layer.kind == "InputLayer" and not path:
                 self.input_shape = _input_shape(layer.config)
@@ -170,10 +169,10 @@ class _Builder:
                     later.append(layer)
             if len(later) == len(waiting):
                 names = first_few(layer.name for layer in later)
-                raise CheckpointFormatError(f"{self.what}: no input for {len(later)} layers of {model.name!r}: {names}")
+                raise CheckpointFormatError(f"no input for {len(later)} layers of {model.name!r}: {names}")
             waiting = later
         if end not in given:
-            raise CheckpointFormatError(f"{self.what}: model {model.name!r} gives {end!r}, which is no layer of it")
+            raise CheckpointFormatError(f"model {model.name!r} gives {end!r}, which is no layer of it")
         return given[end]
 
     def _apply(self, layer: _Layer, counted: Mapping[str, str], path: Path, sources: list[Path]) -> Path:
@@ -183,9 +182,7 @@ class _Builder:
         inner = (*path, layer.name)
         if "layers" in layer.config:
             if len(sources) != 1:
-                raise CheckpointFormatError(
-                    f"{self.what}: model {layer.name!r} takes {len(sources)} inputs, expected 1"
-                )
+                raise CheckpointFormatError(f"model {layer.name!r} takes {len(sources)} inputs, expected 1")
             return self.model(layer, inner, f"{counted[layer.name]}/", sources[0])
         self.nodes.append(Node(inner, layer.kind, layer.config, tuple(sources), counted[layer.name]))
         return inner
@@ -197,15 +194,13 @@ class _Builder:
             found = [found]
         names = [end[0] for end in found if isinstance(end, list) and end] if isinstance(found, list) else []
         if len(names) != 1 or not isinstance(names[0], str):
-            raise CheckpointFormatError(f"{self.what}: model {model.name!r} has {len(names)} {key}, expected 1")
+            raise CheckpointFormatError(f"model {model.name!r} has {len(names)} {key}, expected 1")
         return names
 
     def _sources(self, layer: _Layer) -> list[str]:
         """Return the names of the layers that a layer takes."""
         if len(layer.inbound) > 1 and not isinstance(layer.inbound[0], str):
-            raise CheckpointFormatError(
-                f"{self.what}: layer {layer.name!r} is used {len(layer.inbound)} times, expected 1"
-            )
+            raise CheckpointFormatError(f"layer {layer.name!r} is used {len(layer.inbound)} times, expected 1")
         return list(_tensors(layer.inbound))
 
 

@@ -67,7 +67,7 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     """
     path = Path(path)
     with _open_parts(path, crc) as parts:
-        graph = parse_config(parts.config, str(path)) if parts.config is not None else None
+        graph = parse_config(parts.config) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
         yield keras_checkpoint(path, parts.format, (path,), graph, weights)
 
@@ -75,7 +75,7 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
 @contextmanager
 def _open_parts(path: Path, crc: bool) -> Iterator[_Parts]:
     if not path.is_file():
-        raise CheckpointFormatError(f"{path}: no such file")
+        raise CheckpointFormatError("no such file")
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
     if is_zip:
@@ -97,36 +97,34 @@ def _open_zip(path: Path, crc: bool) -> Iterator[_Parts]:
     with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
-                config, metadata = (_text(archive, name, path) for name in (_CONFIG, _METADATA))
-                info = _member(archive, _WEIGHTS, path)
-                if info.compress_type == zipfile.ZIP_STORED:
-                    where: tuple[Path, int, int | None] = path, _start(path, info, crc), info.file_size
-                else:
-                    where = _unpack(archive, info, Path(folder, "weights.h5"), path), 0, None
+                config, metadata = (_text(archive, name) for name in (_CONFIG, _METADATA))
+                info = _member(archive, _WEIGHTS)
+                is_stored = info.compress_type == zipfile.ZIP_STORED
+                start, size = (_start(path, info, crc), info.file_size) if is_stored else (0, None)
+                unpacked = None if is_stored else _unpack(archive, info, Path(folder, "weights.h5"))
         except CheckpointFormatError:
             raise
         except _BROKEN_ZIP as err:
-            raise CheckpointFormatError(f"{path}: broken .keras file: {err}") from err
-        target, start, size = where
-        file = Hdf5(target, _ATTRIBUTES, start=start, size=size)
+            raise CheckpointFormatError(f"broken .keras file: {err}") from err
+        file = Hdf5(path, _ATTRIBUTES, start=start, size=size, unpacked=unpacked)
         yield _Parts(file, config, f"Keras {_version(metadata)} .keras")
 
 
-def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
+def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     if name not in archive.namelist():
-        raise CheckpointFormatError(f"{path}: has no {name}, found {', '.join(archive.namelist()[:5])}: no .keras file")
+        raise CheckpointFormatError(f"has no {name}, found {', '.join(archive.namelist()[:5])}: no .keras file")
     info = archive.getinfo(name)
     if info.flag_bits & 1:
-        raise CheckpointFormatError(f"{path}: {name} is encrypted")
+        raise CheckpointFormatError(f"{name} is encrypted")
     if info.file_size > max(_CHUNK, _MAX_GROWTH * info.compress_size):
-        raise CheckpointFormatError(f"{path}: {name} unpacks {info.compress_size} bytes to {info.file_size}: refused")
+        raise CheckpointFormatError(f"{name} unpacks {info.compress_size} bytes to {info.file_size}: refused")
     return info
 
 
-def _text(archive: zipfile.ZipFile, name: str, path: Path) -> str:
-    info = _member(archive, name, path)
+def _text(archive: zipfile.ZipFile, name: str) -> str:
+    info = _member(archive, name)
     if info.file_size > _MAX_CONFIG:
-        raise CheckpointFormatError(f"{path}: {name} has {info.file_size} bytes, at most {_MAX_CONFIG} are expected")
+        raise CheckpointFormatError(f"{name} has {info.file_size} bytes, at most {_MAX_CONFIG} are expected")
     return archive.read(info).decode("utf-8")
 
 
@@ -136,11 +134,11 @@ def _start(path: Path, info: zipfile.ZipInfo, crc: bool) -> int:
         file.seek(info.header_offset)
         header = file.read(30)
         if header[:4] != b"PK\3\4":
-            raise CheckpointFormatError(f"{path}: no member at offset {info.header_offset}")
+            raise CheckpointFormatError(f"no member at offset {info.header_offset}")
         name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))  # lengths
         start = info.header_offset + 30 + name + extra
         if start + info.file_size > os.path.getsize(path):
-            raise CheckpointFormatError(f"{path}: {info.filename} is cut")
+            raise CheckpointFormatError(f"{info.filename} is cut")
         if crc:
             file.seek(start)
             left, found = info.file_size, 0
@@ -148,11 +146,11 @@ def _start(path: Path, info: zipfile.ZipInfo, crc: bool) -> int:
                 chunk = file.read(min(left, _CHUNK))
                 found, left = zlib.crc32(chunk, found), left - len(chunk)
             if found != info.CRC:
-                raise CheckpointFormatError(f"{path}: {info.filename} has a wrong checksum: the file is damaged")
+                raise CheckpointFormatError(f"{info.filename} has a wrong checksum: the file is damaged")
     return start
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, path: Path) -> Path:
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Path:
     with archive.open(info) as packed, target.open("wb") as out:
         shutil.copyfileobj(packed, out, _CHUNK)  # checks the checksum at the end
     return target

@@ -83,9 +83,7 @@ def read_weights(file: Hdf5, graph: LayerGraph | None) -> KerasWeights:
             path, leaf = _new(file, name, graph) if is_new else _legacy(name, graph)
             layer = out.layers.setdefault(path, {})
             if leaf in layer:
-                raise CheckpointFormatError(
-                    f"{file.path}: {name!r} and {layer[leaf].name!r} are both {path[-1]}/{leaf}"
-                )
+                raise CheckpointFormatError(f"{name!r} and {layer[leaf].name!r} are both {path[-1]}/{leaf}")
             layer[leaf] = file[name]
     return out
 
@@ -108,7 +106,7 @@ def _new(file: Hdf5, name: str, graph: LayerGraph | None) -> tuple[Path, str]:
     """Return path and variable: the class says what the number of a variable stands for."""
     found = _VARS.fullmatch(name)
     if found is None or not found["layer"]:
-        raise CheckpointFormatError(f"{file.path}: {name!r} belongs to no layer")
+        raise CheckpointFormatError(f"{name!r} belongs to no layer")
     group = "/".join("layers" if part in _CONTAINERS else part for part in found["layer"].rstrip("/").split("/"))
     path = tuple(part for part in group.split("/") if part != "layers")
     kind, index = _NUMBER.sub("", path[-1]), int(found["index"])
@@ -122,7 +120,5 @@ def _new(file: Hdf5, name: str, graph: LayerGraph | None) -> tuple[Path, str]:
         return (*path[:-1], own_name) if own_name else path, leaf
     node = graph.by_group.get(group)
     if node is not None and own_name not in (None, node.name):
-        raise CheckpointFormatError(
-            f"{file.path}: {group!r} is {own_name!r} in the weights, {node.name!r} in the config"
-        )
+        raise CheckpointFormatError(f"{group!r} is {own_name!r} in the weights, {node.name!r} in the config")
     return node.path if node else path, leaf

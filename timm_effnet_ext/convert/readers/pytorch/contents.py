@@ -60,7 +60,7 @@ def contents(path: Path, loaded: Any) -> Contents:
     found = sorted_out(averages if raw is None else _entries(path, raw), averages, plain)
     if not found.model:
         raise CheckpointFormatError(f"{path}: expected a state_dict, found no tensors: {first_few(state)}")
-    found.counters.update({k: _scalar(k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
+    found.counters.update({k: _scalar(path, k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
     found.slots.update(_slots(path, loaded))
     statements, notes = _said(loaded, raw or ema or {})
     return Contents(found, statements, (*notes, *_ignored(loaded, raw)))
@@ -175,19 +175,19 @@ def _entry(path: Path, name: str, tensor: Any) -> TensorEntry:
 
     def load() -> np.ndarray:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise CheckpointFormatError(f"{path}: {name!r} is a {tensor.layout} tensor of {dtype}, not a plain one")
+            raise CheckpointFormatError(f"{name!r} is a {tensor.layout} tensor of {dtype}, not a plain one")
         plain = tensor.detach().float() if dtype == "bfloat16" else tensor.detach()
         return plain.resolve_neg().resolve_conj().numpy()
 
-    return TensorEntry(name, dtype, _shape(tensor), load)
+    return TensorEntry(name, dtype, _shape(tensor), path, load)
 
 
 def _shape(tensor: Any) -> Shape:
     return tuple(tensor.shape)
 
 
-def _scalar(name: str, value: int) -> TensorEntry:
-    return TensorEntry(name, "int64", (), lambda: np.array(value))
+def _scalar(path: Path, name: str, value: int) -> TensorEntry:
+    return TensorEntry(name, "int64", (), path, lambda: np.array(value))
 
 
 def _slots(path: Path, loaded: Mapping[Any, Any]) -> dict[str, TensorEntry]:

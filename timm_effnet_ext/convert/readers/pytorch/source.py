@@ -112,8 +112,8 @@ def _mapped(path: Path, data: np.ndarray, name: str, row: Mapping[str, Any]) -> 
 
     def load() -> np.ndarray:
         if stored is None:
-            raise CheckpointFormatError(f"{path}: {name!r} has dtype {kind}, supported are {', '.join(_DTYPES)}")
+            raise CheckpointFormatError(f"{name!r} has dtype {kind}, supported are {', '.join(_DTYPES)}")
         values = data[begin:end].view(stored).reshape(shape)
         return widened(values) if dtype == "bfloat16" else values
 
-    return TensorEntry(name, dtype, shape, load)
+    return TensorEntry(name, dtype, shape, path, load)

@@ -42,26 +42,25 @@ def unpack(archive: Path, folder: Path) -> None:
         file.seek(0)
         data = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if is_gzip else file)
         try:
-            limited = cast("IO[bytes]", _Limited(data, limit, archive))
-            with tarfile.open(fileobj=limited, mode="r:") as tar:
-                _extract(tar, archive, folder)
+            with tarfile.open(fileobj=cast("IO[bytes]", _Limited(data, limit)), mode="r:") as tar:
+                _extract(tar, folder)
         except CheckpointFormatError:
             raise
         except _BROKEN as err:
-            raise CheckpointFormatError(f"{archive}: broken archive: {err}") from err
+            raise CheckpointFormatError(f"broken archive: {err}") from err
 
 
-def _extract(tar: tarfile.TarFile, archive: Path, folder: Path) -> None:
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
     for n, member in enumerate(tar):
         if n >= _MAX_MEMBERS:
-            raise CheckpointFormatError(f"{archive}: more than {_MAX_MEMBERS} members")
+            raise CheckpointFormatError(f"more than {_MAX_MEMBERS} members")
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts or "\0" in member.name or "\\" in member.name:
-            raise CheckpointFormatError(f"{archive}: member {member.name!r} leads out of the archive")
+            raise CheckpointFormatError(f"member {member.name!r} leads out of the archive")
         if member.isdir():
             continue
         if not member.isreg() or member.issparse():
-            raise CheckpointFormatError(f"{archive}: member {member.name!r} is no plain file (a link or a device?)")
+            raise CheckpointFormatError(f"member {member.name!r} is no plain file (a link or a device?)")
         if not _MEMBER.fullmatch(path.name):
             continue
         target = folder.joinpath(*path.parts)
@@ -69,27 +68,27 @@ def _extract(tar: tarfile.TarFile, archive: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             out = target.open("xb")
         except (FileExistsError, NotADirectoryError) as err:
-            raise CheckpointFormatError(f"{archive}: member {member.name!r} is there twice") from err
+            raise CheckpointFormatError(f"member {member.name!r} is there twice") from err
         with out:
             content = tar.extractfile(member)
             assert content is not None  # a plain file
             shutil.copyfileobj(content, out, 1 << 18)
         if os.path.getsize(target) != member.size:
             raise CheckpointFormatError(
-                f"{archive}: member {member.name!r} has {os.path.getsize(target)} bytes, expected {member.size}: cut"
+                f"member {member.name!r} has {os.path.getsize(target)} bytes, expected {member.size}: cut"
             )
 
 
 class _Limited:
     """A file for tarfile: forward reads of limited size, up to a limited total."""
 
-    def __init__(self, file: IO[bytes], limit: int, archive: Path) -> None:
-        self._file, self._limit, self._archive = file, limit, archive
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self._file, self._limit = file, limit
 
     def read(self, size: int = -1) -> bytes:
         """Read some bytes; tarfile asks for a header's whole size at once, whatever the header says."""
         if not 0 <= size <= _MAX_HEADER:
-            raise CheckpointFormatError(f"{self._archive}: a header of {size} bytes")
+            raise CheckpointFormatError(f"a header of {size} bytes")
         self._guard(self.tell() + size)
         return self._file.read(size)
 
@@ -105,4 +104,4 @@ class _Limited:
 
     def _guard(self, end: int) -> None:
         if end > self._limit:
-            raise CheckpointFormatError(f"{self._archive}: unpacks to more than {self._limit} bytes: refused")
+            raise CheckpointFormatError(f"unpacks to more than {self._limit} bytes: refused")

@@ -22,7 +22,7 @@ from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
 from timm_effnet_ext.convert.readers.tensorflow.entries import FULL, BundleEntry, Slice, decode_entry, num_shards
 from timm_effnet_ext.convert.readers.tensorflow.protowire import take, text, varint
 from timm_effnet_ext.convert.readers.tensorflow.sstable import mask, masked_crc, read_table
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 STRING, BOOL, BFLOAT16 = 7, 10, 14
 # DataType of tensorflow/core/framework/types.proto: code -> (name, numpy dtype of the bytes on disk)
@@ -51,25 +51,27 @@ class Bundle(Mapping[str, TensorEntry]):
         self._raw: dict[str, bytes] = {}
         self._slices: dict[bytes, bytes] = {}
         header = None
-        for key, value in read_table(_read_file(self.index_file), str(self.index_file)):
-            if not key:
-                header = value
-            elif key[0] == 0:
-                self._slices[key] = value
-            else:
-                self._raw[text(key, f"{self.index_file}: a tensor's name")] = value
-        if header is None:
-            raise CheckpointFormatError(f"{self.index_file}: no bundle header: a table, but not of tensors")
-        self.num_shards = num_shards(header, f"{self.index_file}: header")
+        with located(self.index_file):
+            for key, value in read_table(_read_file(self.index_file)):
+                if not key:
+                    header = value
+                elif key[0] == 0:
+                    self._slices[key] = value
+                else:
+                    with located("a tensor's name"):
+                        self._raw[text(key)] = value
+            if header is None:
+                raise CheckpointFormatError("no bundle header: a table, but not of tensors")
+            with located("header"):
+                self.num_shards = num_shards(header)
 
     def __getitem__(self, name: str) -> TensorEntry:
-        what = f"{self.index_file}: {name!r}"
-        entry = decode_entry(self._raw[name], what)
+        entry = self._entry(name)
         if entry.dtype not in DTYPES:
             found = _REFUSED.get(entry.dtype, "unknown")
             supported = ", ".join(kind for kind, _ in DTYPES.values())
-            raise CheckpointFormatError(f"{what} has dtype {entry.dtype} ({found}), supported are {supported}")
-        return TensorEntry(name, DTYPES[entry.dtype][0], entry.shape, lambda: self._read(name, entry))
+            raise CheckpointFormatError(f"{name!r} has dtype {entry.dtype} ({found}), supported are {supported}")
+        return TensorEntry(name, DTYPES[entry.dtype][0], entry.shape, self.index_file, lambda: self._read(name, entry))
 
     def __contains__(self, name: object) -> bool:
         return name in self._raw
@@ -82,7 +84,7 @@ class Bundle(Mapping[str, TensorEntry]):
 
     def is_copy(self, name: str, other: str) -> bool:
         """Whether two tensors hold the same, told by type, shape, size and checksum without reading them."""
-        one, two = (decode_entry(self._raw[n], f"{self.index_file}: {n!r}") for n in (name, other))
+        one, two = map(self._entry, (name, other))
         return not one.slices and one._replace(shard=0, offset=0) == two._replace(shard=0, offset=0)
 
     def shard_file(self, shard: int) -> Path:
@@ -93,58 +95,65 @@ class Bundle(Mapping[str, TensorEntry]):
         """Return the index and every data file."""
         return self.index_file, *map(self.shard_file, range(self.num_shards))
 
+    def _entry(self, name: str) -> BundleEntry:
+        with located(repr(name)):
+            return decode_entry(self._raw[name])
+
     def _size(self, shard: int) -> int:
         """Return how many bytes a data file has."""
         if shard not in self._sizes:
             path = self.shard_file(shard)
             if not path.is_file():
-                raise CheckpointFormatError(f"{path}: no such file; the index says {self.num_shards} data file(s)")
+                raise CheckpointFormatError(f"no such file; the index says {self.num_shards} data file(s)")
             self._sizes[shard] = path.stat().st_size
         return self._sizes[shard]
 
-    def _bytes(self, entry: BundleEntry, what: str) -> np.ndarray:
-        """Return the entry's bytes, inside the file for sure; alone they are mapped, as the file may be too large."""
+    def _bytes(self, name: str, entry: BundleEntry) -> np.ndarray:
+        """Return a tensor's bytes, inside the file for sure; alone they are mapped, as the file may be too large."""
         if not 0 <= entry.shard < self.num_shards:
-            raise CheckpointFormatError(f"{what} is in data file {entry.shard}, expected 0 to {self.num_shards - 1}")
-        size = self._size(entry.shard)
-        if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > size:
-            raise CheckpointFormatError(
-                f"{self.shard_file(entry.shard)}: {what.rpartition(': ')[2]} needs {entry.size} bytes at offset "
-                f"{entry.offset}, the file has {size}: it is cut or belongs to another index"
-            )
+            raise CheckpointFormatError(f"{name!r} is in data file {entry.shard}, expected 0 to {self.num_shards - 1}")
+        file = self.shard_file(entry.shard)
+        with located(file):
+            size = self._size(entry.shard)
+            if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > size:
+                raise CheckpointFormatError(
+                    f"{name!r} needs {entry.size} bytes at offset {entry.offset}, the file has {size}: it is cut or "
+                    "belongs to another index"
+                )
         if not entry.size:  # which cannot be mapped
             return np.empty(0, np.uint8)
-        return np.memmap(self.shard_file(entry.shard), np.uint8, "r", entry.offset, (entry.size,))
+        return np.memmap(file, np.uint8, "r", entry.offset, (entry.size,))
 
     def _read(self, name: str, entry: BundleEntry) -> np.ndarray:
-        what = f"{self.index_file}: {name!r}"
         if entry.slices:
-            return self._assemble(name, entry, what)
-        raw = self._bytes(entry, what)
+            return self._assemble(name, entry)
+        raw = self._bytes(name, entry)
         if entry.dtype == STRING:
-            return self._strings(raw.tobytes(), entry, what)
+            with located(repr(name)):
+                return self._strings(name, raw.tobytes(), entry)
         dtype = np.dtype(DTYPES[entry.dtype][1])
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             need = math.prod(entry.shape) * dtype.itemsize
-            raise CheckpointFormatError(f"{what} of shape {entry.shape} has {entry.size} bytes, expected {need}")
+            raise CheckpointFormatError(f"{name!r} of shape {entry.shape} has {entry.size} bytes, expected {need}")
         if self.crc:
-            self._check(mask(google_crc32c.value(raw)), entry, what)
+            self._check(name, mask(google_crc32c.value(raw)), entry)
         if entry.dtype == BFLOAT16:
             return widened(raw.view(dtype)).reshape(entry.shape)
         if entry.dtype == BOOL:
             return (raw != 0).reshape(entry.shape)
         return raw.view(dtype).reshape(entry.shape)
 
-    def _assemble(self, name: str, whole: BundleEntry, what: str) -> np.ndarray:
+    def _assemble(self, name: str, whole: BundleEntry) -> np.ndarray:
         """Return a partitioned variable in one array; its slices must tile it."""
         if whole.dtype == STRING:
-            raise CheckpointFormatError(f"{what} is a partitioned string tensor, which is not supported")
-        parts = [(part, self._part(name, whole, part, what)) for part in whole.slices]
+            raise CheckpointFormatError(f"{name!r} is a partitioned string tensor, which is not supported")
+        with located(repr(name)):
+            parts = [(part, self._part(name, whole, part)) for part in whole.slices]
         need = math.prod(whole.shape) * np.dtype(DTYPES[whole.dtype][1]).itemsize
-        stored = sum(len(self._bytes(entry, what)) for _, entry in parts)
+        stored = sum(len(self._bytes(name, entry)) for _, entry in parts)
         on_disk = sum(self._size(shard) for shard in {entry.shard for _, entry in parts})
         if stored != need or stored > on_disk:
-            raise CheckpointFormatError(f"{what}: {len(parts)} slices of {stored} bytes in all, expected {need}")
+            raise CheckpointFormatError(f"{name!r}: {len(parts)} slices of {stored} bytes in all, expected {need}")
         out: np.ndarray | None = None
         filled = np.zeros(whole.shape, bool)
         for part, entry in parts:
@@ -152,61 +161,62 @@ class Bundle(Mapping[str, TensorEntry]):
             out = np.empty(whole.shape, values.dtype) if out is None else out
             box = tuple(slice(start, start + n) for start, n in zip(part.starts, entry.shape, strict=True))
             if filled[box].any():
-                raise CheckpointFormatError(f"{what}: two slices overlap at {part.starts}")
+                raise CheckpointFormatError(f"{name!r}: two slices overlap at {part.starts}")
             filled[box] = True
             out[box] = values
         assert out is not None  # an entry with slices comes here
         out.flags.writeable = False
         return out
 
-    def _part(self, name: str, whole: BundleEntry, part: Slice, what: str) -> BundleEntry:
+    def _part(self, name: str, whole: BundleEntry, part: Slice) -> BundleEntry:
         """Return the entry of one slice after comparing it with what the whole says."""
         if len(part.starts) != len(whole.shape):
-            raise CheckpointFormatError(f"{what}: a slice of {len(part.starts)} axes, expected {len(whole.shape)}")
+            raise CheckpointFormatError(f"a slice of {len(part.starts)} axes, expected {len(whole.shape)}")
         lengths = tuple(dim if n == FULL else n for n, dim in zip(part.lengths, whole.shape, strict=True))
         if any(a < 0 or n < 0 or a + n > dim for a, n, dim in zip(part.starts, lengths, whole.shape, strict=True)):
-            raise CheckpointFormatError(f"{what}: slice {part.starts} + {lengths} leaves the shape {whole.shape}")
+            raise CheckpointFormatError(f"slice {part.starts} + {lengths} leaves the shape {whole.shape}")
         key = part.key(name)
         if key not in self._slices:
-            raise CheckpointFormatError(f"{what}: slice {part.starts} + {lengths} is listed but not stored")
-        entry = decode_entry(self._slices[key], f"{what}, slice {part.starts}")
+            raise CheckpointFormatError(f"slice {part.starts} + {lengths} is listed but not stored")
+        with located(f"slice {part.starts}"):
+            entry = decode_entry(self._slices[key])
         if (entry.dtype, entry.shape, entry.slices) != (whole.dtype, lengths, ()):
             raise CheckpointFormatError(
-                f"{what}: slice {part.starts} has dtype {entry.dtype} and shape {entry.shape}, "
+                f"slice {part.starts} has dtype {entry.dtype} and shape {entry.shape}, "
                 f"expected {whole.dtype} and {lengths}"
             )
         return entry
 
-    def _strings(self, raw: bytes, entry: BundleEntry, what: str) -> np.ndarray:
+    def _strings(self, name: str, raw: bytes, entry: BundleEntry) -> np.ndarray:
         """Return an object array of bytes."""
         count, at = math.prod(entry.shape), 0
         if count > len(raw):
-            raise CheckpointFormatError(f"{what}: {count} strings in {len(raw)} bytes")
+            raise CheckpointFormatError(f"{count} strings in {len(raw)} bytes")
         lengths = []
         for _ in range(count):
-            length, at = varint(raw, at, what)
+            length, at = varint(raw, at)
             lengths.append(length)
         if at + 4 + sum(lengths) != len(raw):
-            raise CheckpointFormatError(f"{what}: strings of {at + 4 + sum(lengths)} bytes, found {len(raw)}")
+            raise CheckpointFormatError(f"strings of {at + 4 + sum(lengths)} bytes, found {len(raw)}")
         # The checksum is of the lengths as fixed-size integers, not of their varints.
         fixed = b"".join(n.to_bytes(4 if n < 1 << 32 else 8, "little") for n in lengths)
-        stored = take(raw, at, 4, what)
+        stored = take(raw, at, 4)
         if self.crc:
             if masked_crc(fixed) != int.from_bytes(stored, "little"):
-                raise CheckpointFormatError(f"{what}: the checksum of the strings' lengths is wrong: damaged")
-            self._check(mask(google_crc32c.value(fixed + raw[at:])), entry, what)
+                raise CheckpointFormatError("the checksum of the strings' lengths is wrong: damaged")
+            self._check(name, mask(google_crc32c.value(fixed + raw[at:])), entry)
         out, at = np.empty(count, object), at + 4
         for i, length in enumerate(lengths):
             out[i] = raw[at : at + length]
             at += length
         return out.reshape(entry.shape)
 
-    def _check(self, found: int, entry: BundleEntry, what: str) -> None:
+    def _check(self, name: str, found: int, entry: BundleEntry) -> None:
         if found != entry.crc:
-            raise CheckpointFormatError(
-                f"{self.shard_file(entry.shard)}: {what.rpartition(': ')[2]} has checksum {found:#010x}, "
-                f"expected {entry.crc:#010x}: the file is damaged"
-            )
+            with located(self.shard_file(entry.shard)):
+                raise CheckpointFormatError(
+                    f"{name!r} has checksum {found:#010x}, expected {entry.crc:#010x}: the file is damaged"
+                )
 
 
 def index_file(prefix: Path) -> Path:
@@ -216,5 +226,5 @@ def index_file(prefix: Path) -> Path:
 
 def _read_file(path: Path) -> bytes:
     if not path.is_file():
-        raise CheckpointFormatError(f"{path}: no such file")
+        raise CheckpointFormatError("no such file")
     return path.read_bytes()

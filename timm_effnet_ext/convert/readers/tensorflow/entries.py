@@ -57,27 +57,27 @@ def ordered_int(n: int) -> bytes:
     return code.to_bytes(size, "big")
 
 
-def num_shards(header: bytes, what: str) -> int:
+def num_shards(header: bytes) -> int:
     """Return the number of data files that a bundle's header says.
 
     Raises:
         CheckpointFormatError: Another byte order, a later version, or no possible number.
     """
-    found = dict(fields(header, what))
+    found = dict(fields(header))
     order = found.get(_ENDIANNESS, 0)
     if order != 0:
-        raise CheckpointFormatError(f"{what}: byte order {order!r} (big-endian), only little-endian is supported")
-    version = dict(fields(chunk(found.get(_VERSION, b""), what), what))
-    needed = number(version.get(_MIN_CONSUMER, 0), what)
+        raise CheckpointFormatError(f"byte order {order!r} (big-endian), only little-endian is supported")
+    version = dict(fields(chunk(found.get(_VERSION, b""))))
+    needed = number(version.get(_MIN_CONSUMER, 0))
     if needed > 1:
-        raise CheckpointFormatError(f"{what}: needs a reader of bundle version {needed}, supported is 1")
-    shards = number(found.get(_SHARDS, 0), what)
+        raise CheckpointFormatError(f"needs a reader of bundle version {needed}, supported is 1")
+    shards = number(found.get(_SHARDS, 0))
     if not 1 <= shards <= 99999:
-        raise CheckpointFormatError(f"{what}: {shards} data files, expected 1 to 99999")
+        raise CheckpointFormatError(f"{shards} data files, expected 1 to 99999")
     return shards
 
 
-def decode_entry(raw: bytes, what: str) -> BundleEntry:
+def decode_entry(raw: bytes) -> BundleEntry:
     """Return the entry in a value of the index.
 
     Raises:
@@ -86,38 +86,38 @@ def decode_entry(raw: bytes, what: str) -> BundleEntry:
     values: dict[int, int] = {}
     shape: Shape = ()
     slices = []
-    for field, value in fields(raw, what):
+    for field, value in fields(raw):
         if field == _SHAPE:
-            shape = _decode_shape(chunk(value, what), what)
+            shape = _decode_shape(chunk(value))
         elif field == _SLICES:
-            slices.append(_decode_slice(chunk(value, what), what))
+            slices.append(_decode_slice(chunk(value)))
         else:
-            values[field] = number(value, what)
+            values[field] = number(value)
     dtype, shard, offset, size, crc = (values.get(field, 0) for field in (_DTYPE, _SHARD, _OFFSET, _SIZE, _CRC))
     return BundleEntry(dtype, shape, shard, signed(offset), signed(size), crc, tuple(slices))
 
 
-def _decode_shape(raw: bytes, what: str) -> Shape:
+def _decode_shape(raw: bytes) -> Shape:
     dims = []
-    for field, value in fields(raw, what):
+    for field, value in fields(raw):
         if field == _UNKNOWN_RANK and value:
-            raise CheckpointFormatError(f"{what} has a shape of unknown rank")
+            raise CheckpointFormatError("a shape of unknown rank")
         if field == _DIM:
-            found = dict(fields(chunk(value, what), what))
-            dims.append(signed(number(found.get(_DIM_SIZE, 0), what)))
+            found = dict(fields(chunk(value)))
+            dims.append(signed(number(found.get(_DIM_SIZE, 0))))
     if len(dims) > _MAX_RANK or min(dims, default=0) < 0 or math.prod(max(d, 1) for d in dims) > _MAX_BYTES:
-        raise CheckpointFormatError(f"{what} has the impossible shape ({first_few(map(str, dims))})")
+        raise CheckpointFormatError(f"the impossible shape ({first_few(map(str, dims))})")
     return tuple(dims)
 
 
-def _decode_slice(raw: bytes, what: str) -> Slice:
+def _decode_slice(raw: bytes) -> Slice:
     """Return the extents; an axis that is taken whole has none of its two numbers."""
     starts, lengths = [], []
-    for field, value in fields(raw, what):
+    for field, value in fields(raw):
         if field == _EXTENT:
-            extent = {key: signed(number(n, what)) for key, n in fields(chunk(value, what), what)}
+            extent = {key: signed(number(n)) for key, n in fields(chunk(value))}
             starts.append(extent.get(_START, 0))
             lengths.append(extent.get(_LENGTH, FULL))
     if len(starts) > _MAX_RANK:
-        raise CheckpointFormatError(f"{what} has a slice of {len(starts)} axes")
+        raise CheckpointFormatError(f"a slice of {len(starts)} axes")
     return Slice(tuple(starts), tuple(lengths))

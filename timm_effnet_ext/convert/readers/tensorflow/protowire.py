@@ -10,25 +10,25 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: struct.Struct("<Q"), FIXED32: struct.Struct("<I")}
 _MAX_VARINT = 10  # bytes of a 64-bit value, 7 bits each
 
 
-def take(buf: bytes, at: int, n: int, what: str) -> bytes:
+def take(buf: bytes, at: int, n: int) -> bytes:
     """Return `buf[at:at + n]`, the only way file bytes are sliced.
 
     Raises:
-        CheckpointFormatError: Fewer than `n` bytes are left; `what` begins with the file.
+        CheckpointFormatError: Fewer than `n` bytes are left.
     """
     if n < 0 or at < 0 or at + n > len(buf):
-        raise CheckpointFormatError(f"{what}: needs {n} bytes at offset {at}, found {max(0, len(buf) - at)}")
+        raise CheckpointFormatError(f"needs {n} bytes at offset {at}, found {max(0, len(buf) - at)}")
     return buf[at : at + n]
 
 
-def varint(buf: bytes, at: int, what: str) -> tuple[int, int]:
+def varint(buf: bytes, at: int) -> tuple[int, int]:
     """Return the unsigned varint at `at` and the offset behind it."""
     value = shift = 0
     for end in range(at, min(at + _MAX_VARINT, len(buf))):
@@ -37,7 +37,7 @@ def varint(buf: bytes, at: int, what: str) -> tuple[int, int]:
         if byte < 0x80:
             return value, end + 1
         shift += 7
-    raise CheckpointFormatError(f"{what}: the varint at offset {at} does not end within {len(buf)} bytes")
+    raise CheckpointFormatError(f"the varint at offset {at} does not end within {len(buf)} bytes")
 
 
 def signed(value: int) -> int:
@@ -46,46 +46,48 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def fields(buf: bytes, what: str) -> Iterator[tuple[int, int | bytes]]:
+def fields(buf: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield (field number, value) of a message: an int, or the bytes of wire type 2."""
     at = 0
     while at < len(buf):
-        tag, at = varint(buf, at, what)
+        tag, at = varint(buf, at)
         number, wire = tag >> 3, tag & 7
         value: int | bytes
         if wire == VARINT:
-            value, at = varint(buf, at, what)
+            value, at = varint(buf, at)
         elif wire == BYTES:
-            size, at = varint(buf, at, what)
-            value = take(buf, at, size, f"{what}, field {number}")
+            size, at = varint(buf, at)
+            with located(f"field {number}"):
+                value = take(buf, at, size)
             at += size
         elif wire in _FIXED:
             form = _FIXED[wire]
-            (value,) = form.unpack(take(buf, at, form.size, f"{what}, field {number}"))
+            with located(f"field {number}"):
+                (value,) = form.unpack(take(buf, at, form.size))
             at += form.size
         else:
-            raise CheckpointFormatError(f"{what}: field {number} has wire type {wire}, expected one of 0, 1, 2, 5")
+            raise CheckpointFormatError(f"field {number} has wire type {wire}, expected one of 0, 1, 2, 5")
         yield number, value
 
 
-def number(value: int | bytes, what: str) -> int:
+def number(value: int | bytes) -> int:
     """Return a numeric field's value, or raise where the file has bytes there."""
     if isinstance(value, bytes):
-        raise CheckpointFormatError(f"{what}: expected a number, found {len(value)} bytes")
+        raise CheckpointFormatError(f"expected a number, found {len(value)} bytes")
     return value
 
 
-def chunk(value: int | bytes, what: str) -> bytes:
+def chunk(value: int | bytes) -> bytes:
     """Return a length-delimited field's value, or raise where the file has a number there."""
     if isinstance(value, int):
-        raise CheckpointFormatError(f"{what}: expected bytes, found the number {value}")
+        raise CheckpointFormatError(f"expected bytes, found the number {value}")
     return value
 
 
-def text(value: int | bytes, what: str) -> str:
+def text(value: int | bytes) -> str:
     """Return a string field's value as UTF-8."""
-    raw = chunk(value, what)
+    raw = chunk(value)
     try:
         return raw.decode()
     except UnicodeDecodeError as err:
-        raise CheckpointFormatError(f"{what}: {raw[:40]!r} is not UTF-8") from err
+        raise CheckpointFormatError(f"{raw[:40]!r} is not UTF-8") from err

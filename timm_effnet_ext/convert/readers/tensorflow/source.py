@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from timm_effnet_ext.convert.readers.tensorflow.archive import is_archive, unpack
 from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle, index_file
-from timm_effnet_ext.errors import CheckpointFormatError, first_few
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few, located
 
 SourceKind = Literal["bundle", "saved_model", "archive"]
 
@@ -66,15 +66,16 @@ def open_bundle(path: str | Path, *, crc: bool = True) -> Iterator[Bundle]:
     source = recognise(path)
     if source is None:
         state = "is no TensorFlow checkpoint" if Path(path).exists() else "no such file, folder or checkpoint prefix"
-        raise CheckpointFormatError(f"{path}: {state}")
+        raise CheckpointFormatError(state)
     if source.prefix is None:
         with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
             unpack(source.path, Path(folder))
-            inner = _unpacked(Path(folder), source.path)
             try:
-                yield Bundle(inner, crc=crc)
-            except CheckpointFormatError as err:  # where it was unpacked is nobody's business
-                raise CheckpointFormatError(str(err).replace(f"{folder}/", f"{source.path}: ")) from err
+                yield Bundle(_unpacked(Path(folder)), crc=crc)
+            except EffNetExtError as err:  # where it was unpacked is nobody's business
+                told = str(err).replace(f"{folder}/", f"{source.path}: ")
+                err.args = (told.replace(folder, str(source.path)),)
+                raise
     else:
         yield Bundle(source.prefix, crc=crc)
 
@@ -96,7 +97,8 @@ def _folder(folder: Path) -> Source | None:
     indices = sorted(folder.glob("*.index"))
     state = folder / "checkpoint"
     if state.is_file():
-        prefix = latest(state)
+        with located(state):
+            prefix = latest(state)
         if index_file(prefix).is_file() or len(indices) != 1:
             return Source("bundle", folder, prefix)
         # A folder that was copied in part or renamed still has a file that speaks of another checkpoint.
@@ -105,7 +107,8 @@ def _folder(folder: Path) -> Source | None:
         return Source("bundle", folder, only, note)
     if len(indices) > 1:
         names = first_few(index.name for index in indices)
-        raise CheckpointFormatError(f"{folder}: holds {len(indices)} checkpoints ({names}): name one of them")
+        with located(folder):
+            raise CheckpointFormatError(f"holds {len(indices)} checkpoints ({names}): name one of them")
     return _prefix(indices[0].with_suffix(""))._replace(path=folder) if indices else None
 
 
@@ -115,17 +118,17 @@ def latest(state: Path) -> Path:
     Absolute paths and those that lead out are from the machine that trained: their last part is looked for here.
     """
     if state.stat().st_size > _MAX_STATE:
-        raise CheckpointFormatError(f"{state}: {state.stat().st_size} bytes, expected a short text file")
+        raise CheckpointFormatError(f"{state.stat().st_size} bytes, expected a short text file")
     found = _STATE.search(state.read_bytes())
     named = _ESCAPE.sub(_unescape, found[1]).decode("utf-8", "replace") if found else ""
     parts = PurePosixPath(named).parts
     if not parts or "\0" in named or parts[-1] in ("..", "/"):
-        raise CheckpointFormatError(f"{state}: no usable model_checkpoint_path, found {named!r}")
+        raise CheckpointFormatError(f"no usable model_checkpoint_path, found {named!r}")
     is_outside = parts[0] == "/" or ".." in parts
     prefix = state.parent / (parts[-1] if is_outside else named)
     root = state.parent.resolve()
     if not prefix.parent.resolve().is_relative_to(root):
-        raise CheckpointFormatError(f"{state}: model_checkpoint_path {named!r} leads out of its folder")
+        raise CheckpointFormatError(f"model_checkpoint_path {named!r} leads out of its folder")
     return prefix
 
 
@@ -133,7 +136,7 @@ def _unescape(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 8) & 0xFF]) if escape[1].isdigit() else escape[1]
 
 
-def _unpacked(folder: Path, archive: Path) -> Path:
+def _unpacked(folder: Path) -> Path:
     """Return the prefix of the one checkpoint in an unpacked archive, at whatever depth."""
     homes = sorted({path.parent for path in folder.rglob("*.index")})
     found = []
@@ -144,5 +147,5 @@ def _unpacked(folder: Path, archive: Path) -> Path:
             found.append(source.prefix)
     if len(found) != 1:
         names = first_few(str(prefix.relative_to(folder)) for prefix in found)
-        raise CheckpointFormatError(f"{archive}: holds {len(found)} checkpoints, expected one{names and ': ' + names}")
+        raise CheckpointFormatError(f"holds {len(found)} checkpoints, expected one{names and ': ' + names}")
     return found[0]

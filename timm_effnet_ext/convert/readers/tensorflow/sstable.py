@@ -19,7 +19,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from timm_effnet_ext.convert.readers.tensorflow.protowire import take, varint
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 FOOTER_SIZE = 48
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -46,68 +46,78 @@ def mask(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
-def read_table(buf: bytes, file: str) -> Iterator[tuple[bytes, bytes]]:
+def read_table(buf: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the (key, value) pairs of every block, in strictly rising order of keys.
 
     Raises:
-        CheckpointFormatError: Cut, damaged, compressed, or not a table; the message begins with `file`.
+        CheckpointFormatError: Cut, damaged, compressed, or not a table.
     """
     if len(buf) < FOOTER_SIZE or buf[-8:] != MAGIC:
         raise CheckpointFormatError(
-            f"{file}: not a TensorFlow checkpoint index, or cut: {len(buf)} bytes that end in {buf[-8:].hex()!r}, "
+            f"not a TensorFlow checkpoint index, or cut: {len(buf)} bytes that end in {buf[-8:].hex()!r}, "
             f"expected {MAGIC.hex()!r}"
         )
     footer = buf[-FOOTER_SIZE:]
-    _, at = _handle(footer, 0, f"{file}: footer")
-    index, _ = _handle(footer, at, f"{file}: footer")
+    with located("footer"):
+        _, at = _handle(footer, 0)
+        index, _ = _handle(footer, at)
     last: bytes | None = None
     total = end = 0
-    for n, (_, where) in enumerate(_block(buf, index, f"{file}: index block")):
-        what = f"{file}: data block {n}"
-        handle, _ = _handle(where, 0, what)
-        if handle.offset < end:
-            raise CheckpointFormatError(f"{what}: at offset {handle.offset}, expected {end} or later")
-        end = handle.offset + handle.size
-        for key, value in _block(buf, handle, what):
-            total += len(key)
-            if last is not None and key <= last:
-                raise CheckpointFormatError(f"{what}: key {key[:60]!r} after {last[:60]!r}, expected rising keys")
-            if total > max(_KEY_FLOOR, _KEY_GROWTH * len(buf)):
-                raise CheckpointFormatError(f"{what}: more than {total} bytes of keys in a file of {len(buf)}")
-            last = key
-            yield key, value
+    for n, place in enumerate(_places(buf, index)):
+        with located(f"data block {n}"):
+            handle, _ = _handle(place, 0)
+            if handle.offset < end:
+                raise CheckpointFormatError(f"at offset {handle.offset}, expected {end} or later")
+            end = handle.offset + handle.size
+            for key, value in _block(buf, handle):
+                total += len(key)
+                if last is not None and key <= last:
+                    raise CheckpointFormatError(f"key {key[:60]!r} after {last[:60]!r}, expected rising keys")
+                if total > max(_KEY_FLOOR, _KEY_GROWTH * len(buf)):
+                    raise CheckpointFormatError(f"more than {total} bytes of keys in a file of {len(buf)}")
+                last = key
+                yield key, value
 
 
-def _handle(buf: bytes, at: int, what: str) -> tuple[_Handle, int]:
-    offset, at = varint(buf, at, what)
-    size, at = varint(buf, at, what)
+def _places(buf: bytes, index: _Handle) -> Iterator[bytes]:
+    """Yield the handle of each data block, one after the other: so many as there are blocks to be read."""
+    with located("index block"):
+        for _, place in _block(buf, index):
+            yield place
+
+
+def _handle(buf: bytes, at: int) -> tuple[_Handle, int]:
+    offset, at = varint(buf, at)
+    size, at = varint(buf, at)
     return _Handle(offset, size), at
 
 
-def _block(buf: bytes, handle: _Handle, what: str) -> Iterator[tuple[bytes, bytes]]:
+def _block(buf: bytes, handle: _Handle) -> Iterator[tuple[bytes, bytes]]:
     """Yield the entries of one block after its checksum has been checked."""
-    stored = take(buf, handle.offset, handle.size + _TRAILER, what)
+    stored = take(buf, handle.offset, handle.size + _TRAILER)
     body, checked = stored[: handle.size], stored[: handle.size + 1]
     expected, found = int.from_bytes(stored[-4:], "little"), masked_crc(checked)
     if expected != found:
-        raise CheckpointFormatError(f"{what}: checksum {found:#010x}, expected {expected:#010x}: the file is damaged")
+        raise CheckpointFormatError(f"checksum {found:#010x}, expected {expected:#010x}: the file is damaged")
     if kind := checked[-1]:
         name = _COMPRESSIONS.get(kind, "unknown")
-        raise CheckpointFormatError(f"{what}: compression {kind} ({name}), only uncompressed blocks are supported")
-    restarts = int.from_bytes(take(body, handle.size - 4, 4, f"{what}: restart count"), "little")
+        raise CheckpointFormatError(f"compression {kind} ({name}), only uncompressed blocks are supported")
+    with located("restart count"):
+        restarts = int.from_bytes(take(body, handle.size - 4, 4), "little")
     end = handle.size - 4 * (restarts + 1)
-    take(body, end, 4 * restarts, f"{what}: restart offsets")
+    with located("restart offsets"):
+        take(body, end, 4 * restarts)
     at, key = 0, b""
     while at < end:
         shared, unshared, size = body[at : at + 3]  # nearly always one byte each; restarts follow, so there are three
         if shared | unshared | size < 0x80:
             at += 3
         else:
-            shared, at = varint(body, at, what)
-            unshared, at = varint(body, at, what)
-            size, at = varint(body, at, what)
+            shared, at = varint(body, at)
+            unshared, at = varint(body, at)
+            size, at = varint(body, at)
         if shared > len(key) or at + unshared + size > end:
-            raise CheckpointFormatError(f"{what}: the entry before offset {at} leaves its block of {end} bytes")
+            raise CheckpointFormatError(f"the entry before offset {at} leaves its block of {end} bytes")
         key = key[:shared] + body[at : at + unshared]
         at += unshared
         yield key, body[at : at + size]

@@ -14,16 +14,16 @@ VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _NODES, _ATTRIBUTES, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
 
 
-def full_names(graph: bytes, what: str) -> dict[str, str]:
+def full_names(graph: bytes) -> dict[str, str]:
     """Return checkpoint key -> full name for every stored attribute of every object that has one."""
     names = {}
-    for field, node in fields(graph, what):
+    for field, node in fields(graph):
         if field != _NODES:
             continue
-        for part, attribute in fields(chunk(node, what), what):
+        for part, attribute in fields(chunk(node)):
             if part == _ATTRIBUTES:
-                found = dict(fields(chunk(attribute, what), what))
-                name = text(found.get(_FULL_NAME, b""), what)
+                found = dict(fields(chunk(attribute)))
+                name = text(found.get(_FULL_NAME, b""))
                 if name:
-                    names[text(found.get(_CHECKPOINT_KEY, b""), what)] = name
+                    names[text(found.get(_CHECKPOINT_KEY, b""))] = name
     return names

@@ -10,7 +10,7 @@ from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle
 from timm_effnet_ext.convert.readers.tensorflow.source import is_of_saved_model
 from timm_effnet_ext.convert.readers.tensorflow.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
-from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few
+from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few, located
 
 EMA_SUFFIX = "/ExponentialMovingAverage"
 # Name-based: an optimizer's slot stands below its variable, under the optimizer's name, numbered from the second on.
@@ -66,10 +66,10 @@ def _name_based(bundle: Bundle) -> Variables:
 def _object_based(bundle: Bundle) -> Variables:
     """Sort by attribute paths, then take the names from the graph."""
     entry = bundle[GRAPH_KEY]
-    what = f"{bundle.index_file}: object graph"
-    if entry.dtype != "string" or entry.shape:
-        raise CheckpointFormatError(f"{what}: is {entry.dtype} of shape {entry.shape}, expected one string")
-    names = full_names(bytes(entry.read()[()]), what)
+    with located("object graph"):
+        if entry.dtype != "string" or entry.shape:
+            raise CheckpointFormatError(f"is {entry.dtype} of shape {entry.shape}, expected one string")
+        names = full_names(bytes(entry.read()[()]))
     slots, counters, metadata, keys = {}, {}, [], []
     for key in bundle:
         path = key.removesuffix(VALUE_SUFFIX)
