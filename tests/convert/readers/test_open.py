@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 import zipfile
@@ -11,9 +12,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests._bundle_writer import write_bundle
-from tests.campaign.inputs import INPUTS
+from tests.campaign.inputs import INPUTS, hub_folder
 from tests.convert._sources import tiny_bundle
 from tests.convert.readers.keras._files import folder as keras_folder
 from timm_effnet_ext.convert.readers.open import open_checkpoint
@@ -109,6 +112,41 @@ def big_endian(file: h5py.File) -> None:
     file["layers/dense/vars/0"] = np.zeros((32, 5), ">f4")
 
 
+def cut_weights(folder: Path) -> str:
+    folder.rmdir()
+    cut(hub_folder(folder).with_name("model.safetensors"), 1000)
+    return ""
+
+
+def wrong_config(folder: Path) -> str:
+    folder.rmdir()
+    hub_folder(folder).write_text("[]")
+    return ""
+
+
+def wrong_setting(folder: Path) -> str:
+    folder.rmdir()
+    config = hub_folder(folder)
+    config.write_text(json.dumps({**json.loads(config.read_text()), "problem_type": "guess"}))
+    return ""
+
+
+def wrong_names(folder: Path) -> str:
+    save_file({"conv_stem.weight": torch.ones(1)}, folder / "last.safetensors")
+    (folder / "class_names.txt").write_text("ant\n\nbee")
+    return "last.safetensors"
+
+
+def no_plain_numbers(folder: Path) -> str:
+    torch.save({"conv_stem.weight": torch.eye(2).to_sparse()}, folder / "pytorch_model.bin")
+    return ""
+
+
+def no_state_dict(folder: Path) -> str:
+    torch.save([1], folder / "a.pth")
+    return "a.pth"
+
+
 @pytest.mark.parametrize(
     ("fill", "message"),
     [
@@ -126,6 +164,12 @@ def big_endian(file: h5py.File) -> None:
         (edited_h5(link, zipfile.ZIP_DEFLATED), "/a.keras: 'a' is a link to somewhere else"),
         (edited_h5(big_endian, zipfile.ZIP_STORED), "/a.keras: 'layers/dense/vars/0' is of type >f4"),
         (edited_h5(big_endian, zipfile.ZIP_DEFLATED), "/a.keras: 'layers/dense/vars/0' is of type >f4"),
+        (cut_weights, "/model.safetensors: cut or no safetensors file"),
+        (wrong_config, "/config.json: expected an object in timm's Hub format, found list"),
+        (wrong_setting, "/config.json: problem_type makes no sense: 'guess'"),
+        (wrong_names, "/class_names.txt: line 2 is empty"),
+        (no_plain_numbers, "/pytorch_model.bin: 'conv_stem.weight' is a torch.sparse_coo tensor"),
+        (no_state_dict, "/a.pth: holds a list, expected a state_dict"),
     ],
 )
 def test_an_error_begins_with_the_file_at_fault(fill: Callable[[Path], str], message: str, tmp_path: Path) -> None:

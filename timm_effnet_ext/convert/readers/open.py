@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,35 +24,28 @@ def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoin
         CheckpointFormatError: No checkpoint, or a damaged one.
     """
     path = Path(path)
-    if problem := not_the_file(path):
-        raise CheckpointFormatError(f"{path}: {problem}")
-    if torch_source.recognise(path) is not None and recognise(path) is None:
-        with torch_source.open_torch(path, crc=crc) as checkpoint:
-            yield checkpoint
-        return
     with ExitStack() as opened:
         with located(path):
-            checkpoint = opened.enter_context(_opened(path, crc))
+            checkpoint = opened.enter_context(_reader(path, crc))
         yield checkpoint  # what is raised while it is open may be about something else
 
 
-@contextmanager
-def _opened(path: Path, crc: bool) -> Iterator[Checkpoint]:
-    source = recognise(path)
-    if source is not None:
-        with _bundle(source, path, crc) as checkpoint:
-            yield checkpoint
-        return
+def _reader(path: Path, crc: bool) -> AbstractContextManager[Checkpoint]:
+    if problem := not_the_file(path):
+        raise CheckpointFormatError(problem)
+    if (source := recognise(path)) is not None:
+        return _open_bundle(source, path, crc)
+    if torch_source.recognise(path) is not None:
+        return torch_source.open_torch(path, crc=crc)
     from timm_effnet_ext.convert.readers.keras.source import is_keras, open_keras  # h5py: only for those who need it
 
-    if not is_keras(path):
-        raise CheckpointFormatError(what_it_is(path))
-    with open_keras(path, crc=crc) as checkpoint:
-        yield checkpoint
+    if is_keras(path):
+        return open_keras(path, crc=crc)
+    raise CheckpointFormatError(what_it_is(path))
 
 
 @contextmanager
-def _bundle(source: Source, path: Path, crc: bool) -> Iterator[Checkpoint]:
+def _open_bundle(source: Source, path: Path, crc: bool) -> Iterator[Checkpoint]:
     with open_bundle(path, crc=crc) as bundle:
         with located(bundle.index_file):
             found = variables(bundle)

@@ -42,26 +42,26 @@ class Contents(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def contents(path: Path, loaded: Any) -> Contents:
-    """Return what a loaded file holds.
+def contents(file: Path, loaded: Any) -> Contents:
+    """Return what was loaded from a file.
 
     Raises:
         CheckpointFormatError: No table of tensors is in it.
     """
     if not isinstance(loaded, Mapping):
-        raise CheckpointFormatError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
+        raise CheckpointFormatError(f"holds a {type(loaded).__name__}, expected a state_dict")
     given, ema = _state(loaded, _RAW_KEYS), _state(loaded, _EMA_KEYS)
     if ema and not any(map(_is_tensor, ema.values())):
         ema = None  # settings of an average, not its weights
     state = loaded if given is None else given
     raw = None if given is None and ema is not None else _tables(state)
-    averages = _entries(path, ema or {})
+    averages = _entries(file, ema or {})
     plain = [str(key) for key, value in state.items() if not _is_tensor(value)] if raw is state else []
-    found = sorted_out(averages if raw is None else _entries(path, raw), averages, plain)
+    found = sorted_out(averages if raw is None else _entries(file, raw), averages, plain)
     if not found.model:
-        raise CheckpointFormatError(f"{path}: expected a state_dict, found no tensors: {first_few(state)}")
-    found.counters.update({k: _scalar(path, k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
-    found.slots.update(_slots(path, loaded))
+        raise CheckpointFormatError(f"expected a state_dict, found no tensors: {first_few(state)}")
+    found.counters.update({k: _scalar(file, k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
+    found.slots.update(_slots(file, loaded))
     statements, notes = _said(loaded, raw or ema or {})
     return Contents(found, statements, (*notes, *_ignored(loaded, raw)))
 
@@ -149,10 +149,10 @@ def _ignored(loaded: Mapping[Any, Any], raw: Mapping[Any, Any] | None) -> tuple[
     return tuple(f"the entry {str(key)!r} has the same variables and was left alone" for key in same)
 
 
-def _entries(path: Path, state: Mapping[Any, Any]) -> dict[str, TensorEntry]:
+def _entries(file: Path, state: Mapping[Any, Any]) -> dict[str, TensorEntry]:
     """Return the tensors of a state_dict under their clean names."""
     names = {key: _clean(str(key)) for key, value in state.items() if _is_tensor(value)}
-    return {name: _entry(path, name, state[key]) for key, name in names.items()}
+    return {name: _entry(file, name, state[key]) for key, name in names.items()}
 
 
 def _clean(name: str) -> str:
@@ -167,7 +167,7 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _entry(path: Path, name: str, tensor: Any) -> TensorEntry:
+def _entry(file: Path, name: str, tensor: Any) -> TensorEntry:
     """Return one tensor; its bytes stay in the mapped file until they are read."""
     import torch
 
@@ -179,18 +179,18 @@ def _entry(path: Path, name: str, tensor: Any) -> TensorEntry:
         plain = tensor.detach().float() if dtype == "bfloat16" else tensor.detach()
         return plain.resolve_neg().resolve_conj().numpy()
 
-    return TensorEntry(name, dtype, _shape(tensor), path, load)
+    return TensorEntry(name, dtype, _shape(tensor), file, load)
 
 
 def _shape(tensor: Any) -> Shape:
     return tuple(tensor.shape)
 
 
-def _scalar(path: Path, name: str, value: int) -> TensorEntry:
-    return TensorEntry(name, "int64", (), path, lambda: np.array(value))
+def _scalar(file: Path, name: str, value: int) -> TensorEntry:
+    return TensorEntry(name, "int64", (), file, lambda: np.array(value))
 
 
-def _slots(path: Path, loaded: Mapping[Any, Any]) -> dict[str, TensorEntry]:
+def _slots(file: Path, loaded: Mapping[Any, Any]) -> dict[str, TensorEntry]:
     """Return the tensors of the optimizers' states, by optimizer, parameter number and name."""
     found = {}
     for key in _OPTIMIZERS:
@@ -200,7 +200,7 @@ def _slots(path: Path, loaded: Mapping[Any, Any]) -> dict[str, TensorEntry]:
                 for slot, value in _items(state):
                     if _is_tensor(value):
                         name = f"optimizer{i or ''}/{number}/{slot}"
-                        found[name] = _entry(path, name, value)
+                        found[name] = _entry(file, name, value)
     return found
 
 

@@ -45,9 +45,9 @@ def load_pickle(path: Path, crc: bool) -> tuple[Any, str]:
     except CheckpointFormatError:
         raise
     except UnpicklingError as err:
-        raise CheckpointFormatError(f"{path}: {_refusal(path, err)}") from err
+        raise CheckpointFormatError(_refusal(path, err)) from err
     except Exception as err:  # damaged bytes are a program of the unpickler's own: it may end in any error
-        raise CheckpointFormatError(f"{path}: cut or damaged ({first_line(err)})") from err
+        raise CheckpointFormatError(f"cut or damaged ({first_line(err)})") from err
 
 
 def _load(path: Path, allowed: list[Any], *, mmap: bool) -> Any:
@@ -126,8 +126,7 @@ def _scripted(path: Path) -> dict[str, Any]:
                 if "/code/" in info.filename or info.filename.endswith(f"/{_CONSTANTS}"):
                     continue
                 if info.compress_type != zipfile.ZIP_STORED:
-                    what = f"{info.filename} is compressed, which torch never does"
-                    raise CheckpointFormatError(f"{path}: {what}: refused")
+                    raise CheckpointFormatError(f"{info.filename} is compressed, which torch never does: refused")
                 out.writestr(info.filename, archive.read(info))
             (data,) = [archive.read(name) for name in archive.namelist() if name.endswith(f"/{_PICKLE}")]
         names = {str(arg).replace(" ", ".") for op, arg, _ in genops(data) if op.name == "GLOBAL"}
@@ -138,7 +137,7 @@ def _scripted(path: Path) -> dict[str, Any]:
     state = dict(_state_of(model, "", torch.Tensor))
     if not state:
         raise CheckpointFormatError(
-            f"{path}: a frozen TorchScript archive, whose weights have no names. Save model.state_dict() of the model "
+            "a frozen TorchScript archive, whose weights have no names. Save model.state_dict() of the model "
             "before it was scripted"
         )
     return state

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 from timm_effnet_ext.hub_format import CONFIG_FILE, MAX_SIDE, WEIGHT_FILES, read_config
 from timm_effnet_ext.outputs import PROBLEM_TYPES, stated_names
 
@@ -27,20 +27,25 @@ def config_statement(file: Path) -> Statement | None:
     path = file.with_name(CONFIG_FILE)
     if file.name not in WEIGHT_FILES or not path.is_file():
         return None
-    config = {name: value for name, value in read_config(path).items() if value is not None}
+    with located(path):
+        return _stated(read_config(path))
+
+
+def _stated(config: Mapping[str, Any]) -> Statement:
+    config = {name: value for name, value in config.items() if value is not None}
     if not all(isinstance(config.get(name, kind()), kind) for name, kind in _PARTS.items()):
-        raise CheckpointFormatError(f"{path}: expected an object in timm's Hub format")
+        raise CheckpointFormatError("expected an object in timm's Hub format")
     cfg = config.get("pretrained_cfg", config)  # timm's former format has no part for it
     problem_type = config.get("problem_type")
     for name, is_right in _SETTINGS.items():
         if cfg.get(name) is not None and not is_right(cfg[name]):
-            raise CheckpointFormatError(f"{path}: {name} makes no sense: {cfg[name]!r}")
+            raise CheckpointFormatError(f"{name} makes no sense: {cfg[name]!r}")
     if problem_type not in (None, *PROBLEM_TYPES):
-        raise CheckpointFormatError(f"{path}: problem_type makes no sense: {problem_type!r}")
+        raise CheckpointFormatError(f"problem_type makes no sense: {problem_type!r}")
     try:
         names = stated_names(config)
     except ValueError as err:
-        raise CheckpointFormatError(f"{path}: {err}") from err
+        raise CheckpointFormatError(str(err)) from err
     return Statement(
         CONFIG_FILE,
         name=config.get("architecture"),

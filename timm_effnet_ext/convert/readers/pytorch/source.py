@@ -20,7 +20,7 @@ from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
 from timm_effnet_ext.convert.readers.pytorch.contents import Contents, beside, contents, sorted_out
 from timm_effnet_ext.convert.readers.pytorch.pickles import load_pickle
 from timm_effnet_ext.convert.readers.pytorch.settings import config_statement
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 from timm_effnet_ext.hub_format import WEIGHT_FILES
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
@@ -51,12 +51,13 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     """
     file = recognise(path)
     if file is None:
-        raise CheckpointFormatError(f"{path}: is no PyTorch file")
-    if _is_safetensors(file):
-        found, form = Contents(_safetensors(file)), "safetensors"
-    else:
-        loaded, form = load_pickle(path=file, crc=crc)
-        found = contents(file, loaded)
+        raise CheckpointFormatError("is no PyTorch file")
+    with located(file):
+        if _is_safetensors(file):
+            found, form = Contents(_safetensors(file)), "safetensors"
+        else:
+            loaded, form = load_pickle(path=file, crc=crc)
+            found = contents(file, loaded)
     config = config_statement(file)
     inside = (*([config] if config else []), *found.statements)
     said, notes = beside(file, inside)
@@ -95,7 +96,7 @@ def _safetensors(path: Path) -> Variables:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OverflowError, MemoryError) as err:
-        raise CheckpointFormatError(f"{path}: cut or no safetensors file ({err})") from err
+        raise CheckpointFormatError(f"cut or no safetensors file ({err})") from err
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
