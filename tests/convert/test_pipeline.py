@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,6 +254,28 @@ def test_partitioned_and_bfloat16_variables_in_three_shards_are_read(tmp_path: P
     )
     convert(odd, tmp_path / "odd", UNVERIFIED)
     assert (tmp_path / "plain" / WEIGHTS_FILE).read_bytes() == (tmp_path / "odd" / WEIGHTS_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "efficientnet_b7"}, "SOURCE: is not efficientnet_b7: it fits"),
+        ({"prefix": "net"}, "SOURCE: --prefix net: no network lies there"),
+        ({"timm_native": True}, "SOURCE: timm has no efficientnetv2_b0 with"),
+        ({}, "SOURCE: conv_stem.weight has 1 values that are not finite"),
+        ({"label_names": ("ant", "bee")}, "2 label names for 5 classes"),
+        ({"pretrained_cfg": {"mean": (0.5, 0.5)}}, "--mean has 2 values"),
+    ],
+)
+def test_what_is_wrong_with_the_source_begins_with_it_and_what_is_wrong_with_options_does_not(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    values = tiny_variables()
+    values["efficientnetv2-b0/stem/conv2d/kernel"].flat[0] = np.nan
+    source = tiny_bundle(tmp_path, values)
+    with pytest.raises(EffNetExtError) as refusal:
+        convert(source, tmp_path / "out", Options(verify=False, **options))
+    assert str(refusal.value).startswith(message.replace("SOURCE", str(source)))
 
 
 # Classes

@@ -11,7 +11,7 @@ from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.errors import EffNetExtError, located
 from timm_effnet_ext.hub_format import PREPROCESSING
 
 ASSUMED = "assumed"
@@ -52,7 +52,8 @@ def model_config(
     }
     args |= {name: Sourced(value, numerics.origins[name]) for name, value in numerics.model_args.items()}
     if options.timm_native:
-        architecture, args = _native(arch, args, checkpoint)
+        with located(checkpoint.path):
+            architecture, args = _native(arch, args)
     else:
         architecture = PREFIX + arch.name
     top = {
@@ -82,7 +83,7 @@ def _names(names: tuple[str | None, ...]) -> list[str | None] | dict[str, str]:
     return list(names) if None not in names else {str(i): name for i, name in enumerate(names) if name is not None}
 
 
-def _native(arch: Arch, args: Mapping[str, Sourced], checkpoint: Checkpoint) -> tuple[str, dict[str, Sourced]]:
+def _native(arch: Arch, args: Mapping[str, Sourced]) -> tuple[str, dict[str, Sourced]]:
     """Return timm's own model that computes this with the fewest arguments, and those.
 
     `tf_NAME` has TensorFlow's numerics, NAME PyTorch's; either takes the other's as arguments.
@@ -91,9 +92,7 @@ def _native(arch: Arch, args: Mapping[str, Sourced], checkpoint: Checkpoint) -> 
 
     told = ", ".join(f"{name}={entry.value!r}" for name, entry in args.items() if name in ("width_mult", "depth_mult"))
     if told:
-        raise EffNetExtError(
-            f"{checkpoint.path}: timm has no {arch.name} with {told}. Convert it without --timm-native"
-        )
+        raise EffNetExtError(f"timm has no {arch.name} with {told}. Convert it without --timm-native")
     usual = {"pad_type": "same", "bn_eps": 1e-3}
     found = {name: args[name].value if name in args else value for name, value in usual.items()}
     ways = {

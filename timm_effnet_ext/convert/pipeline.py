@@ -22,7 +22,7 @@ from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
 from timm_effnet_ext.convert.selection import Selection, readings, select
 from timm_effnet_ext.convert.writer import Slot, write_safetensors
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import CheckpointFormatError, located
 from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHTS_FILE
 from timm_effnet_ext.layout import COUNTER_LEAF, NORM_LEAVES
 from timm_effnet_ext.storage import check_target, new_folder, sha256
@@ -50,7 +50,8 @@ def convert(
     check_target(out, FILES, overwrite=options.overwrite)
     with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(2) as beside:
         hashes = beside.submit(_hashes, checkpoint)
-        chosen = select(checkpoint, readings(checkpoint), options)
+        with located(checkpoint.path):
+            chosen = select(checkpoint, readings(checkpoint), options)
         classes = choose_classes(chosen.candidate.match.num_classes, checkpoint, options)
         config = model_config(checkpoint, chosen.candidate, chosen.numerics, classes, options)
         slots = tuple(_slots(checkpoint.path, chosen, classes))
@@ -111,17 +112,18 @@ def _values(path: Path, chosen: Selection, entry: Entry, cut: int) -> np.ndarray
     Raises:
         CheckpointFormatError: They are not such as a trained model can have.
     """
-    values = entry.layout.apply(chosen.source[entry.source].read())[cut:]
-    if values.dtype.kind != "f":
-        raise CheckpointFormatError(f"{path}: {entry.torch} holds {values.dtype}, expected floating-point numbers")
-    with np.errstate(over="ignore"):  # of float64 that float32 cannot hold: infinite, as is said below
-        values = values.astype(np.float32, copy=False)
-    if not np.isfinite(values).all():
-        count = int((~np.isfinite(values)).sum())
-        raise CheckpointFormatError(f"{path}: {entry.torch} has {count} values that are not finite (of {values.size})")
-    if entry.torch.endswith(NORM_LEAVES[-1]) and values.min() < 0:
-        raise CheckpointFormatError(f"{path}: {entry.torch} has a negative variance ({values.min():.4g})")
-    return values
+    with located(path):
+        values = entry.layout.apply(chosen.source[entry.source].read())[cut:]
+        if values.dtype.kind != "f":
+            raise CheckpointFormatError(f"{entry.torch} holds {values.dtype}, expected floating-point numbers")
+        with np.errstate(over="ignore"):  # of float64 that float32 cannot hold: infinite, as is said below
+            values = values.astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            count = int((~np.isfinite(values)).sum())
+            raise CheckpointFormatError(f"{entry.torch} has {count} values that are not finite (of {values.size})")
+        if entry.torch.endswith(NORM_LEAVES[-1]) and values.min() < 0:
+            raise CheckpointFormatError(f"{entry.torch} has a negative variance ({values.min():.4g})")
+        return values
 
 
 def _verify(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from timm_effnet_ext.arch import row_name
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.dialects import match
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry
@@ -62,8 +62,8 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     """
     found = checkpoint.variables
     if not candidates:
-        raise NameMappingError(f"{checkpoint.path}: {why_none(checkpoint)}")
-    candidate, notes = _choose(checkpoint, candidates, options)
+        raise NameMappingError(why_none(checkpoint))
+    candidate, notes = _choose(checkpoint.statements, candidates, options)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
     spare = {name for name in found.model if name not in used and candidate.is_spare(name)}
@@ -71,11 +71,11 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     outside = _outside(found, candidate, used | others)
     left = found.model.keys() - used - spare - others - outside
     if left:
-        raise NameMappingError(f"{checkpoint.path}: {_left_over(candidate, len(used), left)}")
-    numerics = _numerics(checkpoint, candidate, options.model)
+        raise NameMappingError(_left_over(candidate, len(used), left))
+    numerics = decide(candidate, checkpoint.statements, options.model)
     if numerics.problem:
-        raise NameMappingError(f"{checkpoint.path}: {numerics.problem}")
-    source, kind = _weights(checkpoint, used, options.weights)
+        raise NameMappingError(numerics.problem)
+    source, kind = _weights(found, used, options.weights)
     notes = (*notes, *numerics.notes, *([candidate.dialect.note] if candidate.dialect.note else []))
     if outside:
         where = f"outside {candidate.prefix!r} were left out: {first_few(outside)}"
@@ -95,13 +95,6 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         "metadata": len(found.metadata),
     }
     return Selection(candidate, numerics, entries, source, kind, counts, notes)
-
-
-def _numerics(checkpoint: Checkpoint, candidate: Candidate, model: str | None) -> Numerics:
-    try:
-        return decide(candidate, checkpoint.statements, model)
-    except NameMappingError as err:
-        raise NameMappingError(f"{checkpoint.path}: {err}") from err
 
 
 def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> set[str]:
@@ -128,17 +121,19 @@ def _is_of_training(name: str, entry: TensorEntry) -> bool:
     return entry.dtype.startswith(("int", "uint", "bool")) or bool(_OF_TRAINING.search(name))
 
 
-def _choose(checkpoint: Checkpoint, candidates: list[Candidate], options: Options) -> tuple[Candidate, tuple[str, ...]]:
+def _choose(
+    statements: Sequence[Statement], candidates: list[Candidate], options: Options
+) -> tuple[Candidate, tuple[str, ...]]:
     """Return the one reading, and what else would compute the same."""
     if options.prefix is not None:
-        candidates = _under_prefix(checkpoint, candidates, options.prefix)
+        candidates = _under_prefix(candidates, options.prefix)
     if options.model is not None:
         wanted = [candidate for candidate in candidates if candidate.match.arch_name == row_name(options.model)]
         if not wanted:
-            raise NameMappingError(f"{checkpoint.path}: is not {options.model}: it fits {_names(candidates)}")
+            raise NameMappingError(f"is not {options.model}: it fits {_names(candidates)}")
         candidates = wanted
     else:
-        candidates = _as_stated(checkpoint, candidates)
+        candidates = _as_stated(statements, candidates)
     networks = {candidate.network(): candidate for candidate in reversed(candidates)}
     if len(networks) > 1:
         several = list(networks.values())
@@ -146,24 +141,23 @@ def _choose(checkpoint: Checkpoint, candidates: list[Candidate], options: Option
         if len({candidate.match.arch_name for candidate in several}) == len(several):
             ways = ["--model", *ways]
         raise NameMappingError(
-            f"{checkpoint.path}: fits {len(several)} different models: {_names(several)}. "
-            f"Say which with {' or '.join(ways)}"
+            f"fits {len(several)} different models: {_names(several)}. Say which with {' or '.join(ways)}"
         )
     chosen, *others = candidates
     same = f"other rows, scaled, compute the same: {', '.join(other.match.arch_name for other in others)}"
     return chosen, (same,) if others else ()
 
 
-def _under_prefix(checkpoint: Checkpoint, candidates: list[Candidate], prefix: str) -> list[Candidate]:
+def _under_prefix(candidates: list[Candidate], prefix: str) -> list[Candidate]:
     """Return the readings below a prefix; the separator at its end may be left out."""
     found = [candidate for candidate in candidates if prefix.rstrip("./") == candidate.prefix.rstrip("./")]
     if not found:
         there = first_few({repr(candidate.prefix) for candidate in candidates})
-        raise NameMappingError(f"{checkpoint.path}: --prefix {prefix}: no network lies there, but under {there}")
+        raise NameMappingError(f"--prefix {prefix}: no network lies there, but under {there}")
     return found
 
 
-def _as_stated(checkpoint: Checkpoint, candidates: list[Candidate]) -> list[Candidate]:
+def _as_stated(statements: Sequence[Statement], candidates: list[Candidate]) -> list[Candidate]:
     """Return the readings that have a name which the source states, or all where it states none.
 
     Raises:
@@ -171,13 +165,10 @@ def _as_stated(checkpoint: Checkpoint, candidates: list[Candidate]) -> list[Cand
     """
     rows = {candidate.match.arch_name for candidate in candidates}
     prefixes = {candidate.prefix for candidate in candidates}
-    statements = about(checkpoint.statements, prefixes.pop()) if len(prefixes) == 1 else ()
-    named = names_of(statements)
+    named = names_of(about(statements, prefixes.pop()) if len(prefixes) == 1 else ())
     for statement, name in named:
         if statement.is_certain and name.row not in rows:
-            raise NameMappingError(
-                f"{checkpoint.path}: {statement.where} says {name.name}, but the weights fit {_names(candidates)}"
-            )
+            raise NameMappingError(f"{statement.where} says {name.name}, but the weights fit {_names(candidates)}")
     stated = next((name.row for _, name in named if name.row in rows), None)
     return [c for c in candidates if stated in (None, c.match.arch_name)] if stated else candidates
 
@@ -230,23 +221,20 @@ def _misfit(candidate: Candidate, shapes: Mapping[str, Sequence[int]]) -> str:
     return "; ".join(f"{len(names)} {what}: {first_few(names)}" for what, names in problems if names)
 
 
-def _weights(
-    checkpoint: Checkpoint, used: set[str], weights: WeightsKind
-) -> tuple[dict[str, TensorEntry], WeightsKind]:
+def _weights(found: Variables, used: set[str], weights: WeightsKind) -> tuple[dict[str, TensorEntry], WeightsKind]:
     """Return the variables to convert by name, and which they are."""
-    found = checkpoint.variables
     if weights == "raw" or not found.ema:
         return {name: found.model[name] for name in used}, "raw"
     alone = used - found.ema.keys()
     if alone:
         raise NameMappingError(
-            f"{checkpoint.path}: {len(alone)} of {len(used)} variables have no EMA twin: {first_few(alone)}. "
+            f"{len(alone)} of {len(used)} variables have no EMA twin: {first_few(alone)}. "
             "A mix would be neither; convert the raw ones with --weights raw"
         )
     others = {name for name in used if found.ema[name].shape != found.model[name].shape}
     if others:
         raise NameMappingError(
-            f"{checkpoint.path}: the EMA twins of {len(others)} variables have other shapes: {first_few(others)}. "
+            f"the EMA twins of {len(others)} variables have other shapes: {first_few(others)}. "
             "The file is damaged; its raw ones may be whole: --weights raw"
         )
     return {name: found.ema[name] for name in used}, "ema"
