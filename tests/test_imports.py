@@ -16,6 +16,63 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A part is a folder of the package with the files that lie in it, or a file beside the folders. It imports parts that
 # stand above it here: what must be understood first stands first.
 ARROWS: dict[str, set[str]] = {
+    "_register": set(),
+    "errors": set(),
+    "outputs": set(),
+    "__init__": {"_register"},
+    "arch": {"errors"},
+    "hub_errors": {"errors"},
+    "hub_format": {"errors"},
+    "label_names": {"errors"},
+    "photos": {"errors"},
+    "storage": {"errors"},
+    "layers": {"arch"},
+    "layout": {"arch"},
+    "provenance": {"errors", "hub_errors", "hub_format", "storage"},
+    "train": {"errors", "storage"},
+    "convert.checkpoint": {"arch", "errors", "layout"},
+    "freeze": {"layers"},
+    "identify": {"arch", "layout"},
+    "load_errors": {"errors", "hub_errors", "provenance"},
+    "speed": {"layers"},
+    "summary": {"arch", "layout"},
+    "train.classes": {"errors", "label_names", "storage", "train"},
+    "convert.dialects": {"arch", "errors", "identify", "layout"},
+    "convert.readers.tensorflow": {"convert.checkpoint", "errors", "layout"},
+    "loading": {"arch", "errors", "identify", "layout", "provenance"},
+    "convert.readers.keras": {
+        "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "hub_format",
+        "outputs",
+    },
+    "model": {"arch", "freeze", "layers", "loading", "speed"},
+    "create": {"arch", "load_errors", "loading", "model"},
+    "train.progressive": {"arch", "errors", "model", "storage", "train"},
+    "hucorz_efficientnet": {"arch", "create", "errors", "model"},
+    "train.launcher": {"errors", "train", "train.classes", "train.progressive"},
+    "convert.readers.pytorch": {
+        "convert.checkpoint", "errors", "hub_format", "hucorz_efficientnet", "label_names", "layout", "outputs",
+    },
+    "predict": {"arch", "errors", "hub_format", "hucorz_efficientnet", "load_errors", "outputs", "provenance"},
+    "cam": {"errors", "predict", "storage"},
+    "convert.readers": {
+        "convert.checkpoint", "convert.readers.keras", "convert.readers.pytorch", "convert.readers.tensorflow",
+        "errors",
+    },
+    "convert": {
+        "arch", "convert.checkpoint", "convert.dialects", "convert.readers", "errors", "hub_format",
+        "hucorz_efficientnet", "layout", "outputs", "photos", "storage",
+    },
+    "convert.google": {
+        "arch", "convert", "convert.readers.tensorflow", "errors", "hub_errors", "hub_format",
+        "hucorz_efficientnet",
+    },
+    "hub": {"arch", "convert", "convert.google", "errors", "hub_errors", "hub_format"},
+    "cli": {
+        "arch", "cam", "convert", "convert.checkpoint", "convert.dialects", "convert.google", "errors", "hub",
+        "hub_format", "hucorz_efficientnet", "label_names", "photos", "predict", "summary", "train",
+        "train.launcher", "train.progressive",
+    },
+    "__main__": {"cli", "errors"},
 }  # fmt: skip
 STANDARD_LIBRARY_ONLY = {"arch", "errors", "identify", "layout", "outputs", "summary", "_register"}
 NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "onnx", "onnxruntime", "openvino", "benchmarks", "tests"}
