@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "hub_format",
         "outputs",
     },
-    "model": {"arch", "freeze", "layers", "loading", "speed"},
+    "model": {"arch", "freeze", "hub_format", "layers", "loading", "speed"},
     "create": {"arch", "load_errors", "loading", "model"},
     "train.progressive": {"arch", "errors", "model", "storage", "train"},
     "hucorz_efficientnet": {"arch", "create", "errors", "model"},

@@ -21,8 +21,16 @@ SMALL = {"width_mult": 0.25, "depth_mult": 0.2}
 
 
 def described(state: Any, prefix: str = "") -> dict[str, Any]:
-    """Return what the metadata of a state_dict says about the module at `prefix`."""
-    return {key: value for key, value in state._metadata[prefix].items() if key != "version"}
+    """Return what the metadata of a state_dict says of the network at `prefix`, its preprocessing left out."""
+    return {key: state._metadata[prefix][key] for key in ("architecture", "model_args")}
+
+
+def test_it_says_how_the_models_cfg_prepares_images(tmp_path: Path) -> None:
+    model = create(B0, **SMALL, pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3)})
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    said = torch.load(tmp_path / "w.pth", weights_only=True)._metadata[""]["preprocessing"]
+    assert said == {name: model.pretrained_cfg[name] for name in said}
+    assert said.keys() == {"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
 
 
 @pytest.mark.parametrize("name", ARCHS)

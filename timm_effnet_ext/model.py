@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.arch import BN_EPS, PREFIX, Arch, Block, drop_path_rates
 from timm_effnet_ext.freeze import Freezable
+from timm_effnet_ext.hub_format import PREPROCESSING
 from timm_effnet_ext.layers import LayerFactory, init_weights, make_block
 from timm_effnet_ext.loading import NUMERICS, check_state, modules_without_values, placed
 from timm_effnet_ext.speed.lean import lean_applies, lean_features, lean_stages, warn_unknown
@@ -88,11 +89,15 @@ class _Trunk(Freezable):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Add to the metadata, which `torch.save` keeps with a state_dict, which model the weights are of.
 
-        Shapes do not tell: `architecture` is the registry's name, `model_args` what differs from it, as in config.json.
+        Shapes do not tell: `architecture` is the registry's name, `model_args` what differs from it, as in config.json,
+        and `preprocessing` how the model's own cfg prepares images.
         """
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if hasattr(destination, "_metadata"):
-            destination._metadata.setdefault(prefix[:-1], {}).update(copy.deepcopy(self._described))
+            cfg = getattr(self, "pretrained_cfg", None) or {}
+            prepared = {name: cfg[name] for name in PREPROCESSING if cfg.get(name) is not None}
+            table = destination._metadata.setdefault(prefix[:-1], {})
+            table.update(copy.deepcopy({**self._described, "preprocessing": prepared}))
 
     @torch.jit.ignore
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -448,6 +448,20 @@ def test_what_train_py_left_to_the_cfg_of_its_model_is_taken_from_there(tmp_path
     assert not any("assumed" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("has_args", [True, False])
+def test_the_cfg_that_our_model_was_made_for_is_known(has_args: bool, tmp_path: Path) -> None:
+    overlay = {"mean": (0.1, 0.2, 0.3), "crop_pct": 0.9}
+    model = timm.create_model("hucorz_efficientnetv2_b0", pretrained_cfg_overlay=overlay, **SMALL)
+    args = argparse.Namespace(model="local-dir:mine", img_size=64, mean=None, std=None, crop_pct=0.8, interpolation="")
+    saved = {"state_dict": model.state_dict(), "arch": args.model, **({"args": args} if has_args else {})}
+    report = convert(_save(saved, tmp_path / "last.pth.tar", "zip"), tmp_path / "out", UNVERIFIED)
+    assert tuple(report.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+    assert report.pretrained_cfg["crop_pct"] == (0.8 if has_args else 0.9)
+    assumed = [path for path, who in report.origins.items() if who.startswith("assumed, as the cfg of the model")]
+    assert bool(assumed) != has_args
+    assert any("assumed" in note for note in report.notes) != has_args
+
+
 def test_the_arguments_of_a_run_are_those_beside_its_weights(tmp_path: Path) -> None:
     model = _trained(timm.create_model("efficientnet_lite0", num_classes=3))
     save_file(model.state_dict(), tmp_path / "best.safetensors")

@@ -11,7 +11,7 @@ import numpy as np
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
-from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, train_py_statement
+from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, sensible_settings, train_py_statement
 from timm_effnet_ext.convert.readers.pytorch.statements import (
     TRAIN_PYS,
     class_names_beside,
@@ -29,6 +29,8 @@ _EMA_KEYS = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_
 _INSIDE = ("module", "state_dict")  # where an object that averages keeps the weights in its own state
 _OPTIMIZERS = ("optimizer", "optimizers", "optimizer_state_dict", "optimizer_states", "opt", "optim")
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
+_METADATA = "the state_dict's own metadata"
+_OWN_CFG = "assumed, as the cfg of the model that was saved has it"
 _EMA_COUNTER = "n_averaged"
 _STEPS = ("epoch", "step", "global_step")
 _MAX_DEPTH = 3  # of tables of weights in a checkpoint
@@ -75,17 +77,19 @@ def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metad
 def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any]) -> tuple[tuple[Statement, ...], list[str]]:
     """Return what a checkpoint says beside its weights, the most certain first, and what it leaves unknown."""
     arch, args = loaded.get("arch"), loaded.get("args")
-    said = list(_of_our_models(state))
+    own = tuple(_of_our_models(state))
+    said = [statement for statement, _ in own]
+    cfg = own[0][1] if len(own) == 1 else {}
     notes: list[str] = []
     if isinstance(args, argparse.Namespace):
-        of_run, notes = _of_run(vars(args), arch)
+        of_run, notes = _of_run(vars(args), arch, cfg)
         said += of_run
-    return (*said, *statements_in(loaded)), notes
+    return (*said, *statements_in(loaded), Statement(_OWN_CFG, preprocessing=cfg)), notes
 
 
-def _of_run(args: Mapping[str, Any], arch: Any) -> tuple[list[Statement], list[str]]:
-    """Return what the arguments of a run of train.py say, and what they leave unknown."""
-    said = [train_py_statement(args, arch if isinstance(arch, str) else None)]
+def _of_run(args: Mapping[str, Any], arch: Any, cfg: Mapping[str, Any] = {}) -> tuple[list[Statement], list[str]]:
+    """Return what the arguments of a run of train.py say, and what they leave unknown; `cfg` is its model's own."""
+    said = [train_py_statement(args, arch if isinstance(arch, str) else None, cfg)]
     notes: list[str] = []
     for found in class_names_of_data(args):
         said.append(found) if isinstance(found, Statement) else notes.append(found)
@@ -112,14 +116,17 @@ def beside(file: Path, inside: Sequence[Statement]) -> tuple[list[Statement], li
     return said, notes
 
 
-def _of_our_models(state: Any) -> Iterator[Statement]:
-    """Yield what a state_dict says of this package's models in its metadata, which torch keeps beside the tensors."""
-    metadata = getattr(state, "_metadata", None)
-    for path, table in _items(metadata):
-        name, args = (table.get(key) if isinstance(table, Mapping) else None for key in ("architecture", "model_args"))
+def _of_our_models(state: Any) -> Iterator[tuple[Statement, Mapping[str, Any]]]:
+    """Yield what a state_dict says of this package's models in its metadata, and the cfg that each was made for.
+
+    torch keeps this metadata beside the tensors.
+    """
+    for path, table in _items(getattr(state, "_metadata", None)):
+        said = table if isinstance(table, Mapping) else {}
+        name, args = said.get("architecture"), said.get("model_args")
         if isinstance(name, str) and isinstance(args, Mapping):
             prefix = _clean(f"{path}." if path else "")
-            yield Statement("the state_dict's own metadata", prefix=prefix, name=name, model_args=args)
+            yield Statement(_METADATA, prefix=prefix, name=name, model_args=args), sensible_settings(said)
 
 
 def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:

@@ -57,21 +57,29 @@ def _stated(config: Mapping[str, Any]) -> Statement:
     )
 
 
-def train_py_statement(args: Mapping[str, Any], arch: str | None) -> Statement:
+def sensible_settings(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `preprocessing` that can be such, as a model's own metadata has them."""
+    found = said.get("preprocessing")
+    plain = {name: _plain(found.get(name)) for name in _SETTINGS} if isinstance(found, Mapping) else {}
+    return {name: value for name, value in plain.items() if value is not None and _SETTINGS[name](value)}
+
+
+def train_py_statement(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any] = {}) -> Statement:
     """Return what train.py's arguments say of numerics and images.
 
-    What they leave open train.py takes from the cfg of its model: timm/data/config.py `resolve_data_config`.
+    What they leave open train.py takes from the cfg of its model, which is `cfg` if that is known, else by its name:
+    timm/data/config.py `resolve_data_config`.
     """
     own = args.get("model_kwargs")
     stated = {**(own if isinstance(own, Mapping) else {}), "bn_eps": args.get("bn_eps"), "global_pool": args.get("gp")}
     return Statement(
         TRAIN_PY,
         model_args={name: value for name in _NUMERICS if isinstance(value := stated.get(name), str | float)},
-        preprocessing=_resolved(args, arch),
+        preprocessing=_resolved(args, arch, cfg),
     )
 
 
-def _resolved(args: Mapping[str, Any], arch: str | None) -> dict[str, Any]:
+def _resolved(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return how train.py prepared the images of a run, as far as it can be told."""
     from timm import is_model
     from timm.data import resolve_data_config
@@ -80,8 +88,8 @@ def _resolved(args: Mapping[str, Any], arch: str | None) -> dict[str, Any]:
     import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
 
     name = arch or ""
-    cfg = get_pretrained_cfg(name) if is_model(name.partition(".")[0]) else None
-    known = cfg.to_dict() if cfg is not None else {}
+    by_name = get_pretrained_cfg(name) if is_model(name.partition(".")[0]) else None
+    known = dict(cfg) or (by_name.to_dict() if by_name is not None else {})
     try:
         resolved = resolve_data_config(dict(args), pretrained_cfg=known)
     except (AssertionError, TypeError, ValueError, LookupError, AttributeError):  # arguments that no run can have had
@@ -91,12 +99,12 @@ def _resolved(args: Mapping[str, Any], arch: str | None) -> dict[str, Any]:
         "input_size": args.get("input_size") or args.get("img_size"),
         "crop_mode": args.get("crop_mode"),
     }
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in resolved.items()}
-    return {
-        name: plain[name]
-        for name in _SETTINGS
-        if (known or given.get(name) is not None) and plain.get(name) is not None and _SETTINGS[name](plain[name])
-    }
+    stated = {name: value for name, value in resolved.items() if known or given.get(name) is not None}
+    return sensible_settings({"preprocessing": stated})
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_text(value: Any) -> bool:
