@@ -21,7 +21,7 @@ class Fault:
     """What happens to the next `times` requests whose "METHOD /path" has `pattern` in it."""
 
     pattern: str
-    status: int | None = None  # the whole answer
+    status: int | None = None  # an answer of that status, with `body` or nothing in it
     cut_after: int | None = None  # bytes of the request's or the answer's body, then the connection is closed
     pause: float = 0.0  # seconds before each CHUNK of a file
     body: bytes | None = None  # sent in place of a file, or stored in place of an upload
@@ -125,9 +125,11 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a request."""
         raise NotImplementedError
 
-    def refuse(self, status: int, headers: Mapping[str, str] = {}) -> None:
-        """Send an answer without content."""
-        self.start_answer(status, {"Content-Length": "0", **headers})
+    def refuse(self, status: int, headers: Mapping[str, str] = {}, body: bytes = b"") -> None:
+        """Send an answer that is not what was asked for."""
+        self.start_answer(status, {"Content-Length": str(len(body)), **headers})
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Stay silent."""
@@ -140,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self.failing and self.failing.status:
                 self.rfile.read(self.unread)
-                self.refuse(self.failing.status, self.failing.headers)
+                self.refuse(self.failing.status, self.failing.headers, self.failing.body or b"")
             else:
                 self.respond(path)
         except ConnectionError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from json import JSONDecodeError
 from typing import TypeVar
 
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from timm_effnet_ext.errors import first_line
 
@@ -16,6 +17,7 @@ _T = TypeVar("_T")
 
 # What the client raises when the Hub refuses, breaks off or cannot be reached: `HTTPError` is its HTTP library's root.
 HUB_ERRORS = (HTTPError, OfflineModeIsEnabled)
+_GARBLED = (JSONDecodeError, UnicodeDecodeError)  # and over an answer that is not the Hub's, but a proxy's perhaps
 
 PAUSES = (1, 4, 16)  # seconds before another attempt, where the server does not say how long
 _PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses
@@ -27,17 +29,29 @@ def hub_answer(err: BaseException | None) -> str:
     if isinstance(err, RepositoryNotFoundError):
         repo = f"repository {err.repo_id!r}" if getattr(err, "repo_id", None) else "such repository"
         return f"the Hub shows no {repo}: it does not exist, or it is private or gated and needs a token that opens it"
-    if isinstance(err, HfHubHTTPError):
-        said = " ".join((err.server_message or "").split())
-        return f"the Hub answered {err.response.status_code}{said and f' ({said})'} for {err.response.url.path}"
+    response = getattr(err, "response", None)
+    if response is not None:
+        said = " ".join((getattr(err, "server_message", None) or "").split())
+        return f"the Hub answered {response.status_code}{said and f' ({said})'} for {response.url.path}"
     if isinstance(err, OfflineModeIsEnabled):
         return "the Hub was not asked: HF_HUB_OFFLINE is set"
+    if isinstance(err, _GARBLED):
+        return f"the Hub's answer is not one of a Hub ({first_line(err)})"
     return f"the Hub cannot be reached{f' ({first_line(err)})' if err else ''}"
 
 
-def cause(err: BaseException) -> BaseException:
-    """Return the Hub's error behind the RuntimeError that the client makes of a failed upload."""
-    return err.__cause__ if isinstance(err, RuntimeError) and isinstance(err.__cause__, HUB_ERRORS) else err
+def hub_error(err: BaseException) -> BaseException | None:
+    """Return the Hub's error behind what its client raised, or None where there is none.
+
+    The client makes another error of a failed upload or a file that it does not get, and stumbles over a refusal whose
+    body is not as the Hub writes it.
+    """
+    if isinstance(err, HUB_ERRORS):
+        return err
+    behind = err.__cause__ or err.__context__
+    if isinstance(behind, HUB_ERRORS):
+        return behind
+    return err if isinstance(err, _GARBLED) else None
 
 
 def retry(
@@ -60,22 +74,23 @@ def retry(
         before = done()
         try:
             return attempt()
-        except (*HUB_ERRORS, RuntimeError) as err:
+        except Exception as err:
             if done() > before:
                 pauses = iter(PAUSES)
-            wait = _wait(cause(err), next(pauses, None))
-            if wait is None:
+            found, pause = hub_error(err), next(pauses, None)
+            if found is None or pause is None or (wait := _wait(found, pause)) is None:
                 raise
-            _logger.warning("%s; trying again in %d s", say(cause(err)), wait)
+            _logger.warning("%s; trying again in %d s", say(found), wait)
             time.sleep(wait)
 
 
-def _wait(err: BaseException, pause: float | None) -> float | None:
-    """Return how many seconds to wait after an error, or None where waiting does not help."""
-    if pause is None or not isinstance(err, HTTPError):
+def _wait(err: BaseException, pause: float) -> float | None:
+    """Return how many seconds to wait after an error of the Hub's, or None where waiting does not help."""
+    if isinstance(err, OfflineModeIsEnabled):
         return None
-    if not isinstance(err, HfHubHTTPError):
-        return pause  # the connection
-    asked = err.response.headers.get("Retry-After", "")
+    response = getattr(err, "response", None)
+    if response is None:
+        return pause  # the connection, or who answers in the Hub's place
+    asked = response.headers.get("Retry-After", "")
     wait = max(pause, float(asked)) if asked.isdigit() else pause
-    return wait if err.response.status_code in _PASSING and wait <= _MAX_PAUSE else None
+    return wait if response.status_code in _PASSING and wait <= _MAX_PAUSE else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -141,6 +142,30 @@ def test_a_hub_that_stumbles_is_asked_again(local_hub: LocalHub, folder: Path, f
     assert commits(local_hub) == 1
 
 
+@pytest.mark.parametrize(
+    ("request_", "body"),
+    [
+        *itertools.product(
+            ("GET /api/models/alice/net", "POST /api/validate-yaml", COMMIT), (b"", "<p>Zugriff über".encode("latin-1"))
+        ),
+        ("GET /api/models/alice/net", b"[]"),
+    ],
+)
+def test_who_answers_in_the_hubs_place_is_asked_again(
+    local_hub: LocalHub, folder: Path, request_: str, body: bytes
+) -> None:
+    fault = Fault(request_, status=502, body=body)
+    local_hub.faults.append(fault)
+    assert publish(folder, Target(REPO)).is_new
+    fault.times = 1000
+    folder = write_folder(folder, VALUES + 1)
+    with pytest.raises(
+        EffNetExtError, match=r"alice/net: the Hub('s answer is not one of a Hub| answered 502) .*later"
+    ):
+        publish(folder, Target(REPO))
+    assert commits(local_hub) == 1
+
+
 def test_a_commit_whose_answer_was_lost_is_found_and_not_repeated(local_hub: LocalHub, folder: Path) -> None:
     local_hub.faults.append(Fault(COMMIT, lose_answer=True))
     assert publish(folder, Target(REPO)).commit == local_hub.repos[REPO].at("main").sha
@@ -255,7 +280,7 @@ def test_a_pull_request_to_no_repository(local_hub: LocalHub, folder: Path) -> N
 
 def test_a_card_that_the_hub_does_not_take(local_hub: LocalHub, folder: Path) -> None:
     (folder / "README.md").write_text("no metadata")
-    with pytest.raises(EffNetExtError, match=r"alice/net: README.md was refused: .* The repository was made"):
+    with pytest.raises(EffNetExtError, match=r"alice/net: README.md was refused: .* - no metadata The repo"):
         publish(folder, Target(REPO))
 
 
@@ -296,4 +321,18 @@ def test_the_record_of_what_is_published(local_hub: LocalHub, folder: Path) -> N
     local_hub.add(REPO, {"conversion.json": (folder / "conversion.json").read_bytes()})
     assert published_record(REPO) is None
     publish(folder, Target(REPO))
+    assert published_record(REPO) == json.loads((folder / "conversion.json").read_text())
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"lose_answer": True}])
+def test_a_record_that_cannot_be_fetched_is_asked_for_again(
+    local_hub: LocalHub, folder: Path, fault: dict[str, Any]
+) -> None:
+    publish(folder, Target(REPO))
+    local_hub.faults.append(Fault("/resolve/", **fault, times=1000))
+    with pytest.raises(
+        EffNetExtError, match=r"alice/net: the Hub (answered 500|cannot be reached) .* Push again later"
+    ):
+        published_record(REPO)
+    local_hub.faults[0].times = 1
     assert published_record(REPO) == json.loads((folder / "conversion.json").read_text())

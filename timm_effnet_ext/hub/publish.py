@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import BadRequestError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from timm_effnet_ext import __version__
 from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few, first_line
-from timm_effnet_ext.hub_errors import HUB_ERRORS, cause, hub_answer, retry
+from timm_effnet_ext.hub_errors import hub_answer, hub_error, retry
 from timm_effnet_ext.hub_format import WEIGHTS_FILE
 
 MAIN = "main"
@@ -209,13 +209,13 @@ def _explain(target: Target) -> Iterator[None]:
         yield
     except EffNetExtError:
         raise
-    except (*HUB_ERRORS, RuntimeError) as err:
-        answer = cause(err)
-        if not isinstance(answer, HUB_ERRORS):
+    except Exception as err:
+        found = hub_error(err)
+        if found is None:
             raise
-        raise EffNetExtError(f"{target.repo_id}: {hub_answer(answer)}. {_advice(answer, target)}") from err
-    except ValueError as err:  # the client on a card that the Hub does not take
-        raise EffNetExtError(f"{target.repo_id}: {CARD_FILE} was refused: {first_line(err)}") from err
+        if isinstance(found, BadRequestError) and type(err) is ValueError:  # it has the Hub's reasons
+            raise EffNetExtError(f"{target.repo_id}: {CARD_FILE} was refused: {' '.join(str(err).split())}") from err
+        raise EffNetExtError(f"{target.repo_id}: {hub_answer(found)}. {_advice(found, target)}") from err
 
 
 def _advice(err: BaseException, target: Target) -> str:
@@ -223,7 +223,7 @@ def _advice(err: BaseException, target: Target) -> str:
         return "Unset it."
     if isinstance(err, RepositoryNotFoundError) and target.create_pr:
         return "A pull request needs a repository that is there and that you may see."
-    status = err.response.status_code if isinstance(err, HfHubHTTPError) else None
+    status = getattr(getattr(err, "response", None), "status_code", None)
     if status == 401:
         return "Is the token right? Log in again with `hf auth login`."
     if status == 403:
