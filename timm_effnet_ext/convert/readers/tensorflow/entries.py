@@ -101,12 +101,12 @@ def _decode_shape(raw: bytes) -> Shape:
     dims = []
     for field, value in fields(raw):
         if field == _UNKNOWN_RANK and value:
-            raise CheckpointFormatError("a shape of unknown rank")
+            raise CheckpointFormatError("has a shape of unknown rank")
         if field == _DIM:
             found = dict(fields(chunk(value)))
             dims.append(signed(number(found.get(_DIM_SIZE, 0))))
     if len(dims) > _MAX_RANK or min(dims, default=0) < 0 or math.prod(max(d, 1) for d in dims) > _MAX_BYTES:
-        raise CheckpointFormatError(f"the impossible shape ({first_few(map(str, dims))})")
+        raise CheckpointFormatError(f"has the impossible shape ({first_few(map(str, dims))})")
     return tuple(dims)
 
 
@@ -119,5 +119,5 @@ def _decode_slice(raw: bytes) -> Slice:
             starts.append(extent.get(_START, 0))
             lengths.append(extent.get(_LENGTH, FULL))
     if len(starts) > _MAX_RANK:
-        raise CheckpointFormatError(f"a slice of {len(starts)} axes")
+        raise CheckpointFormatError(f"has a slice of {len(starts)} axes")
     return Slice(tuple(starts), tuple(lengths))
