@@ -9,15 +9,19 @@ from timm_effnet_ext.arch import Arch, Block
 
 Shape = tuple[int, ...]
 LayerKind = Literal["conv", "depthwise", "norm", "linear"]
+Role = Literal["stem", "expand", "depthwise", "se", "project", "head", "classifier"]
+"""What layers do together: a convolution and its norm, the two convolutions of an attention, or the classifier."""
 
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
 COUNTER_LEAF = "num_batches_tracked"
 
 
 class Layer(NamedTuple):
-    """One layer with weights; `name` is its module path, e.g. `blocks.3.2.conv_dw`."""
+    """One layer with weights; `name` is its module path, e.g. `blocks.3.2.conv_dw`, `block` the block that it is in."""
 
     name: str
+    role: Role
+    block: Block | None
     kind: LayerKind
     in_chs: int
     out_chs: int
@@ -46,46 +50,47 @@ def layers(
     """Return every layer with weights in the order of computation; `num_classes=0` has no classifier."""
     stem, head = arch.stem_width(width_mult), arch.head_width(width_mult)
     stages = arch.blocks(width_mult, depth_mult)
-    out = [Layer("conv_stem", "conv", in_chans, stem, 3, 2), Layer("bn1", "norm", stem, stem)]
+    out = [
+        Layer("conv_stem", "stem", None, "conv", in_chans, stem, 3, 2),
+        Layer("bn1", "stem", None, "norm", stem, stem),
+    ]
     for stage in stages:
         for block in stage:
             out += block_layers(block)
     last = stages[-1][-1].out_chs
-    out += [Layer("conv_head", "conv", last, head), Layer("bn2", "norm", head, head)]
+    out += [Layer("conv_head", "head", None, "conv", last, head), Layer("bn2", "head", None, "norm", head, head)]
     if num_classes:
-        out.append(Layer("classifier", "linear", head, num_classes, bias=True))
+        out.append(Layer("classifier", "classifier", None, "linear", head, num_classes, bias=True))
     return tuple(out)
 
 
 def block_layers(block: Block) -> Iterator[Layer]:
     """Yield the layers of one block, named below `blocks.{stage}.{index}`; module names are timm's."""
-    i, m, o, k, s = block.in_chs, block.mid_chs, block.out_chs, block.kernel, block.stride
-    se = (
-        ("se.conv_reduce", "conv", m, block.se_chs, 1, 1, True),
-        ("se.conv_expand", "conv", block.se_chs, m, 1, 1, True),
-    )
+    i, m, r, o = block.in_chs, block.mid_chs, block.se_chs, block.out_chs
+    k, s = block.kernel, block.stride
+    se = ("se", ("se.conv_reduce", "conv", m, r, 1, 1, True), ("se.conv_expand", "conv", r, m, 1, 1, True))
     parts: dict[tuple[str, bool], tuple[tuple, ...]] = {
         ("mb", True): (
-            ("conv_pw", "conv", i, m), ("bn1", "norm", m, m),
-            ("conv_dw", "depthwise", m, m, k, s), ("bn2", "norm", m, m),
-            *se,
-            ("conv_pwl", "conv", m, o), ("bn3", "norm", o, o),
+            ("expand", ("conv_pw", "conv", i, m), ("bn1", "norm", m, m)),
+            ("depthwise", ("conv_dw", "depthwise", m, m, k, s), ("bn2", "norm", m, m)),
+            se,
+            ("project", ("conv_pwl", "conv", m, o), ("bn3", "norm", o, o)),
         ),
         ("mb", False): (
-            ("conv_dw", "depthwise", m, m, k, s), ("bn1", "norm", m, m),
-            *se,
-            ("conv_pw", "conv", m, o), ("bn2", "norm", o, o),
+            ("depthwise", ("conv_dw", "depthwise", m, m, k, s), ("bn1", "norm", m, m)),
+            se,
+            ("project", ("conv_pw", "conv", m, o), ("bn2", "norm", o, o)),
         ),
         ("fused", True): (
-            ("conv_exp", "conv", i, m, k, s), ("bn1", "norm", m, m),
-            *se,
-            ("conv_pwl", "conv", m, o), ("bn2", "norm", o, o),
+            ("expand", ("conv_exp", "conv", i, m, k, s), ("bn1", "norm", m, m)),
+            se,
+            ("project", ("conv_pwl", "conv", m, o), ("bn2", "norm", o, o)),
         ),
-        ("fused", False): (("conv", "conv", i, o, k, s), ("bn1", "norm", o, o)),
+        ("fused", False): (("project", ("conv", "conv", i, o, k, s), ("bn1", "norm", o, o)),),
     }  # fmt: skip
-    for name, *rest in parts[block.kind]:
-        if block.se_chs or not name.startswith("se."):
-            yield Layer(f"blocks.{block.stage}.{block.index}.{name}", *rest)
+    for role, *rows in parts[block.kind]:
+        for name, *rest in rows if r or role != "se" else ():
+            yield Layer(f"blocks.{block.stage}.{block.index}.{name}", role, block, *rest)
 
 
 def state_shapes(layer_list: tuple[Layer, ...]) -> dict[str, Shape]:

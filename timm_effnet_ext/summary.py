@@ -83,16 +83,16 @@ def summarize(
 
 
 def _stage(layer: Layer, head: int) -> int:
-    if layer.name.startswith("blocks."):
-        return int(layer.name.split(".")[1]) + 1
-    return 0 if layer.name in ("conv_stem", "bn1") else head
+    if layer.block is not None:
+        return layer.block.stage + 1
+    return 0 if layer.role == "stem" else head
 
 
 def _macs(layer: Layer, size: int) -> int:
     """Return the multiply-accumulates of one layer with an output of `size` x `size`; norms are folded away."""
     if layer.kind == "norm":
         return 0
-    is_pooled = layer.kind == "linear" or ".se." in layer.name
+    is_pooled = layer.role in ("se", "classifier")
     return math.prod(layer.shapes()["weight"]) * (1 if is_pooled else size**2)
 
 

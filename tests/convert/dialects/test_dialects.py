@@ -9,8 +9,15 @@ from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import SAME, Dialect, Layout, plan, to_source, to_torch
 from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
 from timm_effnet_ext.convert.dialects.match import identify, nearest
-from timm_effnet_ext.convert.dialects.pytorch import TIMM, TORCH_DIALECTS
-from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF_DIALECTS
+from timm_effnet_ext.convert.dialects.pytorch import (
+    LUKEMELAS,
+    TIMM,
+    TORCH_DIALECTS,
+    TORCHVISION,
+    WZMIAOMIAO_V1,
+    WZMIAOMIAO_V2,
+)
+from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF2_OBJECT, TF_DIALECTS
 from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.identify import identify_state
 from timm_effnet_ext.layers import BLOCKS
@@ -20,7 +27,7 @@ ALL = (*TF_DIALECTS, *KERAS_DIALECTS, *TORCH_DIALECTS)
 
 
 def _can_name(dialect: Dialect, arch: str) -> bool:
-    return {stage[0].kind for stage in ARCHS[arch].blocks()} <= dialect.blocks.keys()
+    return {stage[0].kind for stage in ARCHS[arch].blocks()} <= dialect.kinds
 
 
 PAIRS = [(dialect, arch) for dialect in ALL for arch in ARCHS if _can_name(dialect, arch)]
@@ -28,12 +35,12 @@ PAIRS = [(dialect, arch) for dialect in ALL for arch in ARCHS if _can_name(diale
 
 @pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
 def test_dialects_know_only_blocks_that_exist(dialect: Dialect) -> None:
-    assert dialect.blocks.keys() <= BLOCKS.keys()
+    assert dialect.kinds <= BLOCKS.keys()
 
 
 def test_together_the_tensorflow_and_our_own_names_cover_every_block() -> None:
     for dialect in (*TF_DIALECTS, TIMM):
-        assert dialect.blocks.keys() == BLOCKS.keys(), dialect.name
+        assert dialect.kinds == BLOCKS.keys(), dialect.name
 
 
 @pytest.mark.parametrize(("dialect", "arch"), PAIRS, ids=lambda value: getattr(value, "name", value))
@@ -99,10 +106,46 @@ def test_the_nearest_is_named_for_a_damaged_checkpoint() -> None:
     assert (found.match.arch_name, found.prefix) == ("efficientnet_b3", "x/")
 
 
-def test_a_block_without_a_rule_is_an_error() -> None:
-    lukemelas = next(dialect for dialect in TORCH_DIALECTS if dialect.name == "lukemelas")
-    with pytest.raises(NameMappingError, match=r"'lukemelas' has no rule for 'blocks\.0\.0\.conv'"):
-        plan(ARCHS["efficientnetv2_s"], lukemelas)
+def test_a_block_that_a_dialect_does_not_know_is_an_error() -> None:
+    with pytest.raises(NameMappingError, match=r"^dialect 'lukemelas' knows no block of kind \('fused', False\)$"):
+        plan(ARCHS["efficientnetv2_s"], LUKEMELAS)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "arch", "ours", "theirs"),
+    [
+        (TF2_OBJECT, "efficientnet_b0", "blocks.0.0.bn1", "_blocks/0/_norm1"),
+        (TF2_OBJECT, "efficientnet_b0", "blocks.0.0.bn2", "_blocks/0/_norm2"),
+        (TF2_OBJECT, "efficientnetv2_b0", "blocks.0.0.bn1", "_blocks/0/_norm1"),
+        (TF2_OBJECT, "efficientnetv2_b0", "blocks.1.0.bn1", "_blocks/1/_norm0"),
+        (TF2_OBJECT, "efficientnetv2_b0", "blocks.1.0.bn2", "_blocks/1/_norm1"),
+        (TF2_OBJECT, "efficientnetv2_b0", "blocks.3.0.bn3", "_blocks/5/_norm2"),
+        (LUKEMELAS, "efficientnet_b0", "bn2", "_bn1"),
+        (LUKEMELAS, "efficientnet_b0", "blocks.0.0.bn1", "_blocks.0._bn1"),
+        (LUKEMELAS, "efficientnet_b0", "blocks.0.0.conv_pw", "_blocks.0._project_conv"),
+        (LUKEMELAS, "efficientnet_b0", "blocks.1.0.conv_pw", "_blocks.1._expand_conv"),
+        (TORCHVISION, "efficientnet_b0", "blocks.0.0.conv_dw", "features.1.0.block.0.0"),
+        (TORCHVISION, "efficientnet_b0", "blocks.0.0.se.conv_reduce", "features.1.0.block.1.fc1"),
+        (TORCHVISION, "efficientnet_b0", "blocks.0.0.bn2", "features.1.0.block.2.1"),
+        (TORCHVISION, "efficientnet_b0", "blocks.1.0.conv_dw", "features.2.0.block.1.0"),
+        (TORCHVISION, "efficientnet_b0", "blocks.1.0.se.conv_expand", "features.2.0.block.2.fc2"),
+        (TORCHVISION, "efficientnet_b0", "blocks.1.1.bn3", "features.2.1.block.3.1"),
+        (TORCHVISION, "efficientnet_b0", "conv_head", "features.8.0"),
+        (TORCHVISION, "efficientnetv2_s", "blocks.0.1.conv", "features.1.1.block.0.0"),
+        (TORCHVISION, "efficientnetv2_s", "blocks.1.0.conv_exp", "features.2.0.block.0.0"),
+        (TORCHVISION, "efficientnetv2_s", "blocks.1.0.bn2", "features.2.0.block.1.1"),
+        (WZMIAOMIAO_V1, "efficientnet_b0", "blocks.2.1.conv_dw", "features.3b.block.dwconv.0"),
+        (WZMIAOMIAO_V2, "efficientnetv2_s", "blocks.0.1.conv", "blocks.1.project_conv.conv"),
+        (WZMIAOMIAO_V2, "efficientnetv2_s", "blocks.1.0.bn1", "blocks.2.expand_conv.bn"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_names_that_depend_on_the_kind_or_number_of_a_block(
+    dialect: Dialect, arch: str, ours: str, theirs: str
+) -> None:
+    """Read off the code that is named above each dialect."""
+    entry = to_source(plan(ARCHS[arch], dialect))[f"{ours}.weight"]
+    assert entry.source.rpartition(dialect.sep)[0] == theirs
 
 
 def test_tensors_come_in_the_layout_of_torch() -> None:

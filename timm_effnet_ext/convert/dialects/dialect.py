@@ -1,4 +1,4 @@
-"""The engine of name dialects: rows of a dialect x an architecture -> one entry for each tensor, both directions.
+"""The engine of name dialects: names of a dialect x an architecture -> one entry for each tensor, both directions.
 
 A dialect says with data alone how some framework names and lays out the same network. `plan` is its only expansion;
 whoever needs a direction derives it from the plan.
@@ -7,10 +7,11 @@ whoever needs a direction derives it from the plan.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import chain
+from itertools import groupby
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from timm_effnet_ext.arch import Arch, Block, Op
 from timm_effnet_ext.convert.dialects.preparation import Preparation, by_google
 from timm_effnet_ext.errors import NameMappingError
-from timm_effnet_ext.layout import LayerKind, Shape, layers
+from timm_effnet_ext.layout import Layer, LayerKind, Role, Shape, layers
 
 
 class Layout(NamedTuple):
@@ -57,13 +58,6 @@ class Leaf(NamedTuple):
     layout: Layout = SAME
 
 
-class Rule(NamedTuple):
-    """One layer: timm's module name (of a block, below the block) and the source's."""
-
-    torch: str
-    source: str
-
-
 class Entry(NamedTuple):
     """One tensor of one network under both its names."""
 
@@ -78,7 +72,12 @@ class Entry(NamedTuple):
         return self.layout.inverse.shape(self.shape) or self.shape
 
 
+Names = tuple[str, ...]
 BlockKind = tuple[Op, bool]
+MB: frozenset[BlockKind] = frozenset({("mb", True), ("mb", False)})
+FUSED: frozenset[BlockKind] = frozenset({("fused", True), ("fused", False)})
+
+_NTH = "{nth}"
 
 
 def tensorflow_numerics(arch: Arch) -> Mapping[str, Any]:
@@ -90,11 +89,15 @@ def tensorflow_numerics(arch: Arch) -> Mapping[str, Any]:
 class Dialect:
     """How one family of files names its tensors.
 
-    Layer names are templates of `str.format`, so a dialect numbers blocks as its files do:
-    `{flat}` counts through the network, `{stage}` and `{block}` within, from 0; `{stage1}`, `{block1}`,
-    `{flat1}` the same from 1; `{letter}` is the block within its stage as a, b, c, …; `{stages}` and `{stages1}`
-    are the number of stages, and one more; `{nth}` counts layers of one kind: "" for the first, then _1, _2, ….
-    `block` is put before each rule of `blocks`.
+    `names` has the layers of each role, in the order of computation: a convolution and its norm, the two convolutions
+    of an attention. `block` is put before the names of what stands in a block. `kinds` are the kinds of blocks that
+    such files can have; `other` has what a role is called in one kind of block alone.
+
+    Names are templates of `str.format`, so a dialect numbers blocks as its files do: `{flat}` counts through the
+    network, `{stage}` and `{block}` within, from 0; `{stage1}`, `{block1}`, `{flat1}` the same from 1; `{letter}` is
+    the block within its stage as a, b, c, …; `{stages}` and `{stages1}` are the number of stages, and one more.
+    `{nth}` tells apart layers that would have the same name: "" for the first, then _1, _2, …. `{timm}` is timm's own
+    name of a layer, below the block.
 
     What comes with the names is part of the dialect: `numerics` gives the arguments of our model with which it computes
     as the code that has these names does, or is None where several codes have them; `preparation` says how the images
@@ -103,9 +106,10 @@ class Dialect:
 
     name: str
     leaves: Mapping[LayerKind, tuple[Leaf, ...]]
-    ends: tuple[Rule, ...]  # stem, head and classifier
+    names: Mapping[Role, Names]
     block: str
-    blocks: Mapping[BlockKind, tuple[Rule, ...]]
+    other: Mapping[BlockKind, Mapping[Role, Names]] = field(default_factory=dict)
+    kinds: frozenset[BlockKind] = MB | FUSED
     sep: str = "/"  # between a layer and its leaf
     source_only: tuple[str, ...] = ()  # fnmatch patterns, below the prefix, of what torch has no counterpart for
     numerics: Callable[[Arch], Mapping[str, Any]] | None = tensorflow_numerics
@@ -113,12 +117,24 @@ class Dialect:
     note: str | None = None
 
     def __post_init__(self) -> None:
-        for table in ("leaves", "blocks"):
+        for table in ("leaves", "names", "other"):
             object.__setattr__(self, table, MappingProxyType(dict(getattr(self, table))))
 
-    def end(self, torch_name: str, stages: int = 0, nth: str = "") -> str:
-        """Return the source name of a layer outside the blocks."""
-        return _unique(self.ends, self.name)[torch_name].format(stages=stages, stages1=stages + 1, nth=nth)
+    def templates(self, role: Role, kind: BlockKind | None = None) -> Names:
+        """Return the names of a role's layers, outside the blocks or in those of one kind."""
+        if kind is None:
+            return self.names[role]
+        if kind not in self.kinds:
+            raise NameMappingError(f"dialect {self.name!r} knows no block of kind {kind}")
+        names = self.other.get(kind, self.names).get(role, self.names[role])
+        return tuple(self.block + name for name in names)
+
+    def end(self, role: Role, stages: int = 0) -> Names:
+        """Return the source name of the first tensor of each layer that has a role outside the blocks."""
+        kinds: tuple[LayerKind, ...] = ("linear",) if role == "classifier" else ("conv", "norm")
+        numbers = {"stages": stages, "stages1": stages + 1, "nth": ""}
+        pairs = zip(self.templates(role), kinds, strict=True)
+        return tuple(f"{name.format_map(numbers)}{self.sep}{self.leaves[kind][0].source}" for name, kind in pairs)
 
     def is_source_only(self, name: str) -> bool:
         """Whether a name below the prefix is known to have no counterpart."""
@@ -138,19 +154,11 @@ def plan(
     """Return an entry for every tensor of the network that a source must give, in order of computation.
 
     Raises:
-        NameMappingError: A layer without a rule, or two tensors with one name on either side.
+        NameMappingError: A block of a kind that the dialect does not know, or two tensors with one name on either side.
     """
-    stages = arch.blocks(width_mult, depth_mult)
-    name_of = _namer(dialect, stages)
-    seen: Counter[LayerKind] = Counter()
+    network = layers(arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult)
     entries = []
-    for layer in layers(arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult):
-        nth = f"_{seen[layer.kind]}" if seen[layer.kind] else ""
-        seen[layer.kind] += 1
-        try:
-            name = name_of(layer.name, nth)
-        except KeyError as err:
-            raise NameMappingError(f"dialect {dialect.name!r} has no rule for {layer.name!r}") from err
+    for layer, name in _named(network, dialect, arch.depths(depth_mult)):
         shapes = layer.shapes()
         for leaf in dialect.leaves[layer.kind]:
             if leaf.torch in shapes:
@@ -170,37 +178,28 @@ def to_source(entries: Iterable[Entry]) -> dict[str, Entry]:
     return _by((entry.torch, entry) for entry in entries)
 
 
-def _namer(dialect: Dialect, stages: tuple[tuple[Block, ...], ...]) -> Callable[[str, str], str]:
-    """Return the function from a layer's name and its `nth` to the source's name; no rule is a KeyError."""
-    rules = {kind: _unique(table, dialect.name) for kind, table in dialect.blocks.items()}
-    blocks = {
-        (block.stage, block.index): (rules.get(block.kind, {}), _numbers(flat, block.stage, block.index, len(stages)))
-        for flat, block in enumerate(chain.from_iterable(stages))
-    }
-
-    def name_of(layer: str, nth: str) -> str:
-        if not layer.startswith("blocks."):
-            return dialect.end(layer, len(stages), nth)
-        _, stage, index, part = layer.split(".", 3)
-        table, numbers = blocks[int(stage), int(index)]
-        return (dialect.block + table[part]).format_map({**numbers, "nth": nth})
-
-    return name_of
+def _named(network: Iterable[Layer], dialect: Dialect, depths: tuple[int, ...]) -> Iterator[tuple[Layer, str]]:
+    """Yield every layer with its source name; `depths` has the number of blocks of each stage."""
+    seen: Counter[str] = Counter()
+    for block, part in groupby(network, key=attrgetter("block")):
+        numbers = _numbers(block, depths)
+        for role, group in groupby(part, key=attrgetter("role")):
+            for layer, template in zip(group, dialect.templates(role, block and block.kind), strict=True):
+                numbers["timm"] = layer.name.split(".", 3)[-1]
+                name = template.format_map(numbers)
+                if _NTH in name:
+                    seen[name] += 1
+                    name = name.replace(_NTH, f"_{seen[name] - 1}" if seen[name] > 1 else "")
+                yield layer, name
 
 
-def _numbers(flat: int, stage: int, block: int, stages: int) -> dict[str, int | str]:
+def _numbers(block: Block | None, depths: tuple[int, ...]) -> dict[str, int | str]:
     """Return what a template may name; see `Dialect`."""
-    counts = {"flat": flat, "stage": stage, "block": block, "stages": stages}
-    letter = chr(ord("a") + block)  # behind z Keras goes on with {, |, …
-    return {**counts, **{f"{key}1": n + 1 for key, n in counts.items()}, "letter": letter}
-
-
-def _unique(rules: Iterable[Rule], dialect: str) -> dict[str, str]:
-    rules = tuple(rules)
-    table = dict(rules)
-    if len(table) != len(rules):
-        raise NameMappingError(f"dialect {dialect!r} names a layer twice in one table")
-    return table
+    counts = {"stages": len(depths)}
+    if block is not None:
+        counts |= {"flat": sum(depths[: block.stage]) + block.index, "stage": block.stage, "block": block.index}
+    letter = chr(ord("a") + counts.get("block", 0))  # behind z Keras goes on with {, |, …
+    return {**counts, **{f"{key}1": n + 1 for key, n in counts.items()}, "letter": letter, "nth": _NTH}
 
 
 def _by(pairs: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:

@@ -13,10 +13,9 @@ from timm_effnet_ext.arch import ARCHS, Arch
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry, plan
 from timm_effnet_ext.errors import first_few
 from timm_effnet_ext.identify import Match, depth_fits, identify_state, stage_parts
-from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Shape, block_layers, layers
+from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Role, Shape, block_layers, layers
 
 _MAX_DEPTH_MULT = 64.0
-_STEM: Mapping[str, LayerKind] = {"conv_stem": "conv", "bn1": "norm"}
 _MAX_SCOPES = 8  # that are tried for a checkpoint that fits nothing
 _NUMBER = re.compile(r"\d+")
 _EDGETPU = re.compile(r"efficientnet_edgetpu_([sml])")
@@ -136,8 +135,9 @@ def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) ->
 
 def _nameable(dialect: Dialect) -> list[Arch]:
     """Return the architectures whose blocks a dialect can name."""
-    kinds = dialect.blocks.keys()
-    return [arch for arch in ARCHS.values() if {(stage.op, stage.expand != 1) for stage in arch.stages} <= kinds]
+    return [
+        arch for arch in ARCHS.values() if {(stage.op, stage.expand != 1) for stage in arch.stages} <= dialect.kinds
+    ]
 
 
 def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:
@@ -166,19 +166,18 @@ def _form(name: str) -> str:
 def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
     """Return the classes and the image's channels that the shapes of classifier and stem say."""
 
-    def width(layer: str, kind: LayerKind, axis: int) -> int | None:
-        leaf = dialect.leaves[kind][0]
-        shape = shapes.get(f"{prefix}{dialect.end(layer, stages)}{dialect.sep}{leaf.source}")
-        state = None if shape is None else leaf.layout.shape(tuple(shape))
+    def width(role: Role, kind: LayerKind, axis: int) -> int | None:
+        shape = shapes.get(prefix + dialect.end(role, stages)[0])
+        state = None if shape is None else dialect.leaves[kind][0].layout.shape(tuple(shape))
         return state[axis] if state is not None and len(state) > axis else None
 
-    return width("classifier", "linear", 0) or 0, width("conv_stem", "conv", 1) or 3
+    return width("classifier", "linear", 0) or 0, width("stem", "conv", 1) or 3
 
 
 def _prefixes(dialect: Dialect, names: Iterable[str]) -> list[str]:
     """Return what stands before the stem's kernel and norm, wherever both are."""
     given = set(names)
-    stem, norm = (f"{dialect.end(layer)}{dialect.sep}{dialect.leaves[kind][0].source}" for layer, kind in _STEM.items())
+    stem, norm = dialect.end("stem")
     heads = [name[: -len(stem)] for name in given if name.endswith(stem)]
     return [head for head in heads if (not head or head.endswith(dialect.sep)) and f"{head}{norm}" in given]
 
@@ -188,8 +187,7 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
     tried: set[tuple[object, ...]] = set()
     found: list[Match] = []
     for arch in _nameable(dialect):
-        leaf = dialect.leaves["linear"][0].source
-        has_classifier = f"{prefix}{dialect.end('classifier', len(arch.stages))}{dialect.sep}{leaf}" in given
+        has_classifier = prefix + dialect.end("classifier", len(arch.stages))[0] in given
         for depth_mult in _depth_mults(arch, len(given), has_classifier):
             network = (stage_parts(arch), arch.depths(depth_mult))
             if network in tried:
@@ -224,7 +222,7 @@ def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[flo
 @lru_cache
 def _tensors_of(arch: Arch, has_classifier: bool) -> tuple[int, ...]:
     """Return how many tensors a source has outside the blocks, and in a block of each stage."""
-    ends = [layer for layer in layers(arch, num_classes=int(has_classifier)) if not layer.name.startswith("blocks.")]
+    ends = [layer for layer in layers(arch, num_classes=int(has_classifier)) if layer.block is None]
     return _count(ends), *(_count(block_layers(stage[0])) for stage in arch.blocks())
 
 
