@@ -12,7 +12,7 @@ from timm_effnet_ext.arch import ARCHS
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.dialect import Dialect
 from timm_effnet_ext.convert.dialects.match import Candidate
-from timm_effnet_ext.convert.dialects.pytorch import LUKEMELAS, TIMM, TORCHVISION, WZMIAOMIAO_V2
+from timm_effnet_ext.convert.dialects.pytorch import LUKEMELAS, TIMM, TORCHVISION, TRANSFORMERS, WZMIAOMIAO_V2
 from timm_effnet_ext.convert.dialects.tensorflow import TF1
 from timm_effnet_ext.convert.numerics import PYTORCH, decide, read_name
 from timm_effnet_ext.errors import NameMappingError
@@ -132,12 +132,24 @@ def test_the_user_may_not_contradict_what_is_stated() -> None:
         (TORCHVISION, "efficientnet_b5", {"pad_type": ""}),
         (WZMIAOMIAO_V2, "efficientnetv2_s", {"pad_type": ""}),
         (LUKEMELAS, "efficientnet_b0", TENSORFLOW),
+        (TRANSFORMERS, "efficientnet_b0", TENSORFLOW),
         (TF1, "efficientnet_b0", TENSORFLOW),
     ],
 )
 def test_a_dialect_of_one_code_has_its_numerics(dialect: Dialect, row: str, args: Mapping[str, Any]) -> None:
     found = decide(candidate(row, dialect, "model."), [], model=f"tf_{row}")
     assert (found.model_args, found.problem) == (args, None)
+
+
+def test_a_network_in_which_transformers_has_fewer_shortcuts_is_refused() -> None:
+    """EfficientNetFinalBlockLayer adds none where `id_skip` is true, in the first block of every stage."""
+    narrow = {"width_mult": 0.25, "depth_mult": 0.5}
+    with pytest.raises(
+        NameMappingError, match=r"width_mult=0\.25.* is so narrow that .* dialect 'transformers' does not"
+    ):
+        decide(candidate("efficientnet_b0", TRANSFORMERS, **narrow), [])
+    assert decide(candidate("efficientnet_b0", LUKEMELAS, **narrow), []).problem is None
+    assert decide(candidate("efficientnet_b0", TRANSFORMERS, width_mult=0.5), []).problem is None
 
 
 def test_a_row_that_timm_has_with_tf_alone_is_one_model() -> None:

@@ -90,7 +90,8 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
     """Return the numerics of a network by a name that is stated, then its dialect, then the name that was asked for.
 
     Raises:
-        NameMappingError: A name that is stated is another model's, or contradicts the one that was asked for.
+        NameMappingError: A name that is stated is another model's, or contradicts the one that was asked for; or
+            our model computes something else than the code of that dialect does with so few channels.
     """
     statements = about(statements, candidate.prefix)
     arch = ARCHS[candidate.match.arch_name]
@@ -112,8 +113,18 @@ def _usual(arch: Arch) -> Mapping[str, Any]:
 
 
 def _by_dialect(candidate: Candidate) -> Numerics:
-    args = candidate.dialect.numerics(ARCHS[candidate.match.arch_name])  # type: ignore[misc]
-    return _numerics(args, f"files of dialect {candidate.dialect.name!r}")
+    """Return the numerics of the one code that has a dialect's names."""
+    dialect, match = candidate.dialect, candidate.match
+    arch = ARCHS[match.arch_name]
+    if not dialect.first_shortcut and any(
+        stage[0].shortcut for stage in arch.blocks(match.width_mult, match.depth_mult)
+    ):
+        raise NameMappingError(
+            f"{match} is so narrow that the first block of a stage keeps its number of channels: our model adds its "
+            f"input then, the code of dialect {dialect.name!r} does not. It cannot be converted"
+        )
+    args = dialect.numerics(arch)  # type: ignore[misc]
+    return _numerics(args, f"files of dialect {dialect.name!r}")
 
 
 def _by_names(candidate: Candidate, statements: Iterable[Statement], model: str | None) -> Numerics:

@@ -90,8 +90,9 @@ class Dialect:
     """How one family of files names its tensors.
 
     `names` has the layers of each role, in the order of computation: a convolution and its norm, the two convolutions
-    of an attention. `block` is put before the names of what stands in a block. `kinds` are the kinds of blocks that
-    such files can have; `other` has what a role is called in one kind of block alone.
+    of an attention. `block` is put before the names of what stands in a block, `trunk` before all names but the
+    classifier's. `kinds` are the kinds of blocks that such files can have; `other` has what a role is called in one
+    kind of block alone.
 
     Names are templates of `str.format`, so a dialect numbers blocks as its files do: `{flat}` counts through the
     network, `{stage}` and `{block}` within, from 0; `{stage1}`, `{block1}`, `{flat1}` the same from 1; `{letter}` is
@@ -100,8 +101,9 @@ class Dialect:
     name of a layer, below the block.
 
     What comes with the names is part of the dialect: `numerics` gives the arguments of our model with which it computes
-    as the code that has these names does, or is None where several codes have them; `preparation` says how the images
-    of published weights are prepared, `note` what else whoever converts should know.
+    as the code that has these names does, or is None where several codes have them; `first_shortcut` says whether the
+    first block of a stage has a shortcut there, where its shapes allow it; `preparation` says how the images of
+    published weights are prepared, `note` what else whoever converts should know.
     """
 
     name: str
@@ -110,9 +112,11 @@ class Dialect:
     block: str
     other: Mapping[BlockKind, Mapping[Role, Names]] = field(default_factory=dict)
     kinds: frozenset[BlockKind] = MB | FUSED
+    trunk: str = ""
     sep: str = "/"  # between a layer and its leaf
     source_only: tuple[str, ...] = ()  # fnmatch patterns, below the prefix, of what torch has no counterpart for
     numerics: Callable[[Arch], Mapping[str, Any]] | None = tensorflow_numerics
+    first_shortcut: bool = True
     preparation: Preparation = by_google
     note: str | None = None
 
@@ -122,12 +126,12 @@ class Dialect:
 
     def templates(self, role: Role, kind: BlockKind | None = None) -> Names:
         """Return the names of a role's layers, outside the blocks or in those of one kind."""
-        if kind is None:
-            return self.names[role]
-        if kind not in self.kinds:
-            raise NameMappingError(f"dialect {self.name!r} knows no block of kind {kind}")
-        names = self.other.get(kind, self.names).get(role, self.names[role])
-        return tuple(self.block + name for name in names)
+        names, before = self.names[role], "" if role == "classifier" else self.trunk
+        if kind is not None:
+            if kind not in self.kinds:
+                raise NameMappingError(f"dialect {self.name!r} knows no block of kind {kind}")
+            names, before = self.other.get(kind, self.names).get(role, names), before + self.block
+        return tuple(before + name for name in names)
 
     def end(self, role: Role, stages: int = 0) -> Names:
         """Return the source name of the first tensor of each layer that has a role outside the blocks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -71,8 +71,8 @@ def readings(
     found = identify(shapes, dialects)
     headless = [one for one in found or without_foreign(shapes, dialects) if not one.match.num_classes]
     own = [mine for one in headless if (mine := _with_own_classifier(one, shapes, is_of_training))]
-    # Dialects that differ in the classifier's name alone are one where that name is the user's.
-    distinct = {(one.match, one.prefix, one.dialect.block, *one.classifier.values()): one for one in reversed(own)}
+    # Dialects that differ outside the blocks alone are one where the classifier's name is the user's.
+    distinct = {(one.match, one.dialect.block, *one.classifier.values()): one for one in reversed(own)}
     return [*reversed(distinct.values())] or found
 
 
@@ -100,16 +100,16 @@ def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -
     """
     given = {name: tuple(shape) for name, shape in shapes.items()}
     found: list[Candidate] = []
-    claimed: set[tuple[Match, str, frozenset[str]]] = set()
+    read: list[tuple[Match, Set[str]]] = []
     for dialect in dialects:
         for prefix in _prefixes(dialect, given):
             below = {name: shape for name, shape in given.items() if name.startswith(prefix)}
             mine = {n: s for n, s in below.items() if not dialect.is_source_only(n[len(prefix) :])}
             for match in _matches(dialect, prefix, mine):
-                # Dialects that differ in the classifier's name alone are one for a file without a classifier.
-                key = match, prefix, frozenset(mine)
-                if key not in claimed:
-                    claimed.add(key)
+                # Two dialects that differ outside the blocks alone may both read a network, the second all but its
+                # classifier. The one that stands first is taken.
+                if not any(mine.keys() < names or (match, mine.keys()) == (known, names) for known, names in read):
+                    read.append((match, mine.keys()))
                     found.append(Candidate(match, dialect, prefix, _reason(match, dialect, prefix, len(mine))))
     return sorted(found, key=lambda candidate: (not candidate.match.is_exact, not candidate.is_named))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -130,4 +131,25 @@ WZMIAOMIAO_V2 = _Torch(
     },
 )
 
-TORCH_DIALECTS = (TIMM, LUKEMELAS, TORCHVISION, WZMIAOMIAO_V1, WZMIAOMIAO_V2)
+# EfficientNetForImageClassification: huggingface/transformers models/efficientnet/modeling_efficientnet.py
+TRANSFORMERS = _Torch(
+    name="transformers",
+    first_shortcut=False,
+    note="its own code pads for the image size in its config.json, an even one: at others it may compute otherwise",
+    kinds=MB,
+    trunk="efficientnet.",
+    block="encoder.blocks.{flat}.",
+    names={
+        "stem": ("embeddings.convolution", "embeddings.batchnorm"),
+        "expand": ("expansion.expand_conv", "expansion.expand_bn"),
+        "depthwise": ("depthwise_conv.depthwise_conv", "depthwise_conv.depthwise_norm"),
+        "se": ("squeeze_excite.reduce", "squeeze_excite.expand"),
+        "project": ("projection.project_conv", "projection.project_bn"),
+        "head": ("encoder.top_conv", "encoder.top_bn"),
+        "classifier": ("classifier",),
+    },
+)
+# EfficientNetModel: the same file. It has no classifier, and stands under any name in networks of the user's own.
+TRANSFORMERS_MODEL = replace(TRANSFORMERS, name="transformers_model", trunk="")
+
+TORCH_DIALECTS = (TIMM, LUKEMELAS, TORCHVISION, WZMIAOMIAO_V1, WZMIAOMIAO_V2, TRANSFORMERS, TRANSFORMERS_MODEL)
