@@ -17,7 +17,7 @@ from benchmarks.machine import left_out, machine
 from benchmarks.parts import PARTS, Options
 from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.storage import new_file
+from timm_effnet_ext.files.storage import new_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.parts import Table
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.storage import new_file
+from timm_effnet_ext.files.storage import new_file
 
 _OURS, _THEIRS, _GREY = "#0072B2", "#bbbbbb", "#555555"  # blue: Okabe & Ito, Color Universal Design
 _OUR_NAMES = ("ours", "lean", "optimized")

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch import PREFIX, TIMM_PREFIX
-from timm_effnet_ext.speed.fold import optimize_for_inference
+from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX
+from timm_effnet_ext.models.fold import optimize_for_inference
 
 Step = Callable[[], Any]
 _TORCHVISION = {"efficientnetv2_s": "efficientnet_v2_s"}  # where its name is not the architecture's

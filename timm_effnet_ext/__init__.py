@@ -19,8 +19,8 @@ _ELSEWHERE = {
     "convert_checkpoint": ("convert.pipeline", "convert"),
     "ConvertOptions": ("convert.records", "Options"),
     "inspect_checkpoint": ("convert.inspection", "inspect_source"),
-    "load_classifier": ("predict", "load_classifier"),
-    "optimize_for_inference": ("speed.fold", "optimize_for_inference"),
+    "load_classifier": ("predict.classifier", "load_classifier"),
+    "optimize_for_inference": ("models.fold", "optimize_for_inference"),
 }
 __all__ = [*_ELSEWHERE]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.abc import Loader
 
-_REGISTRY = "timm_effnet_ext.hucorz_efficientnet"
+_REGISTRY = "timm_effnet_ext.models.hucorz_efficientnet"
 
 
 def when_timm_is_there() -> None:

@@ -23,7 +23,7 @@ from tests.campaign import damage
 from tests.campaign.damage import LONGEST, Damage, damaged
 from tests.convert._sources import DATA, TINY, tiny_bundle, tiny_variables, with_ema
 from tests.convert.readers.keras._files import folder as keras_folder
-from tests.test_photos import gradient
+from tests.predict.test_photos import gradient
 from timm_effnet_ext.train.recipe import text as recipe
 from timm_effnet_ext.train.runs import ARGS, STAGES, SUMMARY
 

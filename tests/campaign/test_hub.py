@@ -19,13 +19,13 @@ from tests.campaign.conduct import TOKEN, BeginPart, Campaign
 from tests.faulty_server import Fault, Service
 from tests.hub.test_publish import REPO, assert_published, write_folder
 from tests.hub_server import LocalHub
-from tests.test_hub_loading import SMALL, hub_files
+from tests.weights.test_hub_loading import SMALL, hub_files
 from timm_effnet_ext.convert.google.archives import convert_archive, find
 from timm_effnet_ext.convert.pipeline import WEIGHTS_FILE
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.hub.publish import Target, publish
-from timm_effnet_ext.predict import load_classifier
+from timm_effnet_ext.predict.classifier import load_classifier
 
 FAULTS: dict[str, dict[str, Any]] = {
     **{str(status): {"status": status} for status in (401, 403, 404, 429, 500)},

@@ -12,7 +12,7 @@ from tests.convert._sources import tiny_bundle, tiny_variables
 from tests.hub.test_publish import VALUES, write_folder
 from tests.hub_server import LocalHub
 from timm_effnet_ext.convert.pipeline import FILES, WEIGHTS_FILE, read_record
-from timm_effnet_ext.storage import sha256
+from timm_effnet_ext.files.storage import sha256
 
 KILLS, SAMPLE = 50, 3
 REPO = "alice/net"

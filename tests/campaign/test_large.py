@@ -17,7 +17,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from tests._bundle_writer import field, masked, table
 from tests.campaign.conduct import Answer, BeginPart, Campaign, finish, start
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import Entry, plan
 from timm_effnet_ext.convert.dialects.keras import KERAS3_V2
 from timm_effnet_ext.convert.dialects.tensorflow import TF1

@@ -12,8 +12,8 @@ import timm
 
 from tests.processes import imported_by
 from timm_effnet_ext.__main__ import main
-from timm_effnet_ext.arch import ARCHS, PREFIX
-from timm_effnet_ext.summary import summarize
+from timm_effnet_ext.arch.rows import ARCHS, PREFIX
+from timm_effnet_ext.arch.summary import summarize
 
 Capture = pytest.CaptureFixture[str]
 

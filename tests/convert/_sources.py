@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests._bundle_writer import write_bundle
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.dialects.dialect import Dialect, plan
 from timm_effnet_ext.convert.dialects.tensorflow import TF1

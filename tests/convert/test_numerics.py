@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import timm
 
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.identify import Match
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.dialect import Dialect
 from timm_effnet_ext.convert.dialects.match import Candidate
@@ -16,7 +17,6 @@ from timm_effnet_ext.convert.dialects.pytorch import LUKEMELAS, TIMM, TORCHVISIO
 from timm_effnet_ext.convert.dialects.tensorflow import TF1
 from timm_effnet_ext.convert.numerics import PYTORCH, decide, read_name
 from timm_effnet_ext.errors import NameMappingError
-from timm_effnet_ext.identify import Match
 
 TENSORFLOW: Mapping[str, Any] = {}
 

@@ -20,7 +20,7 @@ from tests._bundle_writer import write_bundle
 from tests.closeness import FLOAT32, assert_close
 from tests.convert._sources import DATA, EMA, tiny_bundle, tiny_variables, with_ema
 from tests.processes import imported_by
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import plan, to_source
 from timm_effnet_ext.convert.dialects.pytorch import TIMM
 from timm_effnet_ext.convert.pipeline import FILES, RECORD_FILE, WEIGHTS_FILE, convert, read_record

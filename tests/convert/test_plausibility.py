@@ -38,5 +38,5 @@ def test_any_number_can_be_computed_with(
 
 
 def test_without_photos_nothing_is_claimed(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timm_effnet_ext.photos._PACKAGED_PHOTOS", ())
+    monkeypatch.setattr("timm_effnet_ext.predict.photos._PACKAGED_PHOTOS", ())
     assert by_photos(converted.model, None) == []

@@ -10,7 +10,7 @@ import timm
 import timm.models
 
 import timm_effnet_ext  # noqa: F401  registers the models
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch.rows import PREFIX
 
 MODULE = "hucorz_efficientnet"
 MODELS = os.environ.get("TIMM_SUITE_MODELS", f"{PREFIX}*").split(",")

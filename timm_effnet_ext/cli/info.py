@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
-from timm_effnet_ext.arch import PREFIX, Arch, parse_model_name
+from timm_effnet_ext.arch.rows import PREFIX, Arch, parse_model_name
+from timm_effnet_ext.arch.summary import StageRow, Summary, summarize
 from timm_effnet_ext.cli.output import print_json, print_table
-from timm_effnet_ext.summary import StageRow, Summary, summarize
 
 _MAX_SIZE, _MAX_MULT = 10_000, 16.0  # beyond, it is a slip of the keyboard
 
@@ -48,7 +48,7 @@ class _Use(NamedTuple):
 def _use_of(arch: Arch, tag: str) -> _Use:
     if not tag:
         return _Use(1000, arch.train_size, arch.eval_size)
-    from timm_effnet_ext.hucorz_efficientnet import find_cfg  # imports torch: only for who asks about weights
+    from timm_effnet_ext.models.hucorz_efficientnet import find_cfg  # imports torch: only for who asks about weights
 
     cfg = find_cfg(arch.name, tag)
     return _Use(cfg.num_classes, cfg.input_size[-1], (cfg.test_input_size or cfg.input_size)[-1])

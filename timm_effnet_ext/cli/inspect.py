@@ -11,7 +11,7 @@ from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.config import Config
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.inspection import Inspection, inspect_source
-from timm_effnet_ext.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_format import PREPROCESSING
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,10 @@ import argparse
 from fnmatch import fnmatchcase
 from typing import Any
 
-from timm_effnet_ext.arch import ARCHS, PREFIX, Arch
+from timm_effnet_ext.arch.rows import ARCHS, PREFIX, Arch
+from timm_effnet_ext.arch.summary import summarize
 from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.summary import summarize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _record(arch: Arch) -> dict[str, Any]:
-    from timm_effnet_ext.hucorz_efficientnet import cfgs_by_tag  # imports torch: after the filter was found to fit
+    from timm_effnet_ext.models.hucorz_efficientnet import (
+        cfgs_by_tag,  # imports torch: after the filter was found to fit
+    )
 
     summary = summarize(arch)
     return {

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 
 if TYPE_CHECKING:
-    from timm_effnet_ext.predict import Prediction
+    from timm_effnet_ext.predict.classifier import Prediction
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the labels of every photo; what can go wrong with the files is found before the model is loaded."""
-    from timm_effnet_ext.photos import read_photo
+    from timm_effnet_ext.predict.photos import read_photo
 
     for path in args.images:
         read_photo(path)  # and once more below: all at once may not fit into memory
     targets = _cam_files(args.cam, args.images) if args.cam else [None] * len(args.images)
 
-    from timm_effnet_ext.predict import load_classifier  # imports torch
+    from timm_effnet_ext.predict.classifier import load_classifier  # imports torch
 
     classifier = load_classifier(args.model)
     if not args.json:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         photo = read_photo(path)
         top = classifier.top(photo, args.topk)
         if target:
-            from timm_effnet_ext.cam import explain, save_picture
+            from timm_effnet_ext.predict.cam import explain, save_picture
 
             save_picture(explain(classifier, photo, top[0].index), target)
         if args.json:

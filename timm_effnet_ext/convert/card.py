@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.convert.records import Proof, Report
 from timm_effnet_ext.errors import plain
-from timm_effnet_ext.hub_format import PREPROCESSING
-from timm_effnet_ext.outputs import REGRESSION, activation_of
+from timm_effnet_ext.files.hub_format import PREPROCESSING
+from timm_effnet_ext.files.outputs import REGRESSION, activation_of
 
 # What each kind of proof is worth, in words for whoever reads the card.
 _WORTH = {

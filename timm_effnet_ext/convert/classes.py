@@ -8,7 +8,7 @@ from typing import NamedTuple
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, first_few
-from timm_effnet_ext.outputs import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type
+from timm_effnet_ext.files.outputs import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type
 
 WITH_BACKGROUND = 1001  # ImageNet-1k and class 0 for none of them: tensorflow/tpu efficientnet_edgetpu_builder.py
 _KNOWN = {1000: "ImageNet-1k", 21841: "ImageNet-21k", 21843: "ImageNet-21k and two more"}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX, Arch
+from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Graph
 from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, located
-from timm_effnet_ext.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_format import PREPROCESSING
 
 ASSUMED = "assumed"
 """An origin that begins with this word is nobody's statement."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch import ARCHS, PREFIX, TIMM_PREFIX, Arch
+from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.errors import NameMappingError

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from timm_effnet_ext.arch.layout import COUNTER_LEAF, NORM_LEAVES
 from timm_effnet_ext.convert.card import model_card
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes, choose_classes
@@ -23,9 +24,8 @@ from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
 from timm_effnet_ext.convert.selection import Selection, readings, select
 from timm_effnet_ext.convert.writer import Slot, write_safetensors
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHTS_FILE
-from timm_effnet_ext.layout import COUNTER_LEAF, NORM_LEAVES
-from timm_effnet_ext.storage import check_target, new_folder, sha256
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHTS_FILE
+from timm_effnet_ext.files.storage import check_target, new_folder, sha256
 
 CARD_FILE, RECORD_FILE = "README.md", "conversion.json"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, RECORD_FILE)

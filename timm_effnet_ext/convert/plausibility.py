@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.convert.records import Proof
 from timm_effnet_ext.errors import VerificationError
-from timm_effnet_ext.photos import in_channels, read_photos
+from timm_effnet_ext.predict.photos import in_channels, read_photos
 
 IMPLAUSIBLE = 20.0
 """Median z-score above which weights are refused.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from timm_effnet_ext.arch import row_name
+from timm_effnet_ext.arch.rows import row_name
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.dialects import match

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
+import timm_effnet_ext.models.hucorz_efficientnet  # noqa: F401  registers the models
 from timm_effnet_ext.convert.checkpoint.checkpoint import Graph
 from timm_effnet_ext.convert.plausibility import by_photos, trial_size
 from timm_effnet_ext.convert.records import Proof, ProofKind
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
-from timm_effnet_ext.photos import in_channels, read_photos
+from timm_effnet_ext.predict.photos import in_channels, read_photos
 
 TOLERANCE = 1e-4
 """Of the largest output, or of 1: TensorFlow's own engines differ by 2e-5, the smallest mistakes seen by 1e-1."""

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from timm_effnet_ext.arch.layout import Shape
 from timm_effnet_ext.errors import CheckpointFormatError
-from timm_effnet_ext.layout import Shape
 
 DTYPES = {"F32": "<f4", "I64": "<i8"}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.convert.google.archives import Archive, cache_folder, convert_archive
 from timm_effnet_ext.convert.google.download import look_up
 from timm_effnet_ext.convert.records import Options, Progress

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.storage import new_file
+from timm_effnet_ext.files.storage import new_file
 from timm_effnet_ext.train.runs import Run, Span
 
 if TYPE_CHECKING:

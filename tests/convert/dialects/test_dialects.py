@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.identify import identify_state
+from timm_effnet_ext.arch.layout import COUNTER_LEAF, layers, state_shapes
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import SAME, Dialect, Layout, plan, to_source, to_torch
 from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
 from timm_effnet_ext.convert.dialects.match import identify, nearest
@@ -19,9 +21,7 @@ from timm_effnet_ext.convert.dialects.pytorch import (
 )
 from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF2_OBJECT, TF_DIALECTS
 from timm_effnet_ext.errors import NameMappingError
-from timm_effnet_ext.identify import identify_state
-from timm_effnet_ext.layers import BLOCKS
-from timm_effnet_ext.layout import COUNTER_LEAF, layers, state_shapes
+from timm_effnet_ext.models.layers import BLOCKS
 
 ALL = (*TF_DIALECTS, *KERAS_DIALECTS, *TORCH_DIALECTS)
 

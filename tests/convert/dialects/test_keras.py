@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from timm_effnet_ext.arch import ARCHS, V1, V2_BASE, V2_L, V2_M, V2_S
+from timm_effnet_ext.arch.identify import Match
+from timm_effnet_ext.arch.rows import ARCHS, V1, V2_BASE, V2_L, V2_M, V2_S
 from timm_effnet_ext.convert.dialects.dialect import plan
 from timm_effnet_ext.convert.dialects.keras import KERAS_COUNTED, KERAS_DIALECTS
 from timm_effnet_ext.convert.dialects.match import identify
-from timm_effnet_ext.identify import Match
 
 IN_KERAS = [a.name for a in ARCHS.values() if a.stages in (V1, V2_BASE, V2_S, V2_M, V2_L) and a.width <= 2]
 

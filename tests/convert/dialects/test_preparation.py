@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.preparation import by_google, crop_share
 
 # timm registers larger sizes and bilinear; Google: tpu lite/efficientnet_lite_builder.py `efficientnet_lite_params`.

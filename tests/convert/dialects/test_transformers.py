@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.layout import Shape
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import plan
 from timm_effnet_ext.convert.dialects.match import readings
 from timm_effnet_ext.convert.dialects.pytorch import TORCH_DIALECTS, TRANSFORMERS, TRANSFORMERS_MODEL
-from timm_effnet_ext.layout import Shape
 
 # What `EfficientNetForImageClassification.save_pretrained` of transformers 5.24 wrote for a B0: the ends, a block
 # without expansion and the first with it. Of each norm the scale stands for all that it has.

@@ -14,11 +14,11 @@ from tests._google_archive import archive, variables
 from tests.archive_server import FileServer
 from tests.faulty_server import Fault
 from tests.processes import imported_by
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.google.archives import archives, convert_archive, find, options_for
 from timm_effnet_ext.convert.records import Options, Report
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError
-from timm_effnet_ext.hucorz_efficientnet import pretrained_cfgs
+from timm_effnet_ext.models.hucorz_efficientnet import pretrained_cfgs
 
 ABSENT_FROM_TIMM = {f"efficientnetv2_b{n}.{tag}" for n in range(3) for tag in ("in21k", "in21k_ft_in1k")}
 # Without tf_efficientnet_cc_* (CondConv), which are other architectures.

@@ -15,7 +15,7 @@ import torch
 from tests.train.folders import write_images
 from tests.train.launching import TRAIN_PY, launch, needs_train_py
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.label_names import CLASS_NAMES_FILE
+from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
 from timm_effnet_ext.train.classes.watch import watched
 
 TINY = {"width_mult": 0.25, "depth_mult": 0.2}

@@ -13,7 +13,7 @@ from timm.models import load_state_dict
 
 from tests.processes import ROOT, python
 from tests.train.launching import TRAIN_PY, launch, needs_train_py
-from timm_effnet_ext.label_names import CLASS_NAMES_FILE
+from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
 from timm_effnet_ext.train.runs import STAGES, csv_rows
 
 SPY = ROOT / "tests/train/spy.py"

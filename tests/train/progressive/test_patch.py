@@ -13,7 +13,7 @@ from timm.data import FastCollateMixup, Mixup, ScheduledBatchSampler
 from torch.utils.data import Dataset
 
 from tests.closeness import FLOAT32, assert_close
-from tests.models import SMALL
+from tests.small_models import SMALL
 from tests.train.spy import Spy
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.progressive.patch import applied

@@ -2,7 +2,7 @@
 
 import pytest
 
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.progressive.schedule import (
     GOOGLE,

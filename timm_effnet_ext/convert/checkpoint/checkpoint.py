@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from timm_effnet_ext.arch import Arch
+from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 
 Framework = Literal["tensorflow", "keras", "torch"]

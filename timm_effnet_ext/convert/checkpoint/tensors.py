@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from timm_effnet_ext.arch.layout import Shape
 from timm_effnet_ext.errors import located
-from timm_effnet_ext.layout import Shape
 
 
 def widened(bfloat16: np.ndarray) -> np.ndarray:

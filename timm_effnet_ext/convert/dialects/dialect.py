@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from timm_effnet_ext.arch import Arch, Block, Op
+from timm_effnet_ext.arch.layout import Layer, LayerKind, Role, Shape, layers
+from timm_effnet_ext.arch.rows import Arch, Block, Op
 from timm_effnet_ext.convert.dialects.preparation import Preparation, by_google
 from timm_effnet_ext.errors import NameMappingError
-from timm_effnet_ext.layout import Layer, LayerKind, Role, Shape, layers
 
 
 class Layout(NamedTuple):

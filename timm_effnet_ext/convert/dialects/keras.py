@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from timm_effnet_ext.arch.layout import LayerKind, Role
 from timm_effnet_ext.convert.dialects.dialect import HWCM_TO_CMHW, Dialect, Leaf, Names
 from timm_effnet_ext.convert.dialects.tensorflow import TF_LEAVES
-from timm_effnet_ext.layout import LayerKind, Role
 
 # The variables of Normalization layers are preprocessing and have no place in a network.
 _PREPROCESSING = ("*/mean", "*/variance", "*/count")

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple
 
-from timm_effnet_ext.arch import ARCHS, Arch
+from timm_effnet_ext.arch.identify import Match, depth_fits, identify_state, stage_parts
+from timm_effnet_ext.arch.layout import COUNTER_LEAF, Layer, LayerKind, Role, Shape, block_layers, layers
+from timm_effnet_ext.arch.rows import ARCHS, Arch
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry, plan
 from timm_effnet_ext.errors import first_few
-from timm_effnet_ext.identify import Match, depth_fits, identify_state, stage_parts
-from timm_effnet_ext.layout import COUNTER_LEAF, Layer, LayerKind, Role, Shape, block_layers, layers
 
 _MAX_DEPTH_MULT = 64.0
 _MAX_SCOPES = 8  # that are tried for a checkpoint that fits nothing

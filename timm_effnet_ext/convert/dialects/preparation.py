@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch import EDGE, LITE, V1, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
+from timm_effnet_ext.arch.rows import EDGE, LITE, V1, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
 
 Channels = tuple[float, ...]
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from timm_effnet_ext.arch import Arch
+from timm_effnet_ext.arch.layout import NORM_LEAVES, LayerKind
+from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.dialects.dialect import FUSED, MB, Dialect, Leaf, Names
 from timm_effnet_ext.convert.dialects.pytorch_preparation import by_torchvision, by_wzmiaomiao_v1, by_wzmiaomiao_v2
-from timm_effnet_ext.layout import NORM_LEAVES, LayerKind
 
 _WEIGHT, _BIAS = Leaf("weight", "weight"), Leaf("bias", "bias")
 _LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from timm_effnet_ext.arch import Arch
+from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.dialects.preparation import HALF, IMAGENET, Prepared, by_google, crop_share
 
 # torchvision/models/efficientnet.py, transforms of the `_Weights`: pixels after the crop, before it, and how resized.

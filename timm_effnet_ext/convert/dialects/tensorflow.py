@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from timm_effnet_ext.arch.layout import LayerKind
 from timm_effnet_ext.convert.dialects.dialect import FUSED, HWCM_TO_CMHW, HWIO_TO_OIHW, IO_TO_OI, Dialect, Leaf
-from timm_effnet_ext.layout import LayerKind
 
 BN_LEAVES = (
     Leaf("weight", "gamma"),

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch import row_name
+from timm_effnet_ext.arch.rows import row_name
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.readers.tensorflow.source import recognise
 from timm_effnet_ext.convert.records import Options, Progress, Report
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
-from timm_effnet_ext.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_format import PREPROCESSING
 
 HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
@@ -81,7 +81,7 @@ def options_for(archive: Archive, options: Options) -> Options:
 
     Source: the pretrained cfgs of our registry, which are timm's. Imports timm.
     """
-    from timm_effnet_ext.hucorz_efficientnet import pretrained_cfgs
+    from timm_effnet_ext.models.hucorz_efficientnet import pretrained_cfgs
 
     cfg = pretrained_cfgs(archive.model)[archive.tag]
     known: dict[str, Any] = {name: getattr(cfg, name) for name in PREPROCESSING if getattr(cfg, name) is not None}

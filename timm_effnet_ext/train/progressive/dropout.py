@@ -8,7 +8,7 @@ from timm.layers import DropPath, drop_path
 from torch import Tensor, nn
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.model import EfficientNet
+from timm_effnet_ext.models.efficientnet import EfficientNet
 from timm_effnet_ext.train.progressive.schedule import Plan
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from tabulate import tabulate
 
-from timm_effnet_ext.storage import new_file
+from timm_effnet_ext.files.storage import new_file
 from timm_effnet_ext.train.progressive.schedule import STRENGTHS, Plan, stage_of
 from timm_effnet_ext.train.runs import STAGES, csv_rows
 

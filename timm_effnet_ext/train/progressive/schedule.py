@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-from timm_effnet_ext.arch import ARCHS
+from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.errors import EffNetExtError
 
 STAGES = 4  # arXiv:2104.00298 section 4.2; google/automl effnetv2_configs.py `stages=4`

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from timm_effnet_ext.arch import row_name
+from timm_effnet_ext.arch.rows import row_name
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.progressive.schedule import PRESETS, Plan, Ramp, Values, make_plan
 

@@ -14,7 +14,7 @@ import torch
 
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.convert._sources import said
-from timm_effnet_ext.arch import PREFIX
+from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.selection import readings

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from timm_effnet_ext.arch import Arch
+from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.readers.keras.front import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.readers.keras.head import head, model_args
 from timm_effnet_ext.convert.readers.keras.interpreter import KerasGraph, check_kinds
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, sensible
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights
-from timm_effnet_ext.outputs import MULTI_LABEL, SINGLE_LABEL
+from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
 
 _IMAGENET_CLASSES = 1000
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from timm_effnet_ext.arch import BN_EPS
+from timm_effnet_ext.arch.rows import BN_EPS
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY
 from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path
 from timm_effnet_ext.errors import NameMappingError

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
-from timm_effnet_ext.hub_format import MAX_SIDE
+from timm_effnet_ext.files.hub_format import MAX_SIDE
 
 Path = tuple[str, ...]
 INPUT: Path = ()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from timm_effnet_ext.arch.layout import Shape
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, sensible_settings, train_py_statement
@@ -20,8 +21,7 @@ from timm_effnet_ext.convert.readers.pytorch.statements import (
     statements_in,
 )
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.hub_format import CONFIG_FILE, WEIGHT_FILES
-from timm_effnet_ext.layout import Shape
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES
 
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
 _RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")

@@ -9,8 +9,8 @@ from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.hub_format import CONFIG_FILE, MAX_SIDE, WEIGHT_FILES, read_config
-from timm_effnet_ext.outputs import PROBLEM_TYPES, stated_names
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, MAX_SIDE, WEIGHT_FILES, read_config
+from timm_effnet_ext.files.outputs import PROBLEM_TYPES, stated_names
 
 TRAIN_PY = "train.py's arguments"
 
@@ -85,7 +85,7 @@ def _resolved(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any])
     from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg
 
-    import timm_effnet_ext.hucorz_efficientnet  # noqa: F401  registers the models
+    import timm_effnet_ext.models.hucorz_efficientnet  # noqa: F401  registers the models
 
     name = arch or ""
     by_name = get_pretrained_cfg(name) if is_model(name.partition(".")[0]) else None

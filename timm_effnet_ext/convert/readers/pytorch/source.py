@@ -21,7 +21,7 @@ from timm_effnet_ext.convert.readers.pytorch.contents import Contents, beside, c
 from timm_effnet_ext.convert.readers.pytorch.pickles import load_pickle
 from timm_effnet_ext.convert.readers.pytorch.settings import config_statement
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.hub_format import WEIGHT_FILES
+from timm_effnet_ext.files.hub_format import WEIGHT_FILES
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows

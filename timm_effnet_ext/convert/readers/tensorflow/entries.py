@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from timm_effnet_ext.arch.layout import Shape
 from timm_effnet_ext.convert.readers.tensorflow.protowire import chunk, fields, number, signed
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.layout import Shape
 
 FULL = -1  # length of a slice that takes the whole axis
 _MAX_RANK = 32  # of every numpy that is supported

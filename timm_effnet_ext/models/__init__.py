@@ -1,0 +1,1 @@
+"""The networks as timm knows them, and how they train and run fast."""

@@ -1,0 +1,357 @@
+"""The four block kinds of the EfficientNet papers and the layers that they are made of."""
+# No postponed annotations here: TorchScript of an fx graph needs the types themselves.
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from timm.layers import (
+    BatchNormAct2d,
+    DropPath,
+    FrozenBatchNormAct2d,
+    create_act_layer,
+    create_conv2d,
+    get_act_layer,
+    get_attn,
+    get_norm_act_layer,
+    is_exporting,
+    pad_same,
+)
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from timm_effnet_ext.arch.rows import BN_EPS, Block
+
+
+def is_recorded(x: Tensor) -> bool:
+    """Whether what is computed of `x` is written down for tensors of other sizes, as tracers and exporters do.
+
+    A record keeps one side of every branch, so its code may not branch on a size. Tracers give sizes that are no plain
+    numbers; where torch.export has Python's bytecode read, they look like numbers.
+    """
+    return is_exporting() or not isinstance(x.numel(), int)
+
+
+@register_notrace_module
+class SiLU(nn.SiLU):
+    """SiLU that overwrites its input only where there is no backward, for which autograd would first copy the input.
+
+    Shapes: any, unchanged.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        is_free = not is_recorded(input) and not torch.is_grad_enabled()
+        return F.silu(input, inplace=self.inplace and is_free)
+
+
+@register_notrace_module
+class StridedSameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding that copies as little as can be where it halves the size.
+
+    For an odd size SAME is the symmetric padding `p = (k - 1) / 2`. For an even size it is `(p - 1, p)`: the
+    windows of a symmetric padding `p + 1` without the first one, so the convolution can pad by itself and the first
+    row or column of the output is dropped. That output is four times smaller where the convolution is depthwise;
+    where it has so many more channels that it is not smaller, the input is padded instead. So it is for strides other
+    than 2, even kernels and dilation, which the models do not have.
+
+    Its arguments are those of `nn.Conv2d`, so that tools can build another of its kind. `padding` says "same", which
+    torch takes for no strided convolution: a tool that builds a plain one from it fails, and does not compute something
+    else.
+
+    Shapes: (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ValueError: `padding` is not "same", or it is not made of zeros.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = "same",
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if padding != "same" or padding_mode != "zeros":
+            raise ValueError(
+                "a SAME convolution has padding='same' and padding_mode='zeros', "
+                f"got padding={padding!r} and padding_mode={padding_mode!r}"
+            )
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias, device=device, dtype=dtype
+        )
+        self.padding = padding
+        self.margin = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        is_odd = self.kernel_size[0] % 2 == self.kernel_size[1] % 2 == 1
+        self.halves = is_odd and self.stride == (2, 2) and self.dilation == (1, 1)
+        self.grows = out_channels >= 4 * in_channels
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.halves and not is_recorded(input):
+            rows, cols = self.surplus(input)
+            if rows + cols == 0 or not self.grows:
+                padding = [self.margin[0] + rows, self.margin[1] + cols]
+                x = F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+                return F.pad(x, [-cols, 0, -rows, 0]) if rows + cols > 0 else x
+        return F.conv2d(self._padded(input), weight, bias, self.stride, (0, 0), self.dilation, self.groups)
+
+    def surplus(self, x: Tensor) -> tuple[int, int]:
+        """Return how many first rows and columns of the output, 0 or 1, are dropped for the size of `x`."""
+        return 1 - x.shape[-2] % 2, 1 - x.shape[-1] % 2
+
+    def _padded(self, x: Tensor) -> Tensor:
+        if not self.halves:
+            return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        # One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the
+        # exporter sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
+        (h, w), (ph, pw) = x.shape[-2:], self.margin
+        return F.pad(x, [(w + 1) // 2 * 2 - w + pw - 1, pw, (h + 1) // 2 * 2 - h + ph - 1, ph])
+
+
+@register_notrace_module
+class FrozenBatchNorm(FrozenBatchNormAct2d):
+    """BatchNorm whose statistics, weight and bias are constants: what looks for BatchNorms or parameters passes it by.
+
+    It is timm's, and thawed by timm's `unfreeze_batch_norm_2d`, but one operation instead of two, whose result has the
+    dtype of its input under autocast too.
+
+    Shapes: (B, C, H, W), unchanged.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    @classmethod
+    def of(cls, norm: Any) -> "FrozenBatchNorm":
+        """Return the frozen twin of a BatchNorm, with its activation if it has one."""
+        mean = norm.running_mean
+        frozen = cls(norm.num_features, norm.eps, apply_act=False, device=mean.device, dtype=mean.dtype)
+        frozen.load_state_dict(norm.state_dict(), strict=False)  # a norm without weight and bias has 1 and 0
+        frozen.num_features, frozen.affine = norm.num_features, norm.affine  # which timm's function looks at
+        frozen.drop, frozen.act = getattr(norm, "drop", frozen.drop), getattr(norm, "act", frozen.act)
+        return frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return self.act(self.drop(x))
+
+
+@torch.fx.wrap
+def _channel_means(x: Tensor) -> Tensor:
+    """Return the means (B, C, 1, 1) of a feature map (B, C, H, W)."""
+    if x.dtype == torch.float32 and not is_recorded(x):
+        # The same value; but the backward of a mean fills a whole map with its gradient, that of a sum does not.
+        return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+    return x.mean((2, 3), keepdim=True)
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation gate (arXiv:1709.01507): (B, C, H, W) scaled per channel by a value in (0, 1).
+
+    timm's public SqueezeExcite computes the same under other parameter names; ours are those of timm's tf_* files.
+    """
+
+    def __init__(self, chs: int, rd_channels: int, act_layer: type[nn.Module], **dd: Any) -> None:
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(chs, rd_channels, 1, **dd)
+        self.act1 = create_act_layer(act_layer, inplace=True)
+        self.conv_expand = nn.Conv2d(rd_channels, chs, 1, **dd)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale(_channel_means(x))
+
+    def scale(self, x_se: Tensor) -> Tensor:
+        """Return the factors (B, C, 1, 1) for the channel means (B, C, 1, 1)."""
+        return self.gate(self.conv_expand(self.act1(self.conv_reduce(x_se))))
+
+
+@dataclass(frozen=True)
+class LayerFactory:
+    """Makes the layers of one model: which convolution padding, norm, activation and SE its blocks are built with.
+
+    Args:
+        act_layer: Name or class of the activation.
+        norm_layer: Name, class or partial of the norm; None is BatchNorm with `bn_eps` and `bn_momentum`.
+        se_layer: Name or class of the attention that replaces squeeze-and-excitation; None keeps it.
+        pad_type: "same" (TensorFlow), "" (symmetric), or a number, as in timm's `create_conv2d`.
+        dd: `device` and `dtype` of the parameters.
+    """
+
+    act_layer: Any
+    norm_layer: Any = None
+    se_layer: Any = None
+    pad_type: Any = "same"
+    bn_eps: float = BN_EPS
+    bn_momentum: float = 0.1
+    dd: dict[str, Any] = field(default_factory=dict)
+
+    def conv(
+        self, in_chs: int, out_chs: int, kernel_size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1
+    ) -> nn.Module:
+        """Return a convolution without bias: (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride))."""
+        make = StridedSameConv2d if self.pad_type == "same" and stride > 1 else create_conv2d
+        return make(
+            in_chs, out_chs, kernel_size,
+            stride=stride, padding=self.pad_type, dilation=dilation, groups=groups, bias=False, **self.dd,
+        )  # fmt: skip
+
+    def norm_act(self, chs: int, *, apply_act: bool = True) -> nn.Module:
+        """Return the norm followed by the activation, or by nothing."""
+        layer = get_norm_act_layer(self.norm_layer or nn.BatchNorm2d, self._act)
+        base, given = (layer.func, layer.keywords) if isinstance(layer, partial) else (layer, {})
+        if base is BatchNormAct2d:
+            layer = partial(base, **{"eps": self.bn_eps, "momentum": self.bn_momentum, **given})
+        return layer(chs, apply_act=apply_act, inplace=apply_act, **self.dd)
+
+    def se(self, chs: int, rd_channels: int) -> nn.Module:
+        """Return the channel attention of a block; identity where `rd_channels` is 0."""
+        if not rd_channels:
+            return nn.Identity()
+        if self.se_layer is None:
+            return SqueezeExcite(chs, rd_channels, self._act, **self.dd)
+        layer: Callable[..., nn.Module] = get_attn(self.se_layer)
+        wanted = {"rd_channels": rd_channels, "act_layer": self._act, **self.dd}
+        accepted = inspect.signature(layer).parameters
+        any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+        return layer(chs, **{k: v for k, v in wanted.items() if any_name or k in accepted})
+
+    @property
+    def _act(self) -> type[nn.Module]:
+        layer = get_act_layer(self.act_layer)
+        return SiLU if layer is nn.SiLU else layer
+
+
+def _drop_path(rate: float) -> nn.Module:
+    return DropPath(rate) if rate else nn.Identity()
+
+
+class MBConv(nn.Module):
+    """Expand 1x1, depthwise k x k, squeeze-and-excitation, project 1x1 (arXiv:1801.04381, arXiv:1905.11946)."""
+
+    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
+        super().__init__()
+        self.has_skip = b.shortcut
+        self.conv_pw = make.conv(b.in_chs, b.mid_chs)
+        self.bn1 = make.norm_act(b.mid_chs)
+        self.conv_dw = make.conv(b.mid_chs, b.mid_chs, b.kernel, stride=stride, dilation=dilation, groups=b.mid_chs)
+        self.bn2 = make.norm_act(b.mid_chs)
+        self.se = make.se(b.mid_chs, b.se_chs)
+        self.conv_pwl = make.conv(b.mid_chs, b.out_chs)
+        self.bn3 = make.norm_act(b.out_chs, apply_act=False)
+        self.drop_path = _drop_path(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self.bn1(self.conv_pw(x))
+        x = self.bn2(self.conv_dw(x))
+        x = self.se(x)
+        x = self.bn3(self.conv_pwl(x))
+        return self.drop_path(x) + shortcut if self.has_skip else x
+
+
+class DepthwiseSeparableConv(nn.Module):
+    """MBConv with expansion 1: depthwise k x k, squeeze-and-excitation, project 1x1."""
+
+    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
+        super().__init__()
+        self.has_skip = b.shortcut
+        self.conv_dw = make.conv(b.in_chs, b.in_chs, b.kernel, stride=stride, dilation=dilation, groups=b.in_chs)
+        self.bn1 = make.norm_act(b.in_chs)
+        self.se = make.se(b.in_chs, b.se_chs)
+        self.conv_pw = make.conv(b.in_chs, b.out_chs)
+        self.bn2 = make.norm_act(b.out_chs, apply_act=False)
+        self.drop_path = _drop_path(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self.bn1(self.conv_dw(x))
+        x = self.se(x)
+        x = self.bn2(self.conv_pw(x))
+        return self.drop_path(x) + shortcut if self.has_skip else x
+
+
+class FusedMBConv(nn.Module):
+    """Expand k x k, squeeze-and-excitation, project 1x1 (arXiv:2104.00298 Figure 2)."""
+
+    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
+        super().__init__()
+        self.has_skip = b.shortcut
+        self.conv_exp = make.conv(b.in_chs, b.mid_chs, b.kernel, stride=stride, dilation=dilation)
+        self.bn1 = make.norm_act(b.mid_chs)
+        self.se = make.se(b.mid_chs, b.se_chs)
+        self.conv_pwl = make.conv(b.mid_chs, b.out_chs)
+        self.bn2 = make.norm_act(b.out_chs, apply_act=False)
+        self.drop_path = _drop_path(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self.bn1(self.conv_exp(x))
+        x = self.se(x)
+        x = self.bn2(self.conv_pwl(x))
+        return self.drop_path(x) + shortcut if self.has_skip else x
+
+
+class FusedConv(nn.Module):
+    """Fused-MBConv with expansion 1: a plain k x k convolution, norm and activation."""
+
+    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
+        super().__init__()
+        self.has_skip = b.shortcut
+        self.conv = make.conv(b.in_chs, b.out_chs, b.kernel, stride=stride, dilation=dilation)
+        self.bn1 = make.norm_act(b.out_chs)
+        self.drop_path = _drop_path(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self.bn1(self.conv(x))
+        return self.drop_path(x) + shortcut if self.has_skip else x
+
+
+BLOCKS: dict[tuple[str, bool], type[nn.Module]] = {
+    ("mb", True): MBConv,
+    ("mb", False): DepthwiseSeparableConv,
+    ("fused", True): FusedMBConv,
+    ("fused", False): FusedConv,
+}
+"""Block class by `Block.kind`: (operator, has an expansion convolution)."""
+
+
+def make_block(block: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> nn.Module:
+    """Return the module of one row; `stride` and `dilation` are those after `output_stride` was applied."""
+    return BLOCKS[block.kind](block, make, stride=stride, dilation=dilation, drop_path=drop_path)
+
+
+def init_weights(model: nn.Module) -> None:
+    """Draw the weights as Google's code does.
+
+    Convolutions are normal with variance 2 / fan_out, the classifier uniform within 1 / sqrt(classes), biases 0.
+    Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py `conv_kernel_initializer`,
+    `dense_kernel_initializer`.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.is_meta:
+            continue  # nothing to draw, and torch is slow at it
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            nn.init.normal_(module.weight, 0.0, (2.0 / fan_out) ** 0.5)
+        elif isinstance(module, nn.Linear):
+            limit = module.out_features**-0.5
+            nn.init.uniform_(module.weight, -limit, limit)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

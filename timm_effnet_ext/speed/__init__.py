@@ -1,1 +1,0 @@
-"""Less memory and less time for the same numbers: lean training and folded inference."""

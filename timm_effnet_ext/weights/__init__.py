@@ -1,0 +1,1 @@
+"""What may reach a model: weights that are its own, or a refusal that says what to do."""
