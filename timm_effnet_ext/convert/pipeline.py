@@ -189,16 +189,7 @@ def _report(
         weights=chosen.weights,
         step=checkpoint.variables.step,
         counts=chosen.counts,
-        mapping=[
-            {
-                "torch": entry.torch,
-                "source": entry.source,
-                "stored": chosen.source[entry.source].name,  # the key in the file: an EMA twin's, an attribute path
-                "perm": entry.layout.perm,
-                "shape": entry.shape,
-            }
-            for entry in chosen.entries
-        ],
+        mapping=[*_mapping(chosen)],
         proofs=proofs,
         weights_sha256=digest,
         versions=_versions(),
@@ -212,6 +203,19 @@ def _report(
             *(() if proofs or not options.verify else (_NO_PHOTOS,)),
         ),
     )
+
+
+def _mapping(chosen: Selection) -> Iterator[dict[str, Any]]:
+    """Yield of every tensor what it is called here and there; `stored` is the key in the file, an EMA twin's perhaps."""
+    for entry in chosen.entries:
+        stored = chosen.source[entry.source].name
+        yield {
+            "torch": entry.torch,
+            "source": entry.source,
+            "stored": stored,
+            "perm": entry.layout.perm,
+            "shape": entry.shape,
+        }
 
 
 def _versions() -> dict[str, str]:
