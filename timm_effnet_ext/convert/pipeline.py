@@ -206,7 +206,7 @@ def _report(
 
 
 def _mapping(chosen: Selection) -> Iterator[dict[str, Any]]:
-    """Yield of every tensor what it is called here and there; `stored` is the key in the file, an EMA twin's perhaps."""
+    """Yield what each tensor is called here and there; `stored` is the key in the file, an EMA twin's perhaps."""
     for entry in chosen.entries:
         stored = chosen.source[entry.source].name
         yield {
