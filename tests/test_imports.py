@@ -18,15 +18,16 @@ FILES = sorted(ROOT.rglob("*.py"))
 ARROWS: dict[str, set[str]] = {
     "_register": set(),
     "errors": set(),
+    "hosts": set(),
     "__init__": {"_register"},
     "arch": {"errors"},
     "files": {"errors"},
     "convert.checkpoint": {"arch", "errors"},
     "convert.dialects": {"arch", "errors"},
     "train": {"errors", "files"},
-    "weights": {"arch", "errors", "files"},
+    "weights": {"arch", "errors", "files", "hosts"},
     "convert.readers.tensorflow": {"arch", "convert.checkpoint", "errors"},
-    "models": {"arch", "errors", "files", "weights"},
+    "models": {"arch", "errors", "files", "hosts", "weights"},
     "train.classes": {"errors", "files", "train"},
     "convert.readers.keras": {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "files",
@@ -38,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
         "convert.checkpoint", "convert.readers.keras", "convert.readers.pytorch", "convert.readers.tensorflow",
         "errors",
     },
-    "train.launcher": {"errors", "train", "train.classes", "train.progressive"},
+    "train.launcher": {"errors", "hosts", "train", "train.classes", "train.progressive"},
     "convert": {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers", "errors", "files", "models",
         "predict",

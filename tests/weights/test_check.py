@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,9 @@ def test_the_configs_numerics_are_followed_by_local_dir(tmp_path: Path) -> None:
 def test_values_that_are_not_finite(load: Load, tmp_path: Path, value: float) -> None:
     state = create(B0).state_dict()
     state["blocks.2.0.conv_pw.weight"].view(-1)[5] = value
-    message = refusal(load, B0, file_of(tmp_path, state))
+    file = file_of(tmp_path, state)
+    message = refusal(load, B0, file)
+    assert message.startswith((f"{file}: ", f"{tmp_path}: "))
     assert "blocks.2.0.conv_pw.weight has 1 values that are not finite" in message
 
 
@@ -160,6 +163,29 @@ def test_truncated_pth(tmp_path: Path) -> None:
     torch.save(create(B0, **SMALL).state_dict(), file)
     file.write_bytes(file.read_bytes()[:-2000])
     assert "cut or damaged" in refusal(from_checkpoint, B0, file, **SMALL)
+
+
+def test_a_pth_whose_values_begin_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    torch.save(create(B0, **SMALL).state_dict(), file)
+    raw = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        raw[archive.getinfo("model/data/7").header_offset] = 0
+    file.write_bytes(raw)
+    assert "cut or is no weight file (Bad magic number for file header)" in refusal(from_checkpoint, B0, file, **SMALL)
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_the_values_of_a_pth_are_read_once(is_archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.pth"
+    torch.save(create(B0, **SMALL).state_dict(), file, _use_new_zipfile_serialization=is_archive)
+    in_memory: list[bool] = []
+    read = torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda *a, mmap=False, **k: (in_memory.append(not mmap), read(*a, mmap=mmap, **k))[1]
+    )
+    from_checkpoint(B0, file, **SMALL)
+    assert in_memory == ([False, True] if is_archive else [True, True])  # one that is no archive cannot be mapped
 
 
 @pytest.fixture

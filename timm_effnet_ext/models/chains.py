@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from timm_effnet_ext.hosts import is_intercepted
 from timm_effnet_ext.models.layers import DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
 
 # Block -> names of (convolution, norm, attention), in the order of computation.
@@ -41,17 +42,6 @@ class Link(NamedTuple):
         """The channel attention; None without one."""
         attention = getattr(self.owner, self.attention_name) if self.attention_name else None
         return None if type(attention) is nn.Identity and not is_intercepted(attention) else attention
-
-
-def is_intercepted(module: nn.Module) -> bool:
-    """Whether calling `module` is more than its class's forward: hooks, a forward of its own, a compiled one."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or has_own_forward(module) or module._compiled_call_impl is not None
-
-
-def has_own_forward(module: nn.Module) -> bool:
-    """Whether `module` has a forward of its own in place of its class's."""
-    return "forward" in vars(module)
 
 
 def has_chain(module: nn.Module) -> bool:

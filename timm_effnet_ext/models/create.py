@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from timm.models import build_model_with_cfg
@@ -9,7 +10,7 @@ from timm.models import build_model_with_cfg
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
 from timm_effnet_ext.models.efficientnet import EfficientNet, EfficientNetFeatures
 from timm_effnet_ext.weights.check import check_pretrained
-from timm_effnet_ext.weights.load_errors import check_readable_checkpoint, explained
+from timm_effnet_ext.weights.load_errors import check_readable_checkpoint, explain_load_errors
 
 # Layers of one's own and a chosen place may need values that no weight file holds; all else starts without values.
 _NEEDS_VALUES = {"act_layer", "norm_layer", "se_layer", "device", "dtype"}
@@ -37,13 +38,13 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     if pretrained and not kwargs.keys() & _NEEDS_VALUES:
         kwargs["device"] = "meta"  # no random weights that the file then replaces
     check_readable_checkpoint()
-    with explained(PREFIX + name):
+    with explain_load_errors(PREFIX + name):
         model: Any = build_model_with_cfg(
             model_cls,
             PREFIX + name,
             pretrained,
             pretrained_strict=strict,
-            pretrained_filter_fn=check_pretrained,
+            pretrained_filter_fn=partial(check_pretrained, cache_dir=kwargs.get("cache_dir")),
             kwargs_filter=dropped,
             arch=ARCHS[name],
             **kwargs,

@@ -18,7 +18,7 @@ from timm_effnet_ext.models.freeze import Freezable
 from timm_effnet_ext.models.layers import LayerFactory, init_weights, make_block
 from timm_effnet_ext.models.lean import lean_applies, lean_features, lean_stages, warn_unknown
 from timm_effnet_ext.models.memory_format import in_fast_format
-from timm_effnet_ext.weights.check import NUMERICS, check_state, modules_without_values, placed
+from timm_effnet_ext.weights.check import NUMERICS, check_state, find_without_values, place_values
 
 _USUAL_ARGS = {**NUMERICS, "width_mult": 1.0, "depth_mult": 1.0}
 
@@ -69,7 +69,7 @@ class _Trunk(Freezable):
         is_usual = get_act_layer(act_layer or arch.act) is get_act_layer(arch.act)
         self.numerics = {"pad_type": pad_type, "bn_eps": bn_eps, "act_layer": None if is_usual else act_layer}
         args = {**self.numerics, "width_mult": width_mult, "depth_mult": depth_mult}
-        self._described = {
+        self.described = {
             "architecture": PREFIX + arch.name,
             "model_args": {name: _plain(value) for name, value in args.items() if value != _USUAL_ARGS[name]},
         }
@@ -80,24 +80,12 @@ class _Trunk(Freezable):
         self.blocks, self._features = _build_blocks(stages, make, output_stride, drop_path_rate, feature_location)
         self._stage_chs = [stem_chs, *(stage[-1].out_chs for stage in stages)]
         self.set_lean_training(lean)
+        self.register_state_dict_post_hook(_describe)
 
     def _stem(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             x = in_fast_format(x, self.training)
         return self.bn1(self.conv_stem(x))
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Add to the metadata, which `torch.save` keeps with a state_dict, which model the weights are of.
-
-        Shapes do not tell: `architecture` is the registry's name, `model_args` what differs from it, as in config.json,
-        and `preprocessing` how the model's own cfg prepares images.
-        """
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if hasattr(destination, "_metadata"):
-            cfg = getattr(self, "pretrained_cfg", None) or {}
-            prepared = {name: cfg[name] for name in PREPROCESSING if cfg.get(name) is not None}
-            table = destination._metadata.setdefault(prefix[:-1], {})
-            table.update(copy.deepcopy({**self._described, "preprocessing": prepared}))
 
     @torch.jit.ignore
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -110,8 +98,8 @@ class _Trunk(Freezable):
         check_state(self, state_dict, strict)
         if not any(p.is_meta for p in self.parameters()):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
-        result = super().load_state_dict(placed(state_dict, self), strict=strict, assign=True)
-        for module in modules_without_values(self):
+        result = super().load_state_dict(place_values(state_dict, self), strict=strict, assign=True)
+        for module in find_without_values(self):
             module.to_empty(device=torch.get_default_device(), recurse=False)
             init_weights(module)
         return result
@@ -362,6 +350,17 @@ class EfficientNetFeatures(_Trunk):
             x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
             outputs.append(x)
         return outputs
+
+
+def _describe(model: Any, state_dict: Any, prefix: str, metadata: dict[str, Any]) -> None:
+    """Add to the metadata, which `torch.save` keeps with a state_dict, which model the weights are of.
+
+    Shapes do not tell: `architecture` is the registry's name, `model_args` what differs from it, as in config.json,
+    and `preprocessing` how the model's own cfg prepares images.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    prepared = {name: cfg[name] for name in PREPROCESSING if cfg.get(name) is not None}
+    metadata.update(copy.deepcopy({**model.described, "preprocessing": prepared}))
 
 
 def _plain(value: Any) -> str | int | float:

@@ -9,7 +9,8 @@ import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d
 from torch import nn
 
-from timm_effnet_ext.models.chains import Link, has_own_forward, is_intercepted, model_links
+from timm_effnet_ext.hosts import has_own_forward, is_intercepted
+from timm_effnet_ext.models.chains import Link, model_links
 from timm_effnet_ext.models.layers import FrozenBatchNorm, StridedSameConv2d
 
 Model = TypeVar("Model", bound=nn.Module)

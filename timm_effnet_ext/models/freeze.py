@@ -8,6 +8,7 @@ from typing import TypeVar
 from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
+from timm_effnet_ext.hosts import is_intercepted
 from timm_effnet_ext.models.layers import FrozenBatchNorm
 
 _RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # of stages; longer numbers are no part
@@ -53,7 +54,7 @@ class Freezable(nn.Module):
         for name in self.frozen:
             part = self.get_submodule(name).requires_grad_(False)
             for path, norm in list(part.named_modules(prefix=name)):
-                if type(norm) in _BATCH_NORMS and norm.track_running_stats and not norm._forward_hooks:
+                if type(norm) in _BATCH_NORMS and norm.track_running_stats and not is_intercepted(norm):
                     self.set_submodule(path, FrozenBatchNorm.of(norm))
         if names and not any(p.requires_grad for p in self.parameters()):
             raise ValueError(f"nothing is left to train: {','.join(names)} are frozen and there is no classifier")

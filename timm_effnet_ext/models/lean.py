@@ -24,14 +24,14 @@ from timm.layers import BatchNormAct2d, DropPath, FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from timm_effnet_ext.models.chains import block_links, has_chain, is_intercepted, model_links
+from timm_effnet_ext.hosts import ACTIVATION_MODULES, is_batched_gradient, is_intercepted
+from timm_effnet_ext.models.chains import block_links, has_chain, model_links
 from timm_effnet_ext.models.layers import FrozenBatchNorm, SiLU, SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.models.memory_format import in_fast_format, is_eager
 
 _logger = logging.getLogger(__name__)
 
 _FROZEN_NORMS = (FrozenBatchNorm, FrozenBatchNormAct2d)
-_ACT_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
 
 
 def lean_applies(trunk: Any, image: Any) -> bool:
@@ -39,7 +39,7 @@ def lean_applies(trunk: Any, image: Any) -> bool:
     if not is_eager(image):
         return False
     elsewhere = trunk.grad_checkpointing or is_intercepted(trunk.blocks)
-    elsewhere |= getattr(trunk, "_is_replica", False)  # of nn.DataParallel: has no parameters of its own
+    elsewhere |= next(trunk.parameters(), None) is None  # a replica of nn.DataParallel has them elsewhere
     return torch.is_grad_enabled() and not elsewhere and image.numel() > 0 and not image.is_meta
 
 
@@ -182,7 +182,7 @@ class _Link(Function):
         if isinstance(act, nn.SiLU):
             del activated
             is_ours = d is not d_x or (d_out is not None and not needs_shortcut)
-            if is_ours and not torch._C._functorch.is_legacy_batchedtensor(d):  # of `is_grads_batched`
+            if is_ours and not is_batched_gradient(d):
                 torch.ops.aten.silu_backward.grad_input(d, normalized, grad_input=d)
             else:
                 d = torch.ops.aten.silu_backward(d, normalized)
@@ -208,9 +208,8 @@ class _Squeeze:
         self._mean = x.mean((2, 3), keepdim=True).requires_grad_()
         reduce_weight, reduce_bias, expand_weight, expand_bias = self._params
         with torch.enable_grad():
-            x_se = attention.conv_reduce._conv_forward(self._mean, reduce_weight, reduce_bias)
-            x_se = attention.act1.forward(x_se)
-            x_se = attention.conv_expand._conv_forward(x_se, expand_weight, expand_bias)
+            x_se = attention.act1.forward(_convolve(attention.conv_reduce, self._mean, reduce_weight, reduce_bias))
+            x_se = _convolve(attention.conv_expand, x_se, expand_weight, expand_bias)
             self._scale = attention.gate.forward(x_se)
         self.scale = self._scale.detach()
 
@@ -221,6 +220,11 @@ class _Squeeze:
         d_mean, *d_params = torch.autograd.grad(self._scale, wanted, d_scale, retain_graph=True)
         d_x = torch.addcmul(d_mean / self._size, d_out, self.scale)
         return d_x, [d_params.pop(0) if needed else None for needed in needs]
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what `conv` makes of `x` with another weight and bias."""
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _combine(
@@ -288,11 +292,12 @@ def _run(module: Any, x: Activation) -> Activation:
 
 
 def _is_known_conv(conv: Any) -> bool:
-    if type(conv) is StridedSameConv2d:
-        is_plain = conv.halves
-    else:
-        is_plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    return is_plain and conv.bias is None and not is_intercepted(conv)
+    is_known = conv.halves if type(conv) is StridedSameConv2d else _is_plain(conv)
+    return is_known and conv.bias is None and not is_intercepted(conv)
+
+
+def _is_plain(conv: Any) -> bool:
+    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def _is_known_norm(norm: Any) -> bool:
@@ -310,8 +315,8 @@ def _is_known_drop(drop: nn.Module) -> bool:
 
 def _is_known_act(act: nn.Module) -> bool:
     """Whether computing `act` twice gives the same value and changes nothing."""
-    is_function = type(act) in (nn.Identity, SiLU) or type(act).__module__ in _ACT_MODULES
-    return is_function and not isinstance(act, nn.RReLU) and not act._parameters and not is_intercepted(act)
+    is_function = type(act) in (nn.Identity, SiLU) or type(act).__module__ in ACTIVATION_MODULES
+    return is_function and not isinstance(act, nn.RReLU) and not list(act.parameters()) and not is_intercepted(act)
 
 
 def _is_known_attention(attention: Any) -> bool:
@@ -320,7 +325,7 @@ def _is_known_attention(attention: Any) -> bool:
     if type(attention) is not SqueezeExcite or any(map(is_intercepted, attention.modules())):
         return False
     convs = (attention.conv_reduce, attention.conv_expand)
-    are_plain = all(type(conv) is nn.Conv2d and conv.bias is not None for conv in convs)
+    are_plain = all(_is_plain(conv) and conv.bias is not None for conv in convs)
     return are_plain and _is_known_act(attention.act1) and type(attention.gate) is nn.Sigmoid
 
 

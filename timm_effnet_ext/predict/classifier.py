@@ -26,8 +26,8 @@ from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_config
 from timm_effnet_ext.files.outputs import PROBLEM_TYPES, REGRESSION, Activation, activation_of, usual_problem_type
 from timm_effnet_ext.models.hucorz_efficientnet import find_cfg
-from timm_effnet_ext.weights.load_errors import explained
-from timm_effnet_ext.weights.source import config_of_source
+from timm_effnet_ext.weights.load_errors import explain_load_errors
+from timm_effnet_ext.weights.source import read_source_config
 
 HUB_PREFIX = "hf-hub:"
 
@@ -132,7 +132,7 @@ def load_classifier(name: str) -> Classifier:
         source = f"local-dir:{name}"
     else:
         source = _registered(name)
-    with explained(name):
+    with explain_load_errors(name):
         try:
             classifier = classifier_of(timm.create_model(source, pretrained=True), name)
             _check_config(classifier)
@@ -158,7 +158,7 @@ def classifier_of(model: Any, name: str = "the model") -> Classifier:
     data_config = resolve_model_data_config(model, use_test_size=True)
     if data_config["input_size"][0] not in (1, 3):
         raise EffNetExtError(f"{name} takes images of {data_config['input_size'][0]} channels, a photo has 3 or 1")
-    config = config_of_source(model.pretrained_cfg) or {}
+    config = read_source_config(model.pretrained_cfg) or {}
     stated = config.get("problem_type")
     if stated not in (None, *PROBLEM_TYPES):
         raise CheckpointFormatError(f"{name}: problem_type makes no sense: {stated!r}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.hosts import set_memory_budget
 from timm_effnet_ext.train.launcher import arguments
 from timm_effnet_ext.train.progressive.schedule import Plan
 from timm_effnet_ext.train.progressive.spec import Spec
@@ -55,7 +56,7 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
         _logger.warning(f"--model-kwargs replaces all model_kwargs of the -c file, {', '.join(lost)} among them")
     plan = None if spec is None else _plan(spec, program.args)
     if memory_budget is not None:
-        _set_memory_budget(memory_budget)
+        set_memory_budget(memory_budget)
     sys.argv = [program.target, *program.args, *([] if plan is None else arguments.options(plan))]
     if not program.is_module:
         _tell_of_another_timm(Path(program.target))
@@ -94,12 +95,6 @@ def _is_module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # of a package above it
         return False
-
-
-def _set_memory_budget(budget: float) -> None:
-    import torch._functorch.config as config  # where torch documents this setting
-
-    config.activation_memory_budget = budget
 
 
 def _progressive(plan: Plan | None) -> AbstractContextManager[Any]:
