@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "convert.readers.pytorch": {"arch", "convert.checkpoint", "errors", "files", "models"},
     "predict": {"arch", "errors", "files", "models", "weights"},
-    "train.progressive": {"arch", "errors", "files", "models", "train"},
+    "train.progressive": {"arch", "errors", "files", "hosts", "models", "train"},
     "convert.readers": {
         "convert.checkpoint", "convert.readers.keras", "convert.readers.pytorch", "convert.readers.tensorflow",
         "errors",

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 # What the client raises when the Hub refuses, breaks off or cannot be reached: `HTTPError` is its HTTP library's root.
 HUB_ERRORS = (HTTPError, OfflineModeIsEnabled)
-_GARBLED = (JSONDecodeError, UnicodeDecodeError)  # and over an answer that is not the Hub's, but a proxy's perhaps
+_GARBLED = (JSONDecodeError, UnicodeDecodeError)  # it raises these if someone else answers, perhaps a proxy
 
 PAUSES = (1, 4, 16)  # seconds before another attempt, where the server does not say how long
 _PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses

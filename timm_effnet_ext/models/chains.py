@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from timm_effnet_ext.arch.layout import block_layers
+from timm_effnet_ext.arch.rows import Block
 from timm_effnet_ext.hosts import is_intercepted
-from timm_effnet_ext.models.layers import DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
+from timm_effnet_ext.models.layers import BLOCKS, DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
 
-# Block -> names of (convolution, norm, attention), in the order of computation.
-_CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str | None], ...]] = {
-    MBConv: (("conv_pw", "bn1", None), ("conv_dw", "bn2", "se"), ("conv_pwl", "bn3", None)),
-    DepthwiseSeparableConv: (("conv_dw", "bn1", "se"), ("conv_pw", "bn2", None)),
-    FusedMBConv: (("conv_exp", "bn1", "se"), ("conv_pwl", "bn2", None)),
-    FusedConv: (("conv", "bn1", None),),
+Names = tuple[str, str, str | None]
+"""A convolution, its norm and its attention, by attribute name."""
+
+_CHAINED = (MBConv, DepthwiseSeparableConv, FusedMBConv, FusedConv)  # nothing but a chain and a shortcut
+
+
+def _chain(kind: tuple[Any, bool]) -> tuple[Names, ...]:
+    """Return the chain of a kind of block, in the order of computation: the roles of its layers say what belongs."""
+    op, expands = kind
+    block = Block(0, 0, op, 1, 1, 1, kernel=1, stride=1, expand=2 if expands else 1, se_chs=1, shortcut=False)
+    names: list[Names] = []
+    for role, layers in groupby(block_layers(block), key=attrgetter("role")):
+        first, second = (layer.name.split(".")[3] for layer in layers)
+        if role == "se":  # both are within the attention, which belongs to the convolution before it
+            conv, norm, _ = names.pop()
+            names.append((conv, norm, first))
+        else:
+            names.append((first, second, None))
+    return tuple(names)
+
+
+_CHAINS: dict[type[nn.Module], tuple[Names, ...]] = {
+    block: _chain(kind) for kind, block in BLOCKS.items() if block in _CHAINED
 }
 
 

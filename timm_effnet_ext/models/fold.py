@@ -43,7 +43,7 @@ def _is_foldable(link: Link) -> bool:
     conv, norm = link.conv, link.norm
     if type(conv) not in _CONVS or type(norm) not in _NORMS or type(norm.drop) is not nn.Identity:
         return False
-    is_watched = any(map(is_intercepted, (conv, norm, norm.drop)))  # by who wants their own inputs and outputs
+    is_watched = any(map(is_intercepted, (conv, norm, norm.drop)))  # whoever does so wants their own inputs and outputs
     return norm.running_var is not None and not is_watched and not has_own_forward(link.owner)
 
 

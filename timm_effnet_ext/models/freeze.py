@@ -11,7 +11,7 @@ from torch import nn
 from timm_effnet_ext.hosts import is_intercepted
 from timm_effnet_ext.models.layers import FrozenBatchNorm
 
-_RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # of stages; longer numbers are no part
+_RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # a longer number is that of no stage
 _BATCH_NORMS = (BatchNormAct2d, SyncBatchNormAct, nn.BatchNorm2d, nn.SyncBatchNorm)
 _Self = TypeVar("_Self", bound="Freezable")
 
@@ -27,9 +27,8 @@ class Freezable(nn.Module):
     a scripted model after each `train()`.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.frozen: tuple[str, ...] = ()  # names, not modules: what replaces one is frozen too
+    # Names, not modules: what replaces one is frozen too. TorchScript reads annotations, and has no type for this one.
+    frozen = ()  # type: tuple[str, ...]
 
     def train(self: _Self, mode: bool = True) -> _Self:
         """Set the mode of everything that is not frozen."""

@@ -14,24 +14,30 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, DropPath, FrozenBatchNormAct2d
+from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from timm_effnet_ext.hosts import ACTIVATION_MODULES, is_batched_gradient, is_intercepted
-from timm_effnet_ext.models.chains import block_links, has_chain, model_links
-from timm_effnet_ext.models.layers import FrozenBatchNorm, SiLU, SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted
+from timm_effnet_ext.models.chains import block_links, has_chain
+from timm_effnet_ext.models.known_layers import (
+    is_known_act,
+    is_known_attention,
+    is_known_conv,
+    is_known_drop,
+    is_known_norm,
+    takes_statistics,
+)
+from timm_effnet_ext.models.layers import SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.models.memory_format import in_fast_format, is_eager
 
 _logger = logging.getLogger(__name__)
-
-_FROZEN_NORMS = (FrozenBatchNorm, FrozenBatchNormAct2d)
 
 
 def lean_applies(trunk: Any, image: Any) -> bool:
@@ -56,18 +62,6 @@ def lean_stages(trunk: Any, image: Tensor) -> list[Activation]:
     return outputs
 
 
-def warn_unknown(trunk: Any) -> None:
-    """Log one line with the kinds of layers of `trunk` that go on keeping their activations, if there are any."""
-    unknown = set()
-    for link in model_links(trunk):
-        checks: list[tuple[Any, Callable[[Any], bool]]]
-        checks = [(link.conv, _is_known_conv), (link.norm, _is_known_norm), (link.attention, _is_known_attention)]
-        checks += [(link.norm.act, _is_known_act)] if hasattr(link.norm, "act") else []
-        unknown |= {type(layer).__name__ for layer, is_known in checks if not is_known(layer)}
-    if unknown:
-        _logger.warning("lean training: %s keep their activations, as without it", ", ".join(sorted(unknown)))
-
-
 class Activation:
     """A feature map (B, C, H, W) still to be computed: a convolution's output and what follows it."""
 
@@ -88,7 +82,7 @@ class Activation:
 
     def into(self, conv: nn.Module, norm: nn.Module, attention: nn.Module | None = None) -> Activation:
         """Return the output of `conv` with `norm` and `attention` still to come."""
-        if self._norm is not None and self._is_known() and _is_known_conv(conv):
+        if self._norm is not None and self._is_known() and is_known_conv(conv):
             y, self._y = self._link(conv)
             self._norm = None
         else:
@@ -102,13 +96,13 @@ class Activation:
             ones = self._y.new_ones(()).expand(self._y.shape[0], 1, *self._y.shape[2:])  # its size may decide the rate
             self._drop_mask = drop_path(ones)[:, :, :1, :1].clone()
         self._shortcut = shortcut.value()
-        self._is_kept = not shortcut._is_kept  # in a row of sums every other one is recomputed from the one before
+        self._is_kept = not shortcut._is_kept  # every other of several sums is recomputed from the one before
 
     def _is_known(self) -> bool:
         norm: Any = self._norm
         if type(norm) is FrozenBatchNormAct2d and norm.running_mean.dtype != self._y.dtype:
             return False  # under autocast, timm's turns its input into float32
-        return _is_known_norm(norm) and _is_known_act(norm.act) and _is_known_attention(self._attention)
+        return is_known_norm(norm) and is_known_act(norm.act) and is_known_attention(self._attention)
 
     def _link(self, conv: nn.Module | None) -> tuple[Any, Tensor]:
         norm: Any = self._norm
@@ -141,7 +135,7 @@ class _Link(Function):
     @staticmethod
     def forward(ctx, link, is_kept, y, shortcut, mask, weight, gamma, beta, *se_params):  # type: ignore[no-untyped-def]
         ctx.set_materialize_grads(False)
-        ctx.link, ctx.training, ctx.is_kept = link, _takes_statistics(link.norm), is_kept
+        ctx.link, ctx.training, ctx.is_kept = link, takes_statistics(link.norm), is_kept
         ctx.autocast = _autocast_like_now(y.device.type)
         with ctx.autocast:
             x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
@@ -242,17 +236,13 @@ def _combine(
 def _batch_norm(norm: Any, y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `norm` makes of `y`, its activation left out, with the mean and 1 / deviation that it took."""
     stats: Any = (norm.running_mean, norm.running_var)
-    if not _takes_statistics(norm):
+    if not takes_statistics(norm):
         mean, invstd = stats[0].clone(), torch.rsqrt(stats[1] + norm.eps)
         return _normalize(y, gamma, beta, mean, invstd.pow(-2)), mean, invstd
     if y.numel() == y.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(y.shape)}")
     norm.num_batches_tracked.add_(1)
     return torch.ops.aten.native_batch_norm(y, gamma, beta, *stats, True, norm.momentum, norm.eps)
-
-
-def _takes_statistics(norm: nn.Module) -> bool:
-    return norm.training and type(norm) not in _FROZEN_NORMS
 
 
 def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
@@ -281,7 +271,7 @@ def _run(module: Any, x: Activation) -> Activation:
         for child in module:
             x = _run(child, x)
         return x
-    if is_intercepted(module) or not has_chain(module) or not _is_known_drop(module.drop_path):
+    if is_intercepted(module) or not has_chain(module) or not is_known_drop(module.drop_path):
         return Activation(module(x.value()))
     shortcut = x
     for link in block_links(module):
@@ -289,44 +279,6 @@ def _run(module: Any, x: Activation) -> Activation:
     if module.has_skip:
         x.add(shortcut, module.drop_path)
     return x
-
-
-def _is_known_conv(conv: Any) -> bool:
-    is_known = conv.halves if type(conv) is StridedSameConv2d else _is_plain(conv)
-    return is_known and conv.bias is None and not is_intercepted(conv)
-
-
-def _is_plain(conv: Any) -> bool:
-    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-
-
-def _is_known_norm(norm: Any) -> bool:
-    if type(norm) not in (BatchNormAct2d, *_FROZEN_NORMS) or is_intercepted(norm):
-        return False
-    has_drop = type(norm.drop) is not nn.Identity or is_intercepted(norm.drop)
-    is_frozen = type(norm) in _FROZEN_NORMS
-    return not has_drop and (is_frozen or (norm.track_running_stats and norm.momentum is not None))
-
-
-def _is_known_drop(drop: nn.Module) -> bool:
-    """Whether `drop` leaves all as it is, or scales each image's whole map, by whatever schedule."""
-    return (type(drop) is nn.Identity or isinstance(drop, DropPath)) and not is_intercepted(drop)
-
-
-def _is_known_act(act: nn.Module) -> bool:
-    """Whether computing `act` twice gives the same value and changes nothing."""
-    is_function = type(act) in (nn.Identity, SiLU) or type(act).__module__ in ACTIVATION_MODULES
-    return is_function and not isinstance(act, nn.RReLU) and not list(act.parameters()) and not is_intercepted(act)
-
-
-def _is_known_attention(attention: Any) -> bool:
-    if attention is None:
-        return True
-    if type(attention) is not SqueezeExcite or any(map(is_intercepted, attention.modules())):
-        return False
-    convs = (attention.conv_reduce, attention.conv_expand)
-    are_plain = all(_is_plain(conv) and conv.bias is not None for conv in convs)
-    return are_plain and _is_known_act(attention.act1) and type(attention.gate) is nn.Sigmoid
 
 
 def _out_of_place(act: nn.Module) -> nn.Module:

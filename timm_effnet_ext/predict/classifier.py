@@ -131,11 +131,11 @@ def load_classifier(name: str) -> Classifier:
         _check_folder(Path(name))
         source = f"local-dir:{name}"
     else:
-        source = _registered(name)
+        source = _name_registered(name)
     with explain_load_errors(name):
         try:
-            classifier = classifier_of(timm.create_model(source, pretrained=True), name)
-            _check_config(classifier)
+            classifier = make_classifier(timm.create_model(source, pretrained=True), name)
+            _try_config(classifier)
             return classifier
         except EffNetExtError:
             raise
@@ -146,7 +146,7 @@ def load_classifier(name: str) -> Classifier:
             raise CheckpointFormatError(f"{name}: its config.json and its weights make no model ({why})") from err
 
 
-def classifier_of(model: Any, name: str = "the model") -> Classifier:
+def make_classifier(model: Any, name: str = "the model") -> Classifier:
     """Return a timm model ready to classify.
 
     Raises:
@@ -181,7 +181,7 @@ def _labels(model: Any, name: str) -> tuple[DatasetInfo | None, str]:
     return (ImageNetInfo(subset), f"{subset}'s, by the number of outputs") if subset else (None, "unknown")
 
 
-def _check_config(classifier: Classifier) -> None:
+def _try_config(classifier: Classifier) -> None:
     """Do what every photo needs, so that settings that make no sense are an error before the first one."""
     classifier.image(Image.new("RGB", (64, 64)))
     for index in range(classifier.model.num_classes + classifier.is_yes_or_no):
@@ -189,7 +189,7 @@ def _check_config(classifier: Classifier) -> None:
             raise TypeError(f"the label of class {index} is no text: {classifier.label(index)!r}")
 
 
-def _registered(name: str) -> str:
+def _name_registered(name: str) -> str:
     """Return the registry name of a model of ours, or raise with what would have been right."""
     if Path(name).is_file():
         raise EffNetExtError(f"{name}: is a file. `timm-effnet-ext convert` makes a folder of it, to be named here")
