@@ -64,9 +64,9 @@ def refusal(load: Load, name: str, file: Path, **kwargs: Any) -> str:
 
 @WAYS
 def test_what_was_saved_comes_back(load: Load, tmp_path: Path) -> None:
-    model = create(B0).eval()
+    model = create(B0, **SMALL).eval()
     file = file_of(tmp_path, model.state_dict())
-    assert_same_values(load(B0, file).eval()(images(64)), model(images(64)))
+    assert_same_values(load(B0, file, **SMALL).eval()(images(64)), model(images(64)))
 
 
 @WAYS
@@ -94,9 +94,9 @@ def test_same_shapes_but_other_padding_is_refused(load: Load, tmp_path: Path) ->
 
 @pytest.mark.parametrize("load", [from_overlay, from_checkpoint])
 def test_other_numerics_of_the_config_are_refused(load: Load, tmp_path: Path) -> None:
-    file = file_of(tmp_path, create(B0).state_dict())
+    file = file_of(tmp_path, create(B0, **SMALL).state_dict())
     write_config(tmp_path, B0, model_args={"pad_type": ""})
-    assert "pad_type=''" in refusal(load, B0, file)
+    assert "pad_type=''" in refusal(load, B0, file, **SMALL)
 
 
 def test_the_configs_numerics_are_followed_by_local_dir(tmp_path: Path) -> None:
@@ -110,26 +110,26 @@ def test_the_configs_numerics_are_followed_by_local_dir(tmp_path: Path) -> None:
 @WAYS
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite(load: Load, tmp_path: Path, value: float) -> None:
-    state = create(B0).state_dict()
+    state = create(B0, **SMALL).state_dict()
     state["blocks.2.0.conv_pw.weight"].view(-1)[5] = value
     file = file_of(tmp_path, state)
-    message = refusal(load, B0, file)
+    message = refusal(load, B0, file, **SMALL)
     assert message.startswith((f"{file}: ", f"{tmp_path}: "))
     assert "blocks.2.0.conv_pw.weight has 1 values that are not finite" in message
 
 
 @WAYS
 def test_negative_variance(load: Load, tmp_path: Path) -> None:
-    state = create(B0).state_dict()
+    state = create(B0, **SMALL).state_dict()
     state["bn1.running_var"][3] = -0.5
-    assert "bn1.running_var has a negative variance (-0.5)" in refusal(load, B0, file_of(tmp_path, state))
+    assert "bn1.running_var has a negative variance (-0.5)" in refusal(load, B0, file_of(tmp_path, state), **SMALL)
 
 
 @WAYS
 def test_missing_tensor(load: Load, tmp_path: Path) -> None:
-    state = create(B0).state_dict()
+    state = create(B0, **SMALL).state_dict()
     del state["blocks.2.0.bn1.bias"]
-    message = refusal(load, B0, file_of(tmp_path, state))
+    message = refusal(load, B0, file_of(tmp_path, state), **SMALL)
     assert "1 names missing (blocks.2.0.bn1.bias)" in message
     assert "incomplete" in message
 
@@ -299,8 +299,8 @@ def test_what_a_pickled_model_holds_is_named(tmp_path: Path) -> None:
 
 
 def test_one_channel_from_three(tmp_path: Path) -> None:
-    model = create(B0)
-    loaded = from_overlay(B0, file_of(tmp_path, model.state_dict()), in_chans=1)
+    model = create(B0, **SMALL)
+    loaded = from_overlay(B0, file_of(tmp_path, model.state_dict()), **SMALL, in_chans=1)
     assert_close(loaded.conv_stem.weight, model.conv_stem.weight.sum(1, keepdim=True), FLOAT32)
 
 
