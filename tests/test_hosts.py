@@ -141,10 +141,10 @@ def test_a_download_of_another_length_is_told_by_its_text(local_hub: LocalHub) -
 
 def test_the_cache_names_large_files_after_their_sha256(local_hub: LocalHub, tmp_path: Path) -> None:
     local_hub.add("alice/small", {"model.safetensors": bytes(1000)})
-    with needed("huggingface_hub", "such names in its cache", "announced_sha256"):
+    with needed("huggingface_hub", "such names in its cache", "announced_hash"):
         path = Path(hf_hub_download("alice/small", "model.safetensors"))
-        assert hosts.announced_sha256(path) == sha256(path)
-    assert hosts.announced_sha256(tmp_path / "model.safetensors") is None
+        assert hosts.announced_hash(path) == sha256(path)
+    assert hosts.announced_hash(tmp_path / "model.safetensors") is None
 
 
 def test_the_files_that_timm_loads_are_seen_on_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,8 @@ ARROWS: dict[str, set[str]] = {
     },
     "train.launcher": {"errors", "hosts", "train", "train.classes", "train.progressive"},
     "convert": {
-        "arch", "convert.checkpoint", "convert.dialects", "convert.readers", "errors", "files", "models",
-        "predict",
+        "arch", "convert.checkpoint", "convert.dialects", "convert.readers", "convert.readers.keras",
+        "convert.readers.pytorch", "errors", "files", "models", "predict",
     },
     "convert.google": {"arch", "convert", "convert.readers.tensorflow", "errors", "files", "models"},
     "hub": {"arch", "convert", "convert.google", "errors", "files"},

@@ -17,7 +17,7 @@ from typing import Any
 ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
 """Where torch and timm define their activations, which have no base class in common but `nn.Module`."""
 
-_BLOB = re.compile(r"[0-9a-f]{64}")
+_BLOB = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _REFUSED = re.compile(r"Unsupported globals: (.+?)\. ")
 
 
@@ -80,10 +80,11 @@ def is_download_of_another_length(err: OSError) -> bool:
     return "Consistency check failed" in str(err)
 
 
-def announced_sha256(cached: Path) -> str | None:
-    """Return the sha256 that the Hub announced of a file in its client's cache, None where that is not known.
+def announced_hash(cached: Path) -> str | None:
+    """Return the hash that the Hub announced of a file in its client's cache, None where that is not known.
 
-    The client names a large file after it, and keeps it nowhere else; to ask the Hub once more needs the Hub.
+    It is the sha256 of a large file, and git's hash of a small one, the sha1 of a blob. The client names the file after
+    it, and keeps it nowhere else; to ask the Hub once more needs the Hub.
     """
     blob = cached.resolve().name
     return blob if _BLOB.fullmatch(blob) else None

@@ -10,18 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few, first_line
-from timm_effnet_ext.files.hub_errors import HUB_ERRORS, hub_answer
-from timm_effnet_ext.hosts import (
-    argument_of_timm,
-    is_damaged_archive,
-    is_download_of_another_length,
-    refused_objects,
-)
+from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line
+from timm_effnet_ext.files.hub_errors import hub_explained
+from timm_effnet_ext.hosts import argument_of_timm, is_damaged_archive, refused_objects
 
 _ARCHIVE = b"PK\x03\x04"
 
@@ -64,25 +58,11 @@ def _open_pickle(path: str) -> None:
 def explain_load_errors(model_name: str) -> Iterator[None]:
     """Turn the errors of safetensors, torch and the Hub client into one line that says what to do."""
     try:
-        yield
+        with hub_explained(model_name):
+            yield
     except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, UnicodeDecodeError) as err:
         said = first_line(err)
         raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({said})") from err
-    except RepositoryNotFoundError as err:
-        raise EffNetExtError(f"{model_name}: {hub_answer(err)}. Check the name, or log in: hf auth login.") from err
-    except LocalEntryNotFoundError as err:
-        raise EffNetExtError(
-            f"{model_name}: its weights are not in the cache and {hub_answer(err.__cause__)}. "
-            "Connect once to fetch them, or name a folder that has them (for timm.create_model 'local-dir:FOLDER')."
-        ) from err
-    except EntryNotFoundError as err:
-        raise EffNetExtError(f"{model_name}: the repository has no weight file: {hub_answer(err)}") from err
-    except HUB_ERRORS as err:
-        raise EffNetExtError(f"{model_name}: the download failed: {hub_answer(err)}") from err
-    except OSError as err:
-        if not is_download_of_another_length(err):
-            raise
-        raise EffNetExtError(f"{model_name}: the download failed: {first_line(err)}") from err
     except RuntimeError as err:
         if is_damaged_archive(err):
             raise CheckpointFormatError(f"{model_name}: the weight file is cut or damaged ({first_line(err)})") from err

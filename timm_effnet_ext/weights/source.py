@@ -10,11 +10,10 @@ from typing import Any
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.errors import located
 from timm_effnet_ext.files.hub_errors import HUB_ERRORS
+from timm_effnet_ext.files.hub_files import check_hash
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES, read_config
-from timm_effnet_ext.files.storage import sha256
-from timm_effnet_ext.hosts import announced_sha256
 
 _STARTED = time.time()  # before anything was downloaded
 
@@ -29,7 +28,7 @@ def name_source(cfg: Mapping[str, Any]) -> str:
 def check_download(cfg: Mapping[str, Any], where: str, cache_dir: Any) -> None:
     """Raise unless weights that this process has downloaded have the sha256 that the Hub announced.
 
-    The Hub's client compares the length only. `cache_dir` is what timm was given for its cache, if anything.
+    `cache_dir` is what timm was given for its cache, if anything.
 
     Raises:
         CheckpointFormatError: They have another one, and are gone from the cache.
@@ -37,14 +36,9 @@ def check_download(cfg: Mapping[str, Any], where: str, cache_dir: Any) -> None:
     repo, place = _in_cache(cfg, cache_dir)
     for name in WEIGHT_FILES:
         link = try_to_load_from_cache(repo, name, **place)
-        if not isinstance(link, str):
-            continue
-        path, announced = Path(link).resolve(), announced_sha256(Path(link))
-        if announced and path.stat().st_mtime >= _STARTED and sha256(path) != announced:
-            path.unlink()
-            raise CheckpointFormatError(
-                f"{where}: {name} arrived with another sha256 than the Hub announced. Try again"
-            )
+        if isinstance(link, str) and Path(link).stat().st_mtime >= _STARTED:
+            with located(where):
+                check_hash(Path(link), name)
 
 
 def read_source_config(cfg: Mapping[str, Any], cache_dir: Any = None) -> dict[str, Any] | None:

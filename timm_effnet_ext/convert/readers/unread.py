@@ -113,6 +113,12 @@ def what_it_is(path: Path) -> str:
     return next((text for is_one, text in _KINDS if is_one(found)), f"not a checkpoint that is known. {_EXPECTED}")
 
 
+def what_its_name_says(name: str) -> str | None:
+    """Return what a file that is not here is, and what to do, where the name alone says it."""
+    found = _File(Path(name), b"", ())
+    return None if found.ends(".json") else next((text for is_one, text in _KINDS if is_one(found)), None)
+
+
 def not_the_file(path: Path) -> str | None:
     """Return what a file is that came in place of a checkpoint or is a part of one; None for all others."""
     if not path.is_file():
