@@ -27,8 +27,8 @@ _INDEX = ".index.json"  # of a checkpoint in several files, which it names
 _PROCESSOR = "preprocessor_config.json"
 # What the readers of PyTorch's files look for beside them.
 _TORCHS = (*SETTINGS_FILES, CLASS_NAMES_FILE, _PROCESSOR, "trainer_state.json", f"../{_PROCESSOR}", f"../{LIGHTNINGS}")
-_SAVED_MODEL, _PRESET = "saved_model.pb", "model.weights.h5"
-_OF_FOLDERS = (_SAVED_MODEL, _PRESET)
+_SAVED_MODEL, _KERAS = "saved_model.pb", "model.weights.h5"
+_OF_FOLDERS = (_SAVED_MODEL, _KERAS)
 """What, with files that belong to it, makes a checkpoint of its folder."""
 
 _Form = Mapping[str, Sequence[str]]
@@ -36,7 +36,7 @@ _Form = Mapping[str, Sequence[str]]
 
 _FORMS: tuple[_Form, ...] = (
     *({name + end: _TORCHS} for name in (*WEIGHT_FILES, "*.safetensors", "*.bin") for end in ("", _INDEX)),
-    {_PRESET: ("config.json", "metadata.json", "task.*", "preprocessor.json", "image_converter.json")},
+    {_KERAS: ("config.json", "metadata.json", "task.*", "preprocessor.json", "image_converter.json")},
     {
         **dict.fromkeys(("*.pth", "*.pt", "*.ckpt", "*.pth.tar"), _TORCHS),
         **dict.fromkeys(("*.keras", "*.h5", "*.hdf5", "*.tar", "*.tar.gz", "*.tgz"), ()),
