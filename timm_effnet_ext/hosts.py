@@ -83,8 +83,8 @@ def is_download_of_another_length(err: OSError) -> bool:
 def announced_hash(cached: Path) -> str | None:
     """Return the hash that the Hub announced of a file in its client's cache, None where that is not known.
 
-    It is the sha256 of a large file, and git's hash of a small one, the sha1 of a blob. The client names the file after
-    it, and keeps it nowhere else; to ask the Hub once more needs the Hub.
+    It is a sha256 or a sha1. The client names the file after it, and keeps it nowhere else; to ask the Hub once more needs
+    the Hub.
     """
     blob = cached.resolve().name
     return blob if _BLOB.fullmatch(blob) else None

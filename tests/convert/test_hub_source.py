@@ -168,6 +168,8 @@ def test_another_revision(local_hub: LocalHub, folder: dict[str, bytes], tmp_pat
     first = repo.refs["main"]
     repo.commit("main", "second", {})
     assert converted(f"{SOURCE}@{first}", tmp_path / "out").origin == f"{SOURCE}@{first}"
+    repo.commit("refs/pr/1", "proposed", repo.at(first).files)
+    assert inspect_source(f"{SOURCE}@refs/pr/1").name == f"{SOURCE}@{repo.refs['refs/pr/1']}"
     with pytest.raises(CheckpointFormatError, match=r"no weights that are read\. It holds nothing"):
         inspect_source(SOURCE)
 
@@ -263,7 +265,7 @@ def test_what_was_converted_once_needs_no_hub(
     again = converted(SOURCE, tmp_path / "again")
     assert (again.origin, again.weights_sha256) == (online.origin, online.weights_sha256)
     said = r"the Hub was not asked: HF_HUB_OFFLINE is set" if is_offline else r"the Hub cannot be reached \(.*\)"
-    assert re.fullmatch(rf"{said}: of the repository, what lies in the cache was looked at", again.notes[0])
+    assert re.fullmatch(rf"{said}; of the repository, what lies in the cache was looked at", again.notes[0])
     assert not is_offline or local_hub.requests == []
 
 
@@ -359,6 +361,22 @@ def test_one_line_takes_it_from_the_hub_to_the_hub(
     assert printed.err == ""
     assert json.loads(printed.out)["published"]["url"] == f"{local_hub.url}/{REPO}"
     assert json.loads(local_hub.read(REPO, "conversion.json"))["origin"] == f"hf-hub:bob/net@{commit}"
+
+
+def test_the_source_itself_is_not_replaced_unasked(
+    local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local_hub.add(REPO, {"net.keras": keras_files.folder() / "keras3_sequential.keras"})
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    command = ["convert", SOURCE, "--push-to-hub", REPO, "--quiet"]
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        f"error: {REPO}: is the source, which would be replaced. Name another repository, a branch of this one "
+        "(--revision), or propose it there (--create-pr)\n"
+    )
+    assert local_hub.requests == []
+    assert main([*command, "--revision", "timm"]) == 0
+    assert [*local_hub.repos[REPO].at("main").files] == ["net.keras"]
 
 
 def test_a_folder_that_is_in_the_way_is_told_before_anything_is_asked_for(local_hub: LocalHub, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from timm_effnet_ext.cli.arguments import PUBLISHING, READING, VERIFICATION, add
 from timm_effnet_ext.cli.conversion import convert_and_publish
 from timm_effnet_ext.cli.progress import hide_bars_of_the_hub
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.files.hub_name import is_hub_name
+from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.files.hub_name import is_hub_name, parse_hub_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,4 +43,9 @@ def run(args: argparse.Namespace) -> None:
         args.usage_error("--private, --create-pr, --revision and --dry-run belong to --push-to-hub")
     if is_hub_name(args.source):
         hide_bars_of_the_hub(quiet=args.quiet)
+        if args.push_to_hub == parse_hub_name(args.source).repo_id and not (args.revision or args.create_pr):
+            raise EffNetExtError(
+                f"{args.push_to_hub}: is the source, which would be replaced. Name another repository, a branch of "
+                "this one (--revision), or propose it there (--create-pr)"
+            )
     convert_and_publish(args, partial(convert, args.source), args.push_to_hub)

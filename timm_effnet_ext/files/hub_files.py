@@ -16,7 +16,7 @@ from timm_effnet_ext.files.hub_name import HubName
 from timm_effnet_ext.files.storage import sha256
 from timm_effnet_ext.hosts import announced_hash
 
-_SHA1_DIGITS = 40
+_SHA1_DIGITS, _CHUNK = 40, 1 << 20
 
 
 class Listing(NamedTuple):
@@ -43,7 +43,7 @@ def list_files(name: HubName) -> Listing:
                 raise
             if cached is None:
                 raise LocalEntryNotFoundError(str(name)) from found
-            note = f"{hub_answer(found)}: of the repository, what lies in the cache was looked at"
+            note = f"{hub_answer(found)}; of the repository, what lies in the cache was looked at"
     files = (path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file())
     return Listing(name._replace(revision=cached.name), tuple(sorted(files)), note)
 
@@ -71,11 +71,13 @@ def fetch(listing: Listing, files: Iterable[str], tell: Callable[[str], None]) -
 def check_hash(link: Path, name: str) -> None:
     """Raise unless a file in the cache has the hash that the Hub announced; the client compares the length only.
 
+    The hash of a large file is its sha256, of a small one git's, the sha1 of a blob; a mirror may give the plain sha1.
+
     Raises:
         CheckpointFormatError: It has another one, and is gone from the cache.
     """
     path, announced = link.resolve(), announced_hash(link)
-    if announced and announced != (_git_hash(path) if len(announced) == _SHA1_DIGITS else sha256(path)):
+    if announced and announced not in (_sha1s(path) if len(announced) == _SHA1_DIGITS else [sha256(path)]):
         path.unlink()
         raise CheckpointFormatError(f"{name} arrived with another sha256 than the Hub announced. Try again")
 
@@ -104,5 +106,11 @@ def _download(name: HubName, file: str) -> str:
     return link
 
 
-def _git_hash(path: Path) -> str:
-    return sha1(b"blob %d\0" % path.stat().st_size + path.read_bytes()).hexdigest()
+def _sha1s(path: Path) -> list[str]:
+    """Return git's hash of a file, and that of its bytes alone."""
+    digests = [sha1(b"blob %d\0" % path.stat().st_size), sha1()]
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            for digest in digests:
+                digest.update(chunk)
+    return [digest.hexdigest() for digest in digests]
