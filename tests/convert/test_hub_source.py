@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors.numpy import load_file
 
 import timm_effnet_ext  # noqa: F401  registers the models
@@ -278,6 +279,20 @@ def test_no_hub_and_nothing_in_the_cache(
     said = "the Hub was not asked: HF_HUB_OFFLINE is set" if is_offline else r"the Hub cannot be reached \(.*\)"
     with pytest.raises(EffNetExtError, match=rf"^{SOURCE}: its weights are not in the cache and {said}. Connect once"):
         inspect_source(SOURCE)
+
+
+def test_a_cache_without_the_weights_is_not_taken_for_the_repository(
+    local_hub: LocalHub, folder: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_hub.add(REPO, folder)
+    hf_hub_download(REPO, "config.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointFormatError) as caught:
+        inspect_source(SOURCE)
+    assert str(caught.value) == (
+        f"{SOURCE}: no weights that are read. It holds config.json (the Hub was not asked: HF_HUB_OFFLINE is set; of "
+        "the repository, what lies in the cache was looked at)"
+    )
 
 
 def test_what_is_in_the_cache_is_not_asked_for_again(local_hub: LocalHub, folder: dict[str, bytes]) -> None:

@@ -89,7 +89,7 @@ def add_source(to: argparse._ActionsContainer) -> None:
     to.add_argument(
         "source",
         metavar="SOURCE",
-        help=f"checkpoint file, prefix, folder or archive; on the Hub, {HUB_PREFIX}USER/REPO[@REVISION][/FILE]",
+        help=f"{HUB_PREFIX}USER/REPO[@REVISION][/FILE] on the Hub, or a checkpoint's file, prefix, folder or archive",
     )
 
 

@@ -64,7 +64,10 @@ def open_repository(name: HubName, *, crc: bool, progress: Progress) -> Iterator
         EffNetExtError: It cannot be had from the Hub.
     """
     listing = list_files(name)
-    file, note = _choose(name, listing.files)
+    try:
+        file, note = _choose(name, listing.files)
+    except CheckpointFormatError as err:
+        raise CheckpointFormatError(f"{err} ({listing.note})" if listing.note else str(err)) from err
     parts = _parts(file, listing.files)
     folder = _fetch(listing, (file, *sorted(parts)), progress)
     is_folder = posixpath.basename(file) in _OF_FOLDERS and parts
