@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from timm.models import save_for_hf
 
+from tests.hub_server import LocalHub
 from tests.processes import imported_by, python
 from tests.small_models import SMALL
 from timm_effnet_ext.__main__ import main
@@ -154,12 +155,29 @@ def test_a_checkpoint_is_to_be_converted_first(tmp_path: Path) -> None:
         ),
         ("efficientnet_lite0.in22k", r"hucorz_efficientnet_lite0 has no weights 'in22k', only in1k"),
         ("efficientnetv2_b0.in21k", r"hucorz_efficientnetv2_b0.in21k: nobody publishes these weights for timm"),
-        ("hf-hub:a/b/c", r"expected hf-hub:USER/REPO"),
+        ("hf-hub:a/b/c", r"names a part of a repository, expected hf-hub:USER/REPO\[@REVISION\]$"),
+        ("hf-hub:a", r"hf-hub:a: expected hf-hub:USER/REPO"),
+        ("hf-hub:spaces/a/b", r"is a space. Weights are taken from a model's repository alone"),
     ],
 )
 def test_a_wrong_model_name_is_explained(name: str, message: str) -> None:
     with pytest.raises(EffNetExtError, match=message):
         load_classifier(name)
+
+
+def test_a_repository_that_is_not_timms_is_to_be_converted(local_hub: LocalHub) -> None:
+    local_hub.add("a/b", {"config.json": b'{"model_type": "efficientnet"}'})
+    with pytest.raises(CheckpointFormatError, match=r"not timm's, convert them: .* hf-hub:a/b -o FOLDER"):
+        load_classifier("hf-hub:a/b")
+
+
+@pytest.mark.parametrize("name", ["hf-hub:a/b@refs/pr/1", "HF_HUB:models/a/b@refs/pr/1"])
+def test_a_revision_is_named_as_for_convert(local_hub: LocalHub, name: str) -> None:
+    repo = local_hub.add("a/b", {})
+    repo.commit("refs/pr/1", "proposed", {"config.json": local_hub.store("config.json", b"{}")})
+    with pytest.raises(CheckpointFormatError, match="make no model"):
+        load_classifier(name)
+    assert any(request.endswith("/resolve/refs/pr/1/config.json") for request in local_hub.requests)
 
 
 def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
