@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,8 @@ _INDEX = ".index.json"  # of a checkpoint in several files, which it names
 _PROCESSOR = "preprocessor_config.json"
 # What the readers of PyTorch's files look for beside them.
 _TORCHS = (*SETTINGS_FILES, CLASS_NAMES_FILE, _PROCESSOR, "trainer_state.json", f"../{_PROCESSOR}", f"../{LIGHTNINGS}")
+# Parts of TensorFlow's checkpoints, whose index is what is opened.
+_STATE, _DATA = "checkpoint", re.compile(r"\.data-\d{5}-of-\d{5}$")
 _SAVED_MODEL, _KERAS = "saved_model.pb", "model.weights.h5"
 _OF_FOLDERS = (_SAVED_MODEL, _KERAS)
 """What, with files that belong to it, makes a checkpoint of its folder."""
@@ -82,29 +85,30 @@ def open_repository(name: HubName, *, crc: bool, progress: Progress) -> Iterator
 
 
 def _choose(name: HubName, files: Collection[str]) -> tuple[str, str | None]:
-    """Return the file of a repository that is to be opened, the named or the only one, and what it was taken before.
+    """Return the file of a repository that is to be opened, named or preferred, and a note of those that were left.
 
     Raises:
         CheckpointFormatError: There is none, or several.
     """
-    named = next((path for path in (name.path, f"{name.path}.index") if name.path and path in files), None)
+    path = posixpath.dirname(name.path) if posixpath.basename(name.path) == _STATE else name.path
+    named = next((file for file in (_DATA.sub(".index", path), path, f"{path}.index") if file in files), None)
     if named:
         if not any(_is_one_of(named, form) for form in _FORMS) and (said := what_its_name_says(named)):
             raise CheckpointFormatError(f"{name}: {said}")
         return named, None
-    below = [file for file in files if not name.path or file.startswith(f"{name.path}/")]
+    below = [file for file in files if not path or file.startswith(f"{path}/")]
     if files and not below:
         raise CheckpointFormatError(f"{name}: nothing in the repository is called so. It holds {first_few(files)}")
-    depth = name.path.count("/") + bool(name.path)
-    first, *others = _checkpoints([file for file in below if file.count("/") == depth], files) or [()]
-    first, *others = [first, *others] if first else _checkpoints(below, files) or [()]
-    if len(first) > 1:
-        names = first_few(str(name._replace(path=path)) for path in first)
-        raise CheckpointFormatError(f"{name}: holds {len(first)} checkpoints. Name one of them: {names}")
-    if not first:
+    depth = path.count("/") + bool(path)
+    found = _checkpoints([file for file in below if file.count("/") == depth], files) or _checkpoints(below, files)
+    if not found:
         unread = (f"{file} {said}" for file in below if (said := what_its_name_says(file)))
         said = next(unread, f"It holds {first_few(below) or 'nothing'}")
         raise CheckpointFormatError(f"{name}: no weights that are read. {said}")
+    first, *others = found
+    if len(first) > 1:
+        names = first_few(str(name._replace(path=file)) for file in first)
+        raise CheckpointFormatError(f"{name}: holds {len(first)} checkpoints. Name one of them: {names}")
     left = first_few(file for form in others for file in form)
     return first[0], left and f"{first[0]} was taken, and of the same repository not {left}"
 
