@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "hosts": set(),
     "__init__": {"_register"},
     "arch": {"errors"},
-    "files": {"errors"},
+    "files": {"errors", "hosts"},
     "convert.checkpoint": {"arch", "errors"},
     "convert.dialects": {"arch", "errors"},
     "train": {"errors", "files"},

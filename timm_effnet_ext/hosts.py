@@ -83,8 +83,7 @@ def is_download_of_another_length(err: OSError) -> bool:
 def announced_hash(cached: Path) -> str | None:
     """Return the hash that the Hub announced of a file in its client's cache, None where that is not known.
 
-    It is a sha256 or a sha1. The client names the file after it, and keeps it nowhere else; to ask the Hub once more needs
-    the Hub.
+    It is a sha256 or a sha1. The client names the file after it, and keeps it nowhere else; the Hub may be gone.
     """
     blob = cached.resolve().name
     return blob if _BLOB.fullmatch(blob) else None
