@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "convert.readers.keras": {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "files",
     },
-    "convert.readers.pytorch": {"arch", "convert.checkpoint", "errors", "files", "models"},
+    "convert.readers.pytorch": {"arch", "convert.checkpoint", "convert.dialects", "errors", "files", "models"},
     "predict": {"arch", "errors", "files", "models", "weights"},
     "train.progressive": {"arch", "errors", "files", "hosts", "models", "train"},
     "convert.readers": {

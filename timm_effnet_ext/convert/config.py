@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Graph
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
+from timm_effnet_ext.convert.padding import sizes_as_stated
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, located
 from timm_effnet_ext.files.hub_format import PREPROCESSING
@@ -115,7 +116,7 @@ def _pretrained_cfg(
     cfg = {name: Sourced(value, f"{ASSUMED}, as for {whose}") for name, value in assumed.items()}
     for statement in reversed((*checkpoint.statements, *checkpoint.habits(arch, num_classes))):
         cfg = _with_sizes(cfg, statement.preprocessing, statement.where)
-    cfg = _with_sizes(_fitting(cfg, checkpoint.graph), options.pretrained_cfg, options.knows)
+    cfg = _with_sizes(_fitting(cfg, checkpoint, candidate), options.pretrained_cfg, options.knows)
     for key in ("input_size", "test_input_size"):
         if key in cfg:
             cfg[key] = cfg[key]._replace(value=(match.in_chans, *cfg[key].value[1:]))
@@ -135,14 +136,18 @@ def _pretrained_cfg(
     return cfg
 
 
-def _fitting(cfg: Mapping[str, Sourced], graph: Graph | None) -> Mapping[str, Sourced]:
-    """Return settings with a size at which the graph pads as our model does."""
+def _fitting(cfg: Mapping[str, Sourced], checkpoint: Checkpoint, candidate: Candidate) -> Mapping[str, Sourced]:
+    """Return settings with a size at which the source pads as our model does."""
     channels, *size = cfg["input_size"].value
-    if graph is None or graph.fits(*size):
+    graph, sizes = checkpoint.graph, sizes_as_stated(candidate, checkpoint.statements)
+    if sizes is not None and not all(side in sizes for side in size):
+        whose, near = "its own code", [*map(sizes.nearest, size)]
+    elif graph is not None and not graph.fits(*size):
+        whose, near = "the graph", [max(_REDUCTION, round(side / _REDUCTION) * _REDUCTION) for side in size]
+    else:
         return cfg
-    even = (channels, *(max(_REDUCTION, round(side / _REDUCTION) * _REDUCTION) for side in size))
-    why = f"{ASSUMED} in place of {'x'.join(map(str, size))}, for which the graph pads otherwise than SAME does"
-    return _with_sizes(cfg, {"input_size": even}, why)
+    why = f"{ASSUMED} in place of {'x'.join(map(str, size))}, for which {whose} pads otherwise than SAME does"
+    return _with_sizes(cfg, {"input_size": (channels, *near)}, why)
 
 
 def _with_sizes(cfg: Mapping[str, Sourced], more: Mapping[str, Any], origin: str) -> dict[str, Sourced]:

@@ -93,7 +93,9 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
         NameMappingError: A name that is stated is another model's, or contradicts the one that was asked for; or
             our model computes something else than the code of that dialect does with so few channels.
     """
-    statements = about(statements, candidate.prefix)
+    statements = tuple(
+        one for one in about(statements, candidate.prefix) if not one.dialects or candidate.dialect.name in one.dialects
+    )
     arch = ARCHS[candidate.match.arch_name]
     numerics = _by_names(candidate, statements, model) if candidate.dialect.numerics is None else _by_dialect(candidate)
     args, origins = dict(numerics.model_args), dict(numerics.origins)

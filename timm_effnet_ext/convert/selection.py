@@ -16,6 +16,7 @@ from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.dialects.pytorch import TORCH_DIALECTS
 from timm_effnet_ext.convert.dialects.tensorflow import TF_DIALECTS
 from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of
+from timm_effnet_ext.convert.padding import sizes_as_stated
 from timm_effnet_ext.convert.records import Options, WeightsKind
 from timm_effnet_ext.errors import NameMappingError, first_few
 
@@ -76,7 +77,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     if numerics.problem:
         raise NameMappingError(numerics.problem)
     source, kind = _weights(found, used, options.weights)
-    notes = (*notes, *numerics.notes, *([candidate.dialect.note] if candidate.dialect.note else []))
+    notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
     if outside:
         where = f"outside {candidate.prefix!r} were left out: {first_few(outside)}"
         notes = (*notes, f"{len(outside)} variables {where}")
@@ -95,6 +96,14 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         "metadata": len(found.metadata),
     }
     return Selection(candidate, numerics, entries, source, kind, counts, notes)
+
+
+def _padding_note(candidate: Candidate, statements: Sequence[Statement]) -> tuple[str, ...]:
+    """Say where a code that pads by fixed numbers of pixels computes something else, as exactly as is known."""
+    sizes = sizes_as_stated(candidate, statements)
+    if sizes is None:
+        return (candidate.dialect.note,) if candidate.dialect.note else ()
+    return (f"its own code pads for images whose sides are {sizes}: at others it computes otherwise",)
 
 
 def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> set[str]:

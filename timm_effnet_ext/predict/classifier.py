@@ -22,7 +22,7 @@ from torch import Tensor
 
 from timm_effnet_ext.arch.rows import PREFIX, parse_model_name
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_config
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_object
 from timm_effnet_ext.files.hub_name import HUB_PREFIX, is_hub_name, parse_hub_name
 from timm_effnet_ext.files.outputs import PROBLEM_TYPES, REGRESSION, Activation, activation_of, usual_problem_type
 from timm_effnet_ext.models.hucorz_efficientnet import find_cfg
@@ -225,7 +225,7 @@ def _check_folder(folder: Path) -> None:
     if not path.is_file():
         raise CheckpointFormatError(f"{folder}: holds no config.json. Is it a timm folder?")
     try:
-        architecture = read_config(path)["architecture"]
+        architecture = read_object(path)["architecture"]
     except (CheckpointFormatError, KeyError) as err:
         raise CheckpointFormatError(f"{path}: is no timm config with an 'architecture' ({err})") from err
     if not isinstance(architecture, str) or not timm.is_model(architecture.partition(".")[0]):

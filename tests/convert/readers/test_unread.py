@@ -23,7 +23,6 @@ FILES = [
     ("model.mlmodel", b"\x08\x01", "is a model compiled for deployment"),
     ("model.npz", b"PK\3\4", "is a table of arrays"),
     ("model.pkl", pickle.dumps({"a": 1}), "is a Python pickle, which is never loaded"),
-    ("model.safetensors.index.json", b'{"weight_map": {}}', "is the index of a checkpoint in several files"),
     ("model-00001-of-00003.safetensors", b"\x02\0\0\0\0\0\0\0{}", "is one of 3 shards of a checkpoint"),
     ("model.pth", b"", "is empty"),
     ("model.keras", b"", "is empty"),

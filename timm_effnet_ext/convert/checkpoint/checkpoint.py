@@ -40,7 +40,9 @@ class Statement:
     model's there; where it may be another model's, such as one of several hyper-parameters, `is_certain` is false.
     `model_args` are arguments of the model that change
     what it computes, `preprocessing` entries of timm's pretrained_cfg that say how images are prepared. `label_names`
-    are by output, `label_descriptions` by label name, as timm has them.
+    are by output, `label_descriptions` by label name, as timm has them. `symmetric_blocks` is there where the model's
+    code pads by fixed numbers of pixels: the blocks, counted through the network, that it pads alike on both sides.
+    With `dialects` it says how networks compute whose tensors have the names of these, and of no other one.
     """
 
     where: str
@@ -52,6 +54,8 @@ class Statement:
     problem_type: str | None = None
     label_names: Mapping[int, str] = field(default_factory=dict)
     label_descriptions: Mapping[str, str] = field(default_factory=dict)
+    symmetric_blocks: frozenset[int] | None = None
+    dialects: tuple[str, ...] = ()
 
 
 class Graph(Protocol):
