@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from timm_effnet_ext.arch.identify import Match
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes
@@ -52,6 +53,8 @@ def model_config(
         name: Sourced(getattr(match, name), _SHAPES) for name, usual in SCALE.items() if getattr(match, name) != usual
     }
     args |= {name: Sourced(value, numerics.origins[name]) for name, value in numerics.model_args.items()}
+    if not match.head:
+        args["features_only"] = Sourced(True, _SHAPES)  # timm builds it so from the folder alone
     if options.timm_native:
         with located(checkpoint.path):
             architecture, args = _native(arch, args)
@@ -60,9 +63,10 @@ def model_config(
     top = {
         "architecture": Sourced(architecture, candidate.reason),
         "num_classes": Sourced(classes.num_classes, _SHAPES),
-        "num_features": Sourced(arch.head_width(match.width_mult), _COMPUTED),
-        "global_pool": args.get("global_pool", Sourced("avg", _COMPUTED)),
+        "num_features": Sourced(_features(match), _COMPUTED),
     }
+    if match.head:
+        top["global_pool"] = args.get("global_pool", Sourced("avg", _COMPUTED))
     if classes.problem_type is not None:
         top["problem_type"] = Sourced(classes.problem_type, classes.problem_origin)
     if classes.named.names is not None:
@@ -77,6 +81,12 @@ def model_config(
             values[part] = {name: entry.value for name, entry in entries.items()}
             origins |= {f"{part}.{name}": entry.origin for name, entry in entries.items()}
     return Config(values, origins, tuple(_notes(cfg)))
+
+
+def _features(match: Match) -> int:
+    """Return the channels of the head, or of the last block where there is none."""
+    arch = ARCHS[match.arch_name]
+    return arch.head_width(match.width_mult) if match.head else arch.blocks(match.width_mult)[-1][-1].out_chs
 
 
 def _names(names: tuple[str | None, ...]) -> list[str | None] | dict[str, str]:

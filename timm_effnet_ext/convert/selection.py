@@ -25,8 +25,6 @@ _OF_TRAINING = re.compile(
     r"(^|[._/])(\w*criterion|\w*loss(es)?(_fn|_func)?|\w*metrics?|pos_weight|class_weights?)([._/]|$)"
 )
 
-_HEAD = ("conv_head.", "bn2.", "classifier.")
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -47,10 +45,12 @@ def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
     return table[checkpoint.framework]
 
 
-def readings(checkpoint: Checkpoint) -> list[Candidate]:
-    """Return every reading of a checkpoint, the likeliest first."""
+def readings(checkpoint: Checkpoint, *, headless: bool = False) -> list[Candidate]:
+    """Return every reading of a checkpoint, the likeliest first; `headless` ones have no classifier."""
     found = checkpoint.variables.model
     shapes = {name: entry.shape for name, entry in found.items()}
+    if headless:
+        return match.without_classifier(shapes, dialects_for(checkpoint))
     return match.readings(shapes, dialects_for(checkpoint), lambda name: _is_of_training(name, found[name]))
 
 
@@ -71,6 +71,9 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     others = {name for other in candidates if other.prefix != candidate.prefix for name in other.sources} - used
     outside = _outside(found, candidate, used | others)
     left = found.model.keys() - used - spare - others - outside
+    if options.headless:
+        outside |= {name for name in left if not candidate.is_inside(name)}
+        left -= outside
     if left:
         raise NameMappingError(_left_over(candidate, len(used), left))
     numerics = decide(candidate, checkpoint.statements, options.model)
@@ -79,8 +82,8 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     source, kind = _weights(found, used, options.weights)
     notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
     if outside:
-        where = f"outside {candidate.prefix!r} were left out: {first_few(outside)}"
-        notes = (*notes, f"{len(outside)} variables {where}")
+        where = "outside the network" if options.headless else f"outside {candidate.prefix!r}"
+        notes = (*notes, f"{len(outside)} variables {where} were left out: {first_few(outside)}")
     if kind != options.weights:
         notes = (*notes, "the file has no EMA weights: the raw ones were taken")
     counts = {
@@ -192,7 +195,7 @@ def _names(candidates: Iterable[Candidate]) -> str:
 def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
     return (
         f"{len(left)} variables are left over after {used} were used for {candidate.match}: {first_few(left)}. "
-        "Is this a model with parts of its own?"
+        "Is this a model with parts of its own? If they are its head, --headless leaves it out"
     )
 
 
@@ -203,7 +206,7 @@ def why_none(checkpoint: Checkpoint) -> str:
         if name.row is None:
             return f"{statement.where} says {name.name}, which is none of the 26 architectures"
     dialects = dialects_for(checkpoint)
-    for candidate in match.without_foreign(shapes, dialects):
+    for candidate in (*match.without_foreign(shapes, dialects), *match.without_classifier(shapes, dialects)):
         used = candidate.sources
         left = {name for name in shapes.keys() - used if not candidate.is_spare(name)}
         return _left_over(candidate, len(used), left)
@@ -219,8 +222,6 @@ def _misfit(candidate: Candidate, shapes: Mapping[str, Sequence[int]]) -> str:
     wanted = {entry.source: entry for entry in candidate.plan()}
     below = {name for name in shapes if name.startswith(candidate.prefix) and not candidate.is_spare(name)}
     missing = wanted.keys() - below
-    if missing and all(wanted[name].torch.startswith(_HEAD) for name in missing) and below <= wanted.keys():
-        return "it has no head (conv_head, bn2), as a network for features alone"
     wrong = [
         f"{name} has {tuple(shapes[name])}, needs {entry.source_shape}"
         for name, entry in wanted.items()

@@ -161,7 +161,7 @@ def make_classifier(model: Any, name: str = "the model") -> Classifier:
         EffNetExtError: It has no classifier, its outputs are no classes, or it takes no photos.
         CheckpointFormatError: There are labels for other outputs.
     """
-    if not model.num_classes:
+    if not getattr(model, "num_classes", 0):  # a feature extractor has no such number
         raise EffNetExtError(f"{name} has no classifier (num_classes=0): it gives features, no labels")
     data_config = resolve_model_data_config(model, use_test_size=True)
     if data_config["input_size"][0] not in (1, 3):

@@ -154,13 +154,16 @@ def plan(
     in_chans: int = 3,
     width_mult: float = 1.0,
     depth_mult: float = 1.0,
+    head: bool = True,
 ) -> tuple[Entry, ...]:
     """Return an entry for every tensor of the network that a source must give, in order of computation.
 
     Raises:
         NameMappingError: A block of a kind that the dialect does not know, or two tensors with one name on either side.
     """
-    network = layers(arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult)
+    network = layers(
+        arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult, head=head
+    )
     entries = []
     for layer, name in _named(network, dialect, arch.depths(depth_mult)):
         shapes = layer.shapes()
@@ -170,6 +173,13 @@ def plan(
                 entries.append(Entry(f"{layer.name}.{leaf.torch}", source, leaf.layout, shapes[leaf.torch]))
     to_source(entries), to_torch(entries)
     return tuple(entries)
+
+
+def block_prefixes(arch: Arch, dialect: Dialect, *, prefix: str = "", depth_mult: float = 1.0) -> tuple[str, ...]:
+    """Return what the names of each block's variables begin with."""
+    template, depths = dialect.trunk + dialect.block, arch.depths(depth_mult)
+    blocks = (block for stage in arch.blocks(depth_mult=depth_mult) for block in stage)
+    return tuple(prefix + template.format_map(_numbers(block, depths)) for block in blocks)
 
 
 def to_torch(entries: Iterable[Entry]) -> dict[str, Entry]:
