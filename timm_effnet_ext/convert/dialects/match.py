@@ -149,7 +149,7 @@ def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) ->
             for scope, names in below.items():
                 score = len(wanted & names) / len(wanted | names)
                 if score > best_score:
-                    match = Match(arch.name, *_ends(dialect, scope, len(arch.stages), shapes))
+                    match = Match(arch.name, *_ends(dialect, scope, arch, shapes))
                     best, best_score = Candidate(match, dialect, scope, f"{score:.0%} of the names are shared"), score
     return best
 
@@ -188,11 +188,11 @@ def _form(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
-def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+def _ends(dialect: Dialect, prefix: str, arch: Arch, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
     """Return the classes and the image's channels that the shapes of classifier and stem say."""
 
     def width(role: Role, kind: LayerKind, axis: int) -> int | None:
-        shape = shapes.get(prefix + dialect.end(role, stages)[0])
+        shape = shapes.get(prefix + dialect.end(role, arch)[0])
         state = None if shape is None else dialect.leaves[kind][0].layout.shape(tuple(shape))
         return state[axis] if state is not None and len(state) > axis else None
 
@@ -212,7 +212,7 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
     tried: set[tuple[object, ...]] = set()
     found: list[Match] = []
     for arch in _nameable(dialect):
-        ends = _Ends(*(prefix + dialect.end(role, len(arch.stages))[0] in given for role in ("head", "classifier")))
+        ends = _Ends(*(prefix + dialect.end(role, arch)[0] in given for role in ("head", "classifier")))
         for depth_mult in _depth_mults(arch, len(given), ends):
             network = (stage_parts(arch), arch.depths(depth_mult))
             if network in tried:
