@@ -59,15 +59,15 @@ def is_keras(path: str | Path) -> bool:
 
 
 @contextmanager
-def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
-    """Open a Keras file; its tensors can be read as long as it is open. `crc` checks the whole of a zip first.
+def open_keras(path: str | Path) -> Iterator[Checkpoint]:
+    """Open a Keras file; its tensors can be read as long as it is open.
 
     Raises:
         CheckpointFormatError: No Keras file, or a damaged one.
         NameMappingError: A model with layers that no timm EfficientNet has.
     """
     path = Path(path)
-    with _open_parts(path, crc) as parts:
+    with _open_parts(path) as parts:
         graph = parse_config(parts.config) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
         files = tuple(path / name for name in _MEMBERS) if path.is_dir() else (path,)
@@ -75,7 +75,7 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
 
 
 @contextmanager
-def _open_parts(path: Path, crc: bool) -> Iterator[_Parts]:
+def _open_parts(path: Path) -> Iterator[_Parts]:
     if path.is_dir():
         yield _read_folder(path)
         return
@@ -84,7 +84,7 @@ def _open_parts(path: Path, crc: bool) -> Iterator[_Parts]:
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
     if is_zip:
-        with _open_zip(path, crc) as parts:
+        with _open_zip(path) as parts:
             yield parts
     else:
         yield _read_h5(path)
@@ -108,21 +108,17 @@ def _read_folder(folder: Path) -> _Parts:
 
 
 @contextmanager
-def _open_zip(path: Path, crc: bool) -> Iterator[_Parts]:
+def _open_zip(path: Path) -> Iterator[_Parts]:
     with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 config, metadata = (_text(archive, name) for name in (_CONFIG, _METADATA))
-                info = _member(archive, _WEIGHTS)
-                is_stored = info.compress_type == zipfile.ZIP_STORED
-                start, size = (_start(path, info, crc), info.file_size) if is_stored else (0, None)
-                unpacked = None if is_stored else _unpack(archive, info, Path(folder, "weights.h5"))
+                unpacked = _unpack(archive, _member(archive, _WEIGHTS), Path(folder, "weights.h5"))
         except CheckpointFormatError:
             raise
         except _BROKEN_ZIP as err:
             raise CheckpointFormatError(f"broken .keras file: {err}") from err
-        file = Hdf5(path, _ATTRIBUTES, start=start, size=size, unpacked=unpacked)
-        yield _Parts(file, config, f"Keras {_version(metadata)} .keras")
+        yield _Parts(Hdf5(path, _ATTRIBUTES, unpacked), config, f"Keras {_version(metadata)} .keras")
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
@@ -131,6 +127,8 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     info = archive.getinfo(name)
     if info.flag_bits & 1:
         raise CheckpointFormatError(f"{name} is encrypted")
+    if info.header_offset + info.compress_size > os.path.getsize(archive.filename or ""):
+        raise CheckpointFormatError(f"{name} is cut")
     if info.file_size > max(_CHUNK, _MAX_GROWTH * info.compress_size):
         raise CheckpointFormatError(f"{name} unpacks {info.compress_size} bytes to {info.file_size}: refused")
     return info
@@ -140,28 +138,6 @@ def _text(archive: zipfile.ZipFile, name: str) -> str:
     info = _member(archive, name)
     _check_size(name, info.file_size)
     return archive.read(info).decode("utf-8")
-
-
-def _start(path: Path, info: zipfile.ZipInfo, crc: bool) -> int:
-    """Return where a stored member's bytes begin, after checking them."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset)
-        header = file.read(30)
-        if header[:4] != b"PK\3\4":
-            raise CheckpointFormatError(f"no member at offset {info.header_offset}")
-        name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))  # lengths
-        start = info.header_offset + 30 + name + extra
-        if start + info.file_size > os.path.getsize(path):
-            raise CheckpointFormatError(f"{info.filename} is cut")
-        if crc:
-            file.seek(start)
-            left, found = info.file_size, 0
-            while left:
-                chunk = file.read(min(left, _CHUNK))
-                found, left = zlib.crc32(chunk, found), left - len(chunk)
-            if found != info.CRC:
-                raise CheckpointFormatError(f"{info.filename} has a wrong checksum: the file is damaged")
-    return start
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Path:
