@@ -349,7 +349,7 @@ def test_a_flipped_byte_of_the_weights_is_found(tmp_path: Path) -> None:
     path = tmp_path / "flipped.keras"
     path.write_bytes(data)
     with (
-        pytest.raises(CheckpointFormatError, match="broken .keras file: Bad CRC-32 for file 'model.weights.h5'"),
+        pytest.raises(CheckpointFormatError, match=r"broken .keras file: Bad CRC-32 for file 'model.weights.h5'"),
         open_keras(path),
     ):
         pass
