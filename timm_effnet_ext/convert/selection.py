@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from timm_effnet_ext.arch.rows import row_name
+from timm_effnet_ext.convert.checkpoint.affine import behind_norm
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.dialects import match
@@ -23,6 +24,11 @@ from timm_effnet_ext.errors import NameMappingError, first_few
 # Names of tensors that stand beside a network in training and compute nothing of its outputs.
 _OF_TRAINING = re.compile(
     r"(^|[._/])(\w*criterion|\w*loss(es)?(_fn|_func)?|\w*metrics?|pos_weight|class_weights?)([._/]|$)"
+)
+
+_NORM = (
+    "{} were folded into the classifier: it was assumed that nothing but dropout stands between, and the epsilon that "
+    "such layers have by themselves; a file of weights says neither"
 )
 
 
@@ -70,7 +76,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     spare = {name for name in found.model if name not in used and candidate.is_spare(name)}
     others = {name for other in candidates if other.prefix != candidate.prefix for name in other.sources} - used
     outside = _outside(found, candidate, used | others)
-    left = found.model.keys() - used - spare - others - outside
+    left = found.model.keys() - candidate.sources - spare - others - outside
     if options.headless:
         outside |= {name for name in left if not candidate.is_inside(name)}
         left -= outside
@@ -79,8 +85,9 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     numerics = decide(candidate, checkpoint.statements, options.model)
     if numerics.problem:
         raise NameMappingError(numerics.problem)
-    source, kind = _weights(found, used, options.weights)
+    source, kind = _weights(found, used | set(candidate.norm.values()), options.weights)
     notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
+    notes = (*notes, *([_NORM.format(first_few(candidate.norm.values()))] if candidate.norm else []))
     if outside:
         where = "outside the network" if options.headless else f"outside {candidate.prefix!r}"
         notes = (*notes, f"{len(outside)} variables {where} were left out: {first_few(outside)}")
@@ -94,11 +101,12 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         "other_model": len(others),
         "outside_the_model": len(outside),
         "no_counterpart": len(spare),
+        "folded": len(found.folded) + len(candidate.norm),
         "optimizer_slots": len(found.slots),
         "counters": len(found.counters),
         "metadata": len(found.metadata),
     }
-    return Selection(candidate, numerics, entries, source, kind, counts, notes)
+    return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, notes)
 
 
 def _padding_note(candidate: Candidate, statements: Sequence[Statement]) -> tuple[str, ...]:
@@ -229,6 +237,17 @@ def _misfit(candidate: Candidate, shapes: Mapping[str, Sequence[int]]) -> str:
     ]
     problems = (("of another shape", wrong), ("missing", missing), ("too many", below - wanted.keys()))
     return "; ".join(f"{len(names)} {what}: {first_few(names)}" for what, names in problems if names)
+
+
+def _behind_norm(candidate: Candidate, source: Mapping[str, TensorEntry]) -> Mapping[str, TensorEntry]:
+    """Return the tensors, with a BatchNorm in front of the classifier folded into it."""
+    if not candidate.norm:
+        return source
+    names = {entry.torch: entry.source for entry in candidate.plan()}
+    kernel, bias = (names[f"classifier.{leaf}"] for leaf in ("weight", "bias"))
+    norm = {leaf: source[name] for leaf, name in candidate.norm.items()}
+    one = behind_norm(source[kernel], source[bias], norm, candidate.dialect.head_eps or 0.0)
+    return {**source, kernel: one["kernel"], bias: one["bias"]}
 
 
 def _weights(found: Variables, used: set[str], weights: WeightsKind) -> tuple[dict[str, TensorEntry], WeightsKind]:

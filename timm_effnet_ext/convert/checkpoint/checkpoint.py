@@ -17,13 +17,17 @@ Framework = Literal["tensorflow", "keras", "torch"]
 
 @dataclass(frozen=True)
 class Variables:
-    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables."""
+    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables.
+
+    `folded` are those that are read as parts of others, as a BatchNorm in front of the classifier is.
+    """
 
     model: dict[str, TensorEntry] = field(default_factory=dict)
     ema: dict[str, TensorEntry] = field(default_factory=dict)  # by the name of the variable that they average
     slots: dict[str, TensorEntry] = field(default_factory=dict)
     counters: dict[str, TensorEntry] = field(default_factory=dict)
     metadata: tuple[str, ...] = ()  # what holds no values, such as the object graph
+    folded: dict[str, TensorEntry] = field(default_factory=dict)
 
     @property
     def step(self) -> int | None:

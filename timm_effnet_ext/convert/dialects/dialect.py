@@ -121,6 +121,7 @@ class Dialect:
     first_shortcut: bool = True
     preparation: Preparation = by_google
     note: str | None = None
+    head_eps: float | None = None
 
     def __post_init__(self) -> None:
         for table in ("leaves", "names", "other"):

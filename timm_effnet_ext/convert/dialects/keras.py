@@ -27,7 +27,8 @@ _V1: Mapping[Role, Names] = {
     "classifier": ("predictions",),
 }
 _V2: Mapping[Role, Names] = {**_V1, "depthwise": ("dwconv2", "bn")}
-_Named = partial(Dialect, block="block{stage1}{letter}_", source_only=_PREPROCESSING)
+_EPS = 1e-3  # BatchNormalization's own: keras/src/layers/normalization/batch_normalization.py
+_Named = partial(Dialect, block="block{stage1}{letter}_", source_only=_PREPROCESSING, head_eps=_EPS)
 KERAS2_V1 = _Named(name="keras2_v1", leaves=TF_LEAVES, names=_V1)
 KERAS2_V2 = _Named(name="keras2_v2", leaves=TF_LEAVES, names=_V2)
 KERAS3_V1 = _Named(name="keras3_v1", leaves=_KERAS3_LEAVES, names=_V1)
@@ -40,6 +41,7 @@ KERAS_COUNTED = Dialect(
     name="keras_counted",
     leaves=_KERAS3_LEAVES,
     source_only=_PREPROCESSING,
+    head_eps=_EPS,
     block="",
     names={
         "stem": (_CONV, _NORM),

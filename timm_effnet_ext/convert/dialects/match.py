@@ -30,6 +30,7 @@ class Candidate(NamedTuple):
     prefix: str  # what stands before the dialect's own names, e.g. "efficientnet-b0/"
     reason: str
     classifier: Mapping[str, str] = {}  # the dialect's names of a classifier -> the file's, where they are the user's
+    norm: Mapping[str, str] = {}  # torch's names of the tensors of a BatchNorm before the classifier -> the file's
 
     def plan(self) -> tuple[Entry, ...]:
         """Return the entries that read the checkpoint so."""
@@ -47,7 +48,7 @@ class Candidate(NamedTuple):
     @property
     def sources(self) -> set[str]:
         """The names of the variables that it uses."""
-        return {entry.source for entry in self.plan()}
+        return {entry.source for entry in self.plan()} | set(self.norm.values())
 
     def is_spare(self, name: str) -> bool:
         """Whether a variable is known to have no counterpart here."""
@@ -77,8 +78,8 @@ def readings(
     weights.
     """
     found = identify(shapes, dialects)
-    headless = [one for one in found or without_foreign(shapes, dialects) if not one.match.num_classes]
-    own = [mine for one in headless if (mine := _with_own_classifier(one, shapes, is_of_training))]
+    near = found or without_foreign(shapes, dialects)
+    own = [mine for one in near if (mine := _with_own_head(one, shapes, is_of_training))]
     # Dialects that differ outside the blocks alone are one where the classifier's name is the user's.
     distinct = {(one.match, one.dialect.block, *one.classifier.values()): one for one in reversed(own)}
     return [*reversed(distinct.values())] or found
@@ -93,11 +94,23 @@ def without_classifier(shapes: Mapping[str, Shape], dialects: Sequence[Dialect])
     return sorted(distinct.values(), key=_likeliest)
 
 
-def _with_own_classifier(
-    headless: Candidate, shapes: Mapping[str, Shape], is_of_training: Callable[[str], bool]
+def _with_own_head(
+    one: Candidate, shapes: Mapping[str, Shape], is_of_training: Callable[[str], bool]
 ) -> Candidate | None:
-    left = {name for name in shapes.keys() - headless.sources if not headless.is_spare(name)}
-    left = {name for name in left if not is_of_training(name) or name.startswith(headless.prefix or ".")}
+    """Return a reading with a classifier of the user's own, or a BatchNorm in front of it, that it leaves over."""
+    left = {name for name in shapes.keys() - one.sources if not one.is_spare(name)}
+    left = {name for name in left if not is_of_training(name) or name.startswith(one.prefix or ".")}
+    norm = _norm(left, one.dialect, shapes)
+    whole = one if one.match.num_classes else _with_classifier(one, left - set(norm.values()), shapes)
+    if whole is None or not left or left != {*whole.classifier.values(), *norm.values()}:
+        return None
+    outputs, features = next(entry.shape for entry in whole.plan() if entry.torch == "classifier.weight")
+    if norm and (features == outputs or {shapes[name] for name in norm.values()} != {(features,)}):
+        return None
+    return whole._replace(norm=norm)
+
+
+def _with_classifier(headless: Candidate, left: Set[str], shapes: Mapping[str, Shape]) -> Candidate | None:
     own = {len(shapes[name]): name for name in left}
     if not headless.match.head or len(left) != 2 or own.keys() != {1, 2}:
         return None
@@ -107,6 +120,15 @@ def _with_own_classifier(
         return None
     reason = _reason(complete.match, complete.dialect, complete.prefix, len(complete.plan()))
     return complete._replace(reason=f"{reason}, the classifier being {first_few(left)}", classifier=classifier)
+
+
+def _norm(left: Iterable[str], dialect: Dialect, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Return the tensors of the one BatchNorm among some, by torch's names; none where there are several."""
+    leaves = {leaf.source: leaf.torch for leaf in dialect.leaves["norm"]} if dialect.head_eps is not None else {}
+    parts = {name: name.rpartition(dialect.sep) for name in left if len(shapes[name]) == 1}
+    found = [(leaves[leaf], name) for name, (_, _, leaf) in parts.items() if leaf in leaves]
+    is_one = len({parts[name][0] for _, name in found}) == 1 and len(found) == len(leaves)
+    return dict(found) if is_one else {}
 
 
 def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:

@@ -13,21 +13,26 @@ from timm_effnet_ext.errors import NameMappingError
 
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
 _FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"}
+_NONE = (None, "linear")
 _NO_TRUNK = frozenset({"softmax", "sigmoid", "linear"})
-_POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max"}
+_POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max", "Mean": "avg"}
 
 
 @dataclass(frozen=True)
 class Head:
-    """What follows the last convolution: `logits` is the last layer before the last activation."""
+    """What follows the last convolution: `logits` is the last layer before the last activation.
+
+    `dense` are the layers between that multiply and add alone, BatchNormalization and Dense.
+    """
 
     logits: Path
     pool: str | None  # timm's name; None where the graph ends with a map
     activation: str | None
+    dense: tuple[Node, ...] = ()
 
 
 def head(graph: LayerGraph) -> Head:
-    """Return the head, which must be one that timm's EfficientNet has.
+    """Return the head, which must be one that timm's EfficientNet has, or folds into one.
 
     Raises:
         NameMappingError: Another layer stands there.
@@ -39,22 +44,44 @@ def head(graph: LayerGraph) -> Head:
     trunk, rest = tail[:2], tail[2:]
     if [node.kind for node in trunk] != ["BatchNormalization", "Activation"]:
         raise NameMappingError("the last convolution is not followed by BatchNormalization and Activation")
-    logits, pool, activation = trunk[-1].path, None, None
-    if rest and rest[0].kind in _POOLS:
-        pool, logits = _POOLS[rest[0].kind], rest[0].path
-        rest = rest[2:] if len(rest) > 1 and rest[1].kind == "Flatten" else rest[1:]
-        if rest and rest[0].kind == "Dense":
-            dense, *rest = rest
-            logits, activation = dense.path, _final(dense)
-            if rest and rest[0].kind in ("Activation", "Softmax") and activation is None:
-                activation = "softmax" if rest[0].kind == "Softmax" else _final(rest[0])
-                rest = rest[1:]
-    if rest:
+    return _folded(trunk[-1].path, rest)
+
+
+def _folded(end: Path, rest: list[Node]) -> Head:
+    """Return the head that the layers behind the network's last one come to."""
+    pool, dense, activation = None, list[Node](), None
+    while rest:
+        node = rest[0]
+        if node.kind in _POOLS and pool is None and not (dense and _POOLS[node.kind] == "max"):
+            pool = _POOLS[node.kind]  # of averages the scale and offset of each channel are the same before and behind
+        elif node.kind == "BatchNormalization" or (node.kind == "Dense" and pool and _is_linear(node, rest)):
+            dense.append(node)
+        elif node.kind != "Flatten" or pool is None:
+            break
+        end, rest = node.path, rest[1:]
+    has_classifier = any(node.kind == "Dense" for node in dense)
+    if has_classifier:
+        activation, rest = _last_activation(dense[-1], rest)
+    if rest or (dense and not has_classifier):
+        node = (rest or dense)[0]
         raise NameMappingError(
-            f"layer {rest[0].name!r} ({rest[0].kind}) stands in the head; timm's EfficientNet has pooling, "
-            "dropout and one Dense layer there. Convert a model without it"
+            f"layer {node.name!r} ({node.kind}) stands in the head; timm's EfficientNet has pooling and "
+            "one Dense layer there, into which BatchNormalization can be folded. Convert a model without it"
         )
-    return Head(logits, pool, activation)
+    return Head(end, pool, activation, tuple(dense))
+
+
+def _is_linear(node: Node, rest: list[Node]) -> bool:
+    """Whether a Dense layer has no activation of its own, or has it as the last one of all."""
+    return node.config.get("activation") in _NONE or len(rest) == 1
+
+
+def _last_activation(last: Node, rest: list[Node]) -> tuple[str | None, list[Node]]:
+    """Return the activation of the logits, which the last layer has or which follows it, and what is left."""
+    activation = _final(last) if last.kind == "Dense" else None
+    if activation is None and rest and rest[0].kind in ("Activation", "Softmax"):
+        return ("softmax" if rest[0].kind == "Softmax" else _final(rest[0])), rest[1:]
+    return activation, rest
 
 
 def _final(node: Node) -> str | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from timm_effnet_ext.convert.readers.keras.operators import Taken, kind_of, operands, settings
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 from timm_effnet_ext.files.hub_format import MAX_SIDE
 
@@ -29,13 +30,17 @@ _CAPITAL = re.compile(r"([a-z])([A-Z])")
 
 @dataclass(frozen=True)
 class Node:
-    """One layer: names of the models around it and its own, class, settings, and the layers that it takes."""
+    """One layer: names of the models around it and its own, class, settings, and the layers that it takes.
+
+    `operands` are what it is given in its order, constants too; None stands for each of the `inputs`.
+    """
 
     path: Path
     kind: str
     config: Mapping[str, Any] = field(repr=False)
     inputs: tuple[Path, ...]
     stored_as: str  # Keras 3's group in a weights file, e.g. "layers/functional/layers/conv2d_3"
+    operands: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
@@ -184,7 +189,9 @@ class _Builder:
             if len(sources) != 1:
                 raise CheckpointFormatError(f"model {layer.name!r} takes {len(sources)} inputs, expected 1")
             return self.model(layer, inner, f"{counted[layer.name]}/", sources[0])
-        self.nodes.append(Node(inner, layer.kind, layer.config, tuple(sources), counted[layer.name]))
+        kind, config = kind_of(layer.kind, layer.config), {**layer.config, **settings(layer.inbound)}
+        given = tuple(None if isinstance(value, Taken) else value for value in operands(layer.inbound))
+        self.nodes.append(Node(inner, kind, config, tuple(sources), counted[layer.name], given))
         return inner
 
     def _ends(self, model: _Layer, key: str) -> list[str]:
@@ -201,25 +208,7 @@ class _Builder:
         """Return the names of the layers that a layer takes."""
         if len(layer.inbound) > 1 and not isinstance(layer.inbound[0], str):
             raise CheckpointFormatError(f"layer {layer.name!r} is used {len(layer.inbound)} times, expected 1")
-        return list(_tensors(layer.inbound))
-
-
-def _tensors(value: Any) -> Iterator[str]:
-    """Yield the layer names in inbound nodes: [name, 0, 0, {…}] of Keras 2, __keras_tensor__ of Keras 3."""
-    if isinstance(value, dict):
-        if value.get("class_name") == "__keras_tensor__":
-            history = value.get("config", {}).get("keras_history") or [None]
-            if isinstance(history[0], str):
-                yield history[0]
-        else:
-            for item in value.values():
-                yield from _tensors(item)
-    elif isinstance(value, list):
-        if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[1], int):
-            yield value[0]
-        else:
-            for item in value:
-                yield from _tensors(item)
+        return [given.layer for given in operands(layer.inbound) if isinstance(given, Taken)]
 
 
 def _counted(layers: list[_Layer]) -> Iterator[tuple[_Layer, str]]:

@@ -27,7 +27,8 @@ Layers = dict[Path, dict[str, TensorEntry]]
 
 LAYER_NAME = "name"  # attribute of a `vars` group
 MEAN, VARIANCE, COUNT = "mean", "variance", "count"
-BN_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
+MOVING = ("moving_mean", "moving_variance")
+BN_VARIABLES = ("gamma", "beta", *MOVING)
 # The variables of a class, in the order of its `build`.
 VARIABLES: Mapping[str, tuple[str, ...]] = {
     "conv2d": ("kernel", "bias"),
@@ -53,6 +54,7 @@ class KerasWeights:
     layers: Layers = field(default_factory=dict)
     slots: dict[str, TensorEntry] = field(default_factory=dict)
     counters: dict[str, TensorEntry] = field(default_factory=dict)
+    folded: dict[str, TensorEntry] = field(default_factory=dict)
 
     def variables(self) -> Variables:
         """Return them under canonical names, `layer/variable`; a layer has its path where two have its name."""
@@ -61,7 +63,7 @@ class KerasWeights:
         for path, tensors in self.layers.items():
             layer = path[-1] if short.count(path[-1]) == 1 else "/".join(path)
             model.update({f"{layer}/{leaf}": entry for leaf, entry in tensors.items()})
-        return Variables(model, {}, self.slots, self.counters)
+        return Variables(model, {}, self.slots, self.counters, folded=self.folded)
 
 
 def read_weights(file: Hdf5, graph: LayerGraph | None) -> KerasWeights:
