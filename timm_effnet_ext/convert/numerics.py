@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
@@ -125,7 +126,8 @@ def _by_dialect(candidate: Candidate) -> Numerics:
             f"{match} is so narrow that the first block of a stage keeps its number of channels: our model adds its "
             f"input then, the code of dialect {dialect.name!r} does not. It cannot be converted"
         )
-    args = dialect.numerics(arch)  # type: ignore[misc]
+    scaled = replace(arch, width=arch.width * match.width_mult, depth=arch.depth * match.depth_mult)
+    args = dialect.numerics(scaled)  # type: ignore[misc]
     return _numerics(args, f"files of dialect {dialect.name!r}")
 
 

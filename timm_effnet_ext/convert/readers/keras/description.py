@@ -10,6 +10,7 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.readers.keras.fold import with_one_classifier
 from timm_effnet_ext.convert.readers.keras.front import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.readers.keras.head import head, model_args
+from timm_effnet_ext.convert.readers.keras.identities import without_droppings
 from timm_effnet_ext.convert.readers.keras.interpreter import KerasGraph, check_kinds
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, sensible
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights
@@ -35,6 +36,7 @@ def keras_checkpoint(
     make = partial(Checkpoint, path, "keras", kind, files)
     if graph is None:
         return make(weights.variables(), habits=partial(_habits, weights), notes=(_NO_GRAPH,))
+    graph, dropped = without_droppings(graph, weights.layers.keys())
     check_kinds(graph)
     with sensible():
         end = head(graph)
@@ -48,7 +50,7 @@ def keras_checkpoint(
         whole.variables(),
         statements=(said,),
         habits=partial(_habits, None),
-        notes=(*folded, *([] if has_mean else [_UNSAID])),
+        notes=(*dropped, *folded, *([] if has_mean else [_UNSAID])),
         graph=KerasGraph(graph, weights.layers, end.logits, has_preprocessing=has_mean),
     )
 

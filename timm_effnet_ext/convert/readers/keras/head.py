@@ -112,15 +112,32 @@ def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
         args["act_layer"] = act
     if pool == "max":
         args["global_pool"] = pool
+    if _is_symmetric(graph):
+        args["pad_type"] = ""
     return args
 
 
+def _is_symmetric(graph: LayerGraph) -> bool:
+    """Whether every convolution is padded by as much before as behind, as in PyTorch, whatever its stride.
+
+    At a stride of 2 and odd sizes SAME is the same; at a stride of 1 no code writes that with a layer.
+    """
+    padded = {user.path: node.config["padding"] for node in graph.nodes if node.kind == "ZeroPadding2D"
+              for user in graph.users[node.path]}  # fmt: skip
+    kernels = {node.path: node.config["kernel_size"] for node in graph.nodes if "kernel_size" in node.config}
+    return all(
+        padded.get(path) == [[size // 2] * 2 for size in kernel] for path, kernel in kernels.items() if max(kernel) > 1
+    )
+
+
 def wrong_paddings(graph: LayerGraph, height: int, width: int) -> list[str]:
-    """Return the padding layers that pad an image of this size otherwise than SAME does.
+    """Return the padding layers that pad an image of this size otherwise than SAME does; none where all are PyTorch's.
 
     keras.applications pads v1 for the size that it builds a model for; without a size, for even ones:
     keras/src/applications/imagenet_utils.py `correct_pad`.
     """
+    if _is_symmetric(graph):
+        return []
     sizes: dict[Path, tuple[int, int]] = {INPUT: (height, width)}
     wrong = []
     for node in graph.nodes:

@@ -31,7 +31,7 @@ def settings(inbound: Any) -> dict[str, Any]:
     """Return the settings with which a layer is called, by name."""
     found: dict[str, Any] = {}
     for item in inbound if isinstance(inbound, list) else ():
-        given = item.get("kwargs") if isinstance(item, dict) else item
+        given = item.get("kwargs", item) if isinstance(item, dict) else item
         found |= given if isinstance(given, dict) else settings(given)
     return found
 
