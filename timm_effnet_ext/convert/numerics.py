@@ -174,4 +174,4 @@ def _words(args: Mapping[str, Any]) -> str:
 
 
 def _numerics(args: Mapping[str, Any], origin: str, **more: Any) -> Numerics:
-    return Numerics(args, dict.fromkeys(PYTORCH, origin), **more)
+    return Numerics(args, dict.fromkeys((*PYTORCH, *args), origin), **more)

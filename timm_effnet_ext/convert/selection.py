@@ -46,8 +46,9 @@ class Selection:
 
 
 def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
-    """Return the dialects that files of this framework can have; Keras writes SavedModels too."""
-    table = {"tensorflow": (*TF_DIALECTS, *KERAS_DIALECTS), "keras": KERAS_DIALECTS, "torch": TORCH_DIALECTS}
+    """Return the dialects that files of this framework can have; Keras writes SavedModels, and has them as layers."""
+    both = (*KERAS_DIALECTS, *TF_DIALECTS)
+    table = {"tensorflow": both, "keras": both, "torch": TORCH_DIALECTS}
     return table[checkpoint.framework]
 
 

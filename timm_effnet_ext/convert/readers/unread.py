@@ -141,8 +141,6 @@ def _folder(folder: Path) -> str:
     inner = sorted(path.parent for path in folder.glob("*/saved_model.pb"))
     if inner:
         return f"a folder around {len(inner)} SavedModels. Give the one in it: {first_few(path.name for path in inner)}"
-    if (folder / "model.weights.h5").is_file() and (folder / "config.json").is_file():
-        return "a preset of KerasHub. Load it with keras_hub and save it as one .keras file"
     if (folder / "model.json").is_file() and _is_tensorflow_js(folder / "model.json"):
         return f"holds TensorFlow.js. {_FOLDED}the SavedModel or Keras file that it was converted from"
     if any(folder.glob("*.distcp")):

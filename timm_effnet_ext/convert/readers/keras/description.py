@@ -22,7 +22,7 @@ _IMAGENET_CLASSES = 1000
 _GRAPH = "the file's layers"
 _APPLICATIONS = "assumed, as keras.applications puts it in front of this architecture"
 _LOADER = "assumed, as Keras' image_dataset_from_directory resizes for a classifier of one's own"
-_NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
+_NO_GRAPH = "the file has no layers of the network as a graph: nothing in it can be compared with"
 _UNSAID = (
     "the file has no layers that scale images: keras.applications documents -1 … 1 for V2 without preprocessing layers"
 )
@@ -46,12 +46,14 @@ def keras_checkpoint(
     said = Statement(_GRAPH, model_args=args, preprocessing=found, problem_type=_PROBLEMS.get(end.activation or ""))
     has_mean = "mean" in found
     folded = [f"{first_few(node.name for node in end.dense)} were folded into one classifier"] if whole.folded else []
+    is_whole = graph.network is None
+    unsaid = [*([] if has_mean else [_UNSAID]), *([] if is_whole else [_NO_GRAPH])]
     return make(
         whole.variables(),
         statements=(said,),
         habits=partial(_habits, None),
-        notes=(*dropped, *folded, *([] if has_mean else [_UNSAID])),
-        graph=KerasGraph(graph, weights.layers, end.logits, has_preprocessing=has_mean),
+        notes=(*dropped, *folded, *unsaid),
+        graph=KerasGraph(graph, weights.layers, end.logits, has_preprocessing=has_mean) if is_whole else None,
     )
 
 

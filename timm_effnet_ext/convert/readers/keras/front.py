@@ -13,7 +13,7 @@ import numpy as np
 
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.dialects.preparation import IMAGENET
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path, is_side
+from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, OPAQUE, LayerGraph, Node, Path, is_side
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
 # Layers that do nothing at inference: what drops, and Keras' random image layers (RandomCrop is none of them).
@@ -143,7 +143,7 @@ def front(graph: LayerGraph) -> list[Node]:
     path = INPUT
     while True:
         users = graph.users[path]
-        if len(users) != 1 or users[0].kind in ("ZeroPadding2D", "Conv2D"):
+        if len(users) != 1 or users[0].kind in ("ZeroPadding2D", "Conv2D", *OPAQUE):
             return nodes
         nodes.append(users[0])
         path = users[0].path

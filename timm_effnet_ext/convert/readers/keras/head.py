@@ -8,7 +8,8 @@ from typing import Any
 
 from timm_effnet_ext.arch.rows import BN_EPS
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path
+from timm_effnet_ext.convert.readers.keras.kerashub import BACKBONE, backbone_args
+from timm_effnet_ext.convert.readers.keras.layer_graph import HUB_LAYER, INPUT, LayerGraph, Node, Path
 from timm_effnet_ext.errors import NameMappingError
 
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
@@ -37,6 +38,10 @@ def head(graph: LayerGraph) -> Head:
     Raises:
         NameMappingError: Another layer stands there.
     """
+    if (network := graph.network) is not None:
+        behind = graph.nodes[graph.nodes.index(network) + 1 :]
+        pool = "avg" if network.kind == HUB_LAYER else None  # a feature vector is what TensorFlow Hub's networks give
+        return _folded(network.path, [node for node in behind if node.kind not in IDENTITY], pool)
     last = max((i for i, node in enumerate(graph.nodes) if node.kind == "Conv2D"), default=-1)
     if last < 0:
         raise NameMappingError(f"no convolution among {len(graph.nodes)} layers: no EfficientNet")
@@ -47,9 +52,9 @@ def head(graph: LayerGraph) -> Head:
     return _folded(trunk[-1].path, rest)
 
 
-def _folded(end: Path, rest: list[Node]) -> Head:
-    """Return the head that the layers behind the network's last one come to."""
-    pool, dense, activation = None, list[Node](), None
+def _folded(end: Path, rest: list[Node], pool: str | None = None) -> Head:
+    """Return the head that the layers behind the network's last one come to; `pool` says what was pooled there."""
+    dense, activation = list[Node](), None
     while rest:
         node = rest[0]
         if node.kind in _POOLS and pool is None and not (dense and _POOLS[node.kind] == "max"):
@@ -97,19 +102,21 @@ def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
     Raises:
         NameMappingError: The layers differ among each other, so no argument says it.
     """
+    if graph.network is not None:
+        args = backbone_args(graph.network.config) if graph.network.kind == BACKBONE else {}
+        return {**args, **({"global_pool": pool} if pool == "max" else {})}
     eps = {node.config.get("epsilon") for node in graph.nodes if node.kind == "BatchNormalization"}
     # An activation that is no name is Python code or its settings.
     acts = {str(node.config.get("activation")) for node in graph.nodes if node.kind == "Activation"} - _NO_TRUNK
     names = {_ACTIVATIONS.get(act) for act in acts}
-    args: dict[str, Any] = {}
+    args = {}
     if len(eps) != 1 or not isinstance(eps_value := eps.pop(), float):
         raise NameMappingError(f"BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
     if len(names) != 1 or None in names:
         raise NameMappingError(f"activations {sorted(acts)}, supported is one of {set(_ACTIVATIONS)}")
     if not math.isclose(eps_value, BN_EPS, rel_tol=1e-6):
         args["bn_eps"] = eps_value
-    if (act := names.pop()) != "silu":
-        args["act_layer"] = act
+    args["act_layer"] = names.pop()
     if pool == "max":
         args["global_pool"] = pool
     if _is_symmetric(graph):

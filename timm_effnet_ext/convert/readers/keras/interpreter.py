@@ -27,7 +27,7 @@ def check_kinds(graph: LayerGraph) -> None:
         NameMappingError: A layer that no EfficientNet of Keras has; what a class does is never looked up.
     """
     for node in graph.nodes:
-        if node.kind not in LAYERS:
+        if node.kind not in LAYERS and node is not graph.network:
             raise NameMappingError(
                 f"layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has. Save it without"
             )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from timm_effnet_ext.convert.readers.keras.kerashub import BACKBONE, as_layers
 from timm_effnet_ext.convert.readers.keras.operators import Taken, kind_of, operands, settings
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 from timm_effnet_ext.files.hub_format import MAX_SIDE
@@ -22,6 +23,10 @@ from timm_effnet_ext.files.hub_format import MAX_SIDE
 Path = tuple[str, ...]
 INPUT: Path = ()
 """What a layer takes that sees the model's input itself."""
+
+HUB_LAYER = "KerasLayer"
+OPAQUE = (BACKBONE, HUB_LAYER)
+"""Layers that are whole networks: KerasHub's, and a SavedModel of TensorFlow Hub's."""
 
 _MAX_LAYERS = 5_000  # L2, the largest architecture, has some 1,500
 _WORD = re.compile(r"(.)([A-Z][a-z]+)")
@@ -57,9 +62,9 @@ class LayerGraph:
     input_shape: tuple[int | None, ...]
 
     @cached_property
-    def by_group(self) -> Mapping[str, Node]:
-        """The layers by Keras 3's group in a weights file."""
-        return {node.stored_as: node for node in self.nodes}
+    def network(self) -> Node | None:
+        """The layer that is the network, where its own layers are not in the config."""
+        return next((node for node in self.nodes if node.kind in OPAQUE), None)
 
     @cached_property
     def users(self) -> Mapping[Path, list[Node]]:
@@ -83,17 +88,20 @@ def sensible(setting: str = "a setting") -> Iterator[None]:
         raise CheckpointFormatError(f"{setting} makes no sense ({type(err).__name__}: {err})") from err
 
 
-def parse_config(text: str) -> LayerGraph | None:
+def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | None:
     """Return the graph of a model's config, or None for a model that is Python code and says no layers.
+
+    `preprocessor` is the config of what KerasHub does to images, where that is a file of its own.
 
     Raises:
         CheckpointFormatError: No model's config, or a graph with several inputs, outputs or uses of one layer.
     """
     try:
-        config = json.loads(text)
+        config, front = json.loads(text), json.loads(preprocessor or "{}")
     except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
-    model = _Layer.of(config)
+    with sensible():
+        model = _Layer.of(as_layers(config, front))
     if "layers" not in model.config:
         return None
     builder = _Builder()

@@ -3,6 +3,7 @@
     .keras          zip of config.json, metadata.json and model.weights.h5 (Keras 3, and Keras 2 from 2.12 on)
     folder          of these three: `model.save` with `zipped=False`, as Keras saves to `hf://USER/REPO`
     .weights.h5     the last of them alone: no config
+    preset          of KerasHub, a folder of config.json and model.weights.h5, with task.json and others
     .h5             whole model with the config as an attribute, or weights only (Keras 2, tf_keras; legacy in Keras 3)
 
 hdf5.py reads the tensors, weights.py sorts them, checkpoint.py says what they come to.
@@ -25,11 +26,14 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.readers.keras.description import keras_checkpoint
 from timm_effnet_ext.convert.readers.keras.hdf5 import SIGNATURE, Hdf5
 from timm_effnet_ext.convert.readers.keras.layer_graph import parse_config
-from timm_effnet_ext.convert.readers.keras.weights import LAYER_NAME, read_weights
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.convert.readers.keras.weights import LAYER_NAME, KerasWeights, read_weights
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG, _METADATA, _WEIGHTS = _MEMBERS = "config.json", "metadata.json", "model.weights.h5"
+_TASK, _TASK_WEIGHTS = "task.json", "task.weights.h5"
+_PREPROCESSOR, _CONVERTER = "preprocessor.json", "image_converter.json"
+_OF_PRESET = (_CONFIG, _WEIGHTS, _TASK, _TASK_WEIGHTS, _PREPROCESSOR, _CONVERTER)
 _VERSION, _MODEL_CONFIG = "keras_version", "model_config"
 _ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
@@ -47,10 +51,10 @@ class _Parts(NamedTuple):
 
 
 def is_keras(path: str | Path) -> bool:
-    """Whether a path is one that `open_keras` is for, told by its first bytes or its suffix, or by what it holds."""
+    """Whether a path is what `open_keras` is for, told by its first bytes, its suffix, or the files in a folder."""
     path = Path(path)
     if not path.is_file():
-        return all((path / name).is_file() for name in _MEMBERS) and not _is_of_keras_hub(path)
+        return all((path / name).is_file() for name in (_CONFIG, _WEIGHTS))
     if path.suffix in _SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -67,11 +71,42 @@ def open_keras(path: str | Path) -> Iterator[Checkpoint]:
         NameMappingError: A model with layers that no timm EfficientNet has.
     """
     path = Path(path)
+    if path.is_dir():
+        yield _preset(path)
+        return
     with _open_parts(path) as parts:
         graph = parse_config(parts.config) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
         files = tuple(path / name for name in _MEMBERS) if path.is_dir() else (path,)
         yield keras_checkpoint(path, parts.format, files, graph, weights)
+
+
+def _preset(folder: Path) -> Checkpoint:
+    """Return what KerasHub's `save_to_preset` wrote: a backbone, and a task's head and preprocessor beside it."""
+    there = {name: folder / name for name in _OF_PRESET if (folder / name).is_file()}
+    texts = {name: _beside(path) for name, path in there.items() if path.suffix == ".json"}
+    preprocessor = texts.get(_PREPROCESSOR) or texts.get(_CONVERTER)
+    graph = parse_config(texts.get(_TASK) or texts[_CONFIG], preprocessor)
+    parts = []
+    for name in (_WEIGHTS, _TASK_WEIGHTS):
+        if name in there:
+            with located(there[name]):
+                parts.append(read_weights(Hdf5(there[name], _ATTRIBUTES), graph))
+    layers = {path: tensors for part in parts for path, tensors in part.layers.items()}
+    slots, counters = ({key: entry for part in parts for key, entry in getattr(part, kind).items()}
+                       for kind in ("slots", "counters"))  # fmt: skip
+    return keras_checkpoint(
+        folder, "KerasHub preset", tuple(there.values()), graph, KerasWeights(layers, slots, counters)
+    )
+
+
+def _beside(path: Path) -> str:
+    with located(path):
+        _check_size(path.name, path.stat().st_size)
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as err:
+            raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
 
 
 @contextmanager
@@ -98,12 +133,7 @@ def _read_h5(path: Path) -> _Parts:
 
 
 def _read_folder(folder: Path) -> _Parts:
-    for name in (_CONFIG, _METADATA):
-        _check_size(name, (folder / name).stat().st_size)
-    try:
-        config, metadata = ((folder / name).read_text(encoding="utf-8") for name in (_CONFIG, _METADATA))
-    except UnicodeDecodeError as err:
-        raise CheckpointFormatError(f"broken .keras file: {err}") from err
+    config, metadata = (_beside(folder / name) for name in (_CONFIG, _METADATA))
     return _Parts(Hdf5(folder / _WEIGHTS, _ATTRIBUTES), config, f"Keras {_version(metadata)} .keras, unpacked")
 
 
@@ -159,9 +189,10 @@ def _version(metadata: str) -> str:
     return version if isinstance(version, str) else "3"
 
 
-def _is_of_keras_hub(folder: Path) -> bool:
-    """Whether a folder is a preset of KerasHub, whose config is none of Keras'."""
-    return b'"keras_hub_version"' in (folder / _METADATA).read_bytes()[:_CHUNK]
+def _is_preset(folder: Path) -> bool:
+    """Whether a folder is KerasHub's, whose config is none of Keras': its metadata say so, or it has none."""
+    metadata = folder / _METADATA
+    return not metadata.is_file() or b'"keras_hub_version"' in metadata.read_bytes()[:_CHUNK]
 
 
 def _is_keras_zip(path: Path) -> bool:
