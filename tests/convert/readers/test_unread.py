@@ -61,7 +61,6 @@ def test_a_zip_is_named_by_what_it_holds(member: str, message: str, tmp_path: Pa
     ("names", "message"),
     [
         (["export/saved_model.pb"], "a folder around 1 SavedModels. Give the one in it: export"),
-        (["config.json", "model.weights.h5"], "a preset of KerasHub"),
         (["__0_0.distcp", ".metadata"], "a sharded checkpoint of torch.distributed"),
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "holds 2 shards of one checkpoint"),
         (["last.pth.tar", "summary.csv"], "a folder with weights in it. Name the file: last.pth.tar"),

@@ -22,7 +22,7 @@ _IMAGENET_CLASSES = 1000
 _GRAPH = "the file's layers"
 _APPLICATIONS = "assumed, as keras.applications puts it in front of this architecture"
 _LOADER = "assumed, as Keras' image_dataset_from_directory resizes for a classifier of one's own"
-_NO_GRAPH = "the file has no layers of the network as a graph: nothing in it can be compared with"
+_NO_GRAPH = "the file has no layer graph of the network: nothing in it can be compared with"
 _UNSAID = (
     "the file has no layers that scale images: keras.applications documents -1 … 1 for V2 without preprocessing layers"
 )

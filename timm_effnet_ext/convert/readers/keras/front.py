@@ -25,6 +25,7 @@ IDENTITY = frozenset({
     "RandomGaussianBlur", "RandomErasing", "RandomElasticTransform", "RandomPerspective", "RandAugment", "AugMix",
     "MixUp", "CutMix",
 })  # fmt: skip
+_NETWORK = ("ZeroPadding2D", "Conv2D", *OPAQUE)
 _EPSILON = 1e-7  # keras.config.epsilon(): the smallest standard deviation of a Normalization layer
 _WHITE = 255.0
 _MAX_CHANNELS = 64
@@ -138,13 +139,22 @@ def mean_std(affine: Affine, channels: int) -> dict[str, tuple[float, ...]]:
 
 
 def front(graph: LayerGraph) -> list[Node]:
-    """Return the layers between the input and the first padding or convolution."""
+    """Return the layers between the input and the first padding or convolution.
+
+    Raises:
+        NameMappingError: They are no single line.
+    """
     nodes: list[Node] = []
     path = INPUT
     while True:
         users = graph.users[path]
-        if len(users) != 1 or users[0].kind in ("ZeroPadding2D", "Conv2D", *OPAQUE):
+        if all(user.kind in _NETWORK for user in users):
             return nodes
+        if len(users) > 1:
+            raise NameMappingError(
+                f"layer {users[0].name!r} ({users[0].kind}) stands before the network and is not the only one "
+                "that takes what comes before. Save the model without it"
+            )
         nodes.append(users[0])
         path = users[0].path
 

@@ -21,8 +21,9 @@ def as_layers(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None 
 
     `preprocessor` is the one that stands in a file of its own.
     """
-    own = config.get("config")
-    own = own if isinstance(own, dict) else {}
+    own = config.get("config") if isinstance(config, dict) else None
+    if not isinstance(own, dict):
+        return config
     backbone = own.get("backbone")
     if config.get("class_name") == BACKBONE:
         layers = [_layer(BACKBONE, own)]
