@@ -261,10 +261,12 @@ INPUTS = (
         damage.in_zip(".weights.h5"), LONGEST,
     ),
     Input(
-        ".h5, its config, operators", 300, _keras("other2_operators.h5"), _convert_verified, UNCHECKED, differing=LONGEST
+        ".h5, operators", 300, _keras("other2_operators.h5"), _convert_verified, UNCHECKED, differing=LONGEST
     ),
     Input(".h5, custom dropout", 200, _keras("other2_qubvel.h5"), _convert, UNCHECKED, differing=LONGEST),
-    Input(".weights.h5, Keras 2.12", 300, _keras("other2_tutorial.weights.h5"), _convert, UNCHECKED, differing=LONGEST),
+    Input(
+        ".weights.h5, Keras 2.12", 300, _keras("other2_tutorial.weights.h5"), _convert, UNCHECKED, differing=LONGEST
+    ),
     Input(
         ".keras, its config, KerasHub", 300, _keras("other3_kerashub.keras"), _convert_verified, OTHER,
         damage.in_zip("config.json", damage.nonsensical),

@@ -87,6 +87,7 @@ KECAM3 = replace(KECAM2, name="kecam3", leaves=_KERAS3_LEAVES)
 # padded in both ways within one network.
 KERASHUB = _Named(
     name="kerashub",
+    note="its epsilon stands in its config; where only weights are there, 1e-5 was assumed, as it has by itself",
     leaves=_KERAS3_LEAVES,
     numerics=_pytorch_numerics,
     preparation=_by_imagenet,

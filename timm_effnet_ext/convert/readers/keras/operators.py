@@ -22,8 +22,11 @@ _ARRAYS = ("__numpy__", "__tensor__")  # Keras 3
 
 
 def kind_of(kind: str, config: Mapping[str, Any]) -> str:
-    """Return the class of a layer; of a function of TensorFlow's that of the same operator in Keras 3."""
-    function = config.get("function")
+    """Return the class of a layer; of a function of TensorFlow's that of the same operator in Keras 3.
+
+    An .h5 has KerasHub's classes with the package's name, as it has all that are not Keras' own.
+    """
+    function, kind = config.get("function"), kind.removeprefix("keras_hub>")
     return _FUNCTIONS.get(str(function), f"{kind} {function}") if kind in _OF_TENSORFLOW else kind
 
 
