@@ -24,7 +24,7 @@ from tests.campaign.damage import LONGEST, Damage, damaged
 from tests.convert._sources import DATA, TINY, tiny_bundle, tiny_variables, with_ema
 from tests.convert.readers.keras._files import folder as keras_folder
 from tests.predict.test_photos import gradient
-from timm_effnet_ext.train.recipe import text as recipe
+from timm_effnet_ext.train.recipe import read_text as recipe
 from timm_effnet_ext.train.runs import ARGS_FILE, STAGES_FILE, SUMMARY_FILE
 
 CHECKED = "a checksum covers it: the weights are the undamaged file's"

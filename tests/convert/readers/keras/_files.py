@@ -57,6 +57,7 @@ def converted(checkpoint: Checkpoint) -> torch.nn.Module:
     """Return our model with the checkpoint's weights."""
     found = candidate(checkpoint)
     args: dict[str, Any] = {**found.match._asdict(), **said(checkpoint, "model_args")}
+    assert args.pop("head")
     model = timm.create_model(PREFIX + args.pop("arch_name"), **args).eval()
     variables = checkpoint.variables.model
     values = {entry.torch: entry.layout.apply(variables[entry.source].read()) for entry in found.plan()}

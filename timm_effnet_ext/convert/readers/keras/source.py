@@ -71,7 +71,7 @@ def open_keras(path: str | Path) -> Iterator[Checkpoint]:
         NameMappingError: A model with layers that no timm EfficientNet has.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and _is_preset(path):
         yield _preset(path)
         return
     with _open_parts(path) as parts:
