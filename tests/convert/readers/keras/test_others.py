@@ -15,7 +15,7 @@ from tests.convert._sources import tiny_variables
 from tests.convert.readers.keras._files import TOLERANCE, error, folder, outputs
 from timm_effnet_ext.convert.dialects.keras import KECAM2
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.convert.readers.keras.kerashub import backbone_args
+from timm_effnet_ext.convert.readers.keras.kerashub import check_backbone
 from timm_effnet_ext.convert.readers.keras.source import open_keras
 from timm_effnet_ext.convert.records import Options, Report
 from timm_effnet_ext.convert.verification import Converted
@@ -241,4 +241,4 @@ def test_kerashubs_v2_is_refused() -> None:
     with pytest.raises(
         NameMappingError, match="a backbone of KerasHub with blocks fused, unfused: supported are those of v1"
     ):
-        backbone_args(config)
+        check_backbone(config)

@@ -8,7 +8,7 @@ from typing import Any
 
 from timm_effnet_ext.arch.rows import BN_EPS
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY
-from timm_effnet_ext.convert.readers.keras.kerashub import BACKBONE, backbone_args
+from timm_effnet_ext.convert.readers.keras.kerashub import check_backbone
 from timm_effnet_ext.convert.readers.keras.layer_graph import HUB_LAYER, INPUT, LayerGraph, Node, Path
 from timm_effnet_ext.errors import NameMappingError
 
@@ -102,14 +102,18 @@ def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
     Raises:
         NameMappingError: The layers differ among each other, so no argument says it.
     """
-    if graph.network is not None:
-        args = backbone_args(graph.network.config) if graph.network.kind == BACKBONE else {}
-        return {**args, **({"global_pool": pool} if pool == "max" else {})}
-    eps = {node.config.get("epsilon") for node in graph.nodes if node.kind == "BatchNormalization"}
-    # An activation that is no name is Python code or its settings.
-    acts = {str(node.config.get("activation")) for node in graph.nodes if node.kind == "Activation"} - _NO_TRUNK
+    network = graph.network
+    if network is not None and network.kind == HUB_LAYER:
+        return {"global_pool": pool} if pool == "max" else {}
+    if network is not None:
+        check_backbone(network.config)
+        eps, acts = {network.config.get("batch_norm_epsilon")}, {str(network.config.get("activation"))}
+    else:
+        eps = {node.config.get("epsilon") for node in graph.nodes if node.kind == "BatchNormalization"}
+        # An activation that is no name is Python code or its settings.
+        acts = {str(node.config.get("activation")) for node in graph.nodes if node.kind == "Activation"} - _NO_TRUNK
     names = {_ACTIVATIONS.get(act) for act in acts}
-    args = {}
+    args: dict[str, Any] = {}
     if len(eps) != 1 or not isinstance(eps_value := eps.pop(), float):
         raise NameMappingError(f"BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
     if len(names) != 1 or None in names:
@@ -119,7 +123,7 @@ def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
     args["act_layer"] = names.pop()
     if pool == "max":
         args["global_pool"] = pool
-    if _is_symmetric(graph):
+    if network is not None or _is_symmetric(graph):
         args["pad_type"] = ""
     return args
 

@@ -37,11 +37,11 @@ def as_layers(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None 
     return {"class_name": "Sequential", "config": {"name": "task", "layers": [*front, *layers]}}
 
 
-def backbone_args(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which our model computes what a backbone does.
+def check_backbone(config: Mapping[str, Any]) -> None:
+    """Raise unless timm has a model with the blocks and the padding of a backbone.
 
     Raises:
-        NameMappingError: Blocks or padding that no model of timm's has.
+        NameMappingError: It has not.
     """
     blocks = {str(kind) for kind in config["stackwise_block_types"]}
     is_padded = config.get("include_stem_padding") and config.get("stem_conv_padding") == "valid"
@@ -50,8 +50,6 @@ def backbone_args(config: Mapping[str, Any]) -> dict[str, Any]:
             f"a backbone of KerasHub with blocks {', '.join(sorted(blocks))}: supported are those of v1 with the "
             "padding of PyTorch throughout; others are padded in both ways within one network, as no model of timm's is"
         )
-    activation = {"swish": "silu"}.get(config["activation"], config["activation"])
-    return {"pad_type": "", "bn_eps": float(config["batch_norm_epsilon"]), "act_layer": activation}
 
 
 def _front(preprocessor: Mapping[str, Any]) -> list[dict[str, Any]]:
