@@ -90,7 +90,7 @@ def _told(checkpoint: Checkpoint, candidate: Candidate) -> dict[str, Any]:
         config = model_config(checkpoint, candidate, numerics, classes, options)
     except EffNetExtError as err:
         return {"problem": str(err)}
-    return {"problem": numerics.problem, "classes": classes, "config": config}
+    return {"problem": checkpoint.problem or numerics.problem, "classes": classes, "config": config}
 
 
 def _described(entries: Mapping[str, TensorEntry]) -> dict[str, Any]:

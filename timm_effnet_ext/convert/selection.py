@@ -69,8 +69,8 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
             some of the variables have an EMA twin and some have not, or some are left over.
     """
     found = checkpoint.variables
-    if not candidates:
-        raise NameMappingError(why_none(checkpoint))
+    if checkpoint.problem or not candidates:
+        raise NameMappingError(checkpoint.problem or why_none(checkpoint))
     candidate, notes = _choose(checkpoint.statements, candidates, options)
     entries = candidate.plan()
     used = {entry.source for entry in entries}

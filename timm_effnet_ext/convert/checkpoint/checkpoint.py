@@ -72,6 +72,9 @@ class Graph(Protocol):
     def has_preprocessing(self) -> bool:
         """Whether layers in front of the network scale the images; where they do not, their author did it elsewhere."""
 
+    def headless(self) -> Graph:
+        """Return the graph up to the network's own last layer, which gives pooled features."""
+
     def fits(self, height: int, width: int) -> bool:
         """Whether it pads images of that size as our model does."""
 
@@ -90,7 +93,8 @@ class Checkpoint:
     """What a source holds and says of itself; of two statements of one thing the first counts.
 
     `habits` gives what people who use its framework do where nothing is stated, for an architecture and a number of
-    classes. `notes` are for whoever converts: what the file leaves open and what was taken.
+    classes. `notes` are for whoever converts: what the file leaves open and what was taken. `problem` is why the whole
+    of it cannot be converted, though its network may be known.
     """
 
     path: Path
@@ -103,3 +107,4 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     graph: Graph | None = None
     origin: str | None = None  # what people call the source, where that is not the path
+    problem: str | None = None

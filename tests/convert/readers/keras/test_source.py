@@ -188,7 +188,6 @@ def rename(kind: str, other: str):
     ("edit", "message"),
     [(rename("Rescaling", "Lambda"), r"layer 'rescaling_\d' is Lambda, which no EfficientNet of Keras has"),
      (rename("Rescaling", "Flatten"), r"layer 'rescaling_\d' \(Flatten\) stands before the network"),
-     (lambda layers: layers[-2].update(class_name="Flatten"), r"layer 'avg_pool' \(Flatten\) stands in the head"),
      (set_in("Dense", activation="relu"), "layer '.*' ends with 'relu', expected softmax, sigmoid or none"),
      (set_in("BatchNormalization", epsilon=0.5), "BatchNormalization layers with different epsilon"),
      (set_in("Activation", activation="selu"), r"activations \['selu', 'silu'\]"),
@@ -197,6 +196,19 @@ def rename(kind: str, other: str):
 def test_what_timm_has_not_is_refused(edit, message: str, tmp_path: Path) -> None:
     with pytest.raises(NameMappingError, match=message), open_keras(edited("keras3_flat.keras", edit, tmp_path)):
         pass
+
+
+def test_a_head_that_timm_has_not_is_refused_and_the_network_in_front_still_computes(tmp_path: Path) -> None:
+    path = edited("keras3_flat.keras", lambda layers: layers[-2].update(class_name="Flatten"), tmp_path)
+    with pytest.raises(NameMappingError, match=r"layer 'avg_pool' \(Flatten\) stands in the head"):
+        convert(path, tmp_path / "out", Options())
+    images, _ = outputs("keras3_flat", "native")
+    with open_keras(path) as checkpoint, read("keras3_flat.keras") as whole:
+        graph = checkpoint.graph
+        features = graph.compute(graph.prepare(images))
+        assert (features == graph.headless().compute(graph.prepare(images))).all()
+        kernel, bias = (whole.variables.model[f"out/{leaf}"].read() for leaf in ("kernel", "bias"))
+        assert error(features @ kernel + bias, whole.graph.compute(whole.graph.prepare(images))) < 1e-9
 
 
 def resizing(**settings):

@@ -53,7 +53,8 @@ def keras_checkpoint(
         statements=(said,),
         habits=partial(_habits, None),
         notes=(*dropped, *folded, *unsaid),
-        graph=KerasGraph(graph, weights.layers, end.logits, has_preprocessing=has_mean) if is_whole else None,
+        graph=KerasGraph(graph, weights.layers, end.logits, end.features, has_mean) if is_whole else None,
+        problem=end.problem,
     )
 
 

@@ -24,19 +24,23 @@ class Head:
     """What follows the last convolution: `logits` is the last layer before the last activation.
 
     `dense` are the layers between that multiply and add alone, BatchNormalization and Dense.
+    `features` is the network's own last layer. Where timm's EfficientNet has no such head, `problem` says why, and
+    `logits` are the features.
     """
 
+    features: Path
     logits: Path
     pool: str | None  # timm's name; None where the graph ends with a map
     activation: str | None
     dense: tuple[Node, ...] = ()
+    problem: str | None = None
 
 
 def head(graph: LayerGraph) -> Head:
-    """Return the head, which must be one that timm's EfficientNet has, or folds into one.
+    """Return the head, or why it is none that timm's EfficientNet has, nor folds into one.
 
     Raises:
-        NameMappingError: Another layer stands there.
+        NameMappingError: The network is none of ours.
     """
     if (network := graph.network) is not None:
         behind = graph.nodes[graph.nodes.index(network) + 1 :]
@@ -54,7 +58,7 @@ def head(graph: LayerGraph) -> Head:
 
 def _folded(end: Path, rest: list[Node], pool: str | None = None) -> Head:
     """Return the head that the layers behind the network's last one come to; `pool` says what was pooled there."""
-    dense, activation = list[Node](), None
+    features, dense, activation = end, list[Node](), None
     while rest:
         node = rest[0]
         if node.kind in _POOLS and pool is None and not (dense and _POOLS[node.kind] == "max"):
@@ -69,11 +73,12 @@ def _folded(end: Path, rest: list[Node], pool: str | None = None) -> Head:
         activation, rest = _last_activation(dense[-1], rest)
     if rest or (dense and not has_classifier):
         node = (rest or dense)[0]
-        raise NameMappingError(
+        problem = (
             f"layer {node.name!r} ({node.kind}) stands in the head; timm's EfficientNet has pooling and "
             "one Dense layer there, into which BatchNormalization can be folded. Convert a model without it"
         )
-    return Head(end, pool, activation, tuple(dense))
+        return Head(features, features, None, None, problem=problem)
+    return Head(features, end, pool, activation, tuple(dense))
 
 
 def _is_linear(node: Node, rest: list[Node]) -> bool:

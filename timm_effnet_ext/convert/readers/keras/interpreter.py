@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,19 @@ def check_kinds(graph: LayerGraph) -> None:
 class KerasGraph:
     """The layer graph of a file with the weights of its layers: what `convert.checkpoint.Graph` is for Keras.
 
-    `output` is the last layer before the last activation. The graph has passed `check_kinds`.
+    `output` is the last layer before the last activation, `features` the network's own last one. The graph has passed
+    `check_kinds`.
     """
 
     layers: LayerGraph
     weights: Mapping[Path, Weights]
     output: Path
+    features: Path
     has_preprocessing: bool
+
+    def headless(self) -> KerasGraph:
+        """Return the graph up to the network's own last layer, whose map `compute` averages."""
+        return replace(self, output=self.features)
 
     def fits(self, height: int, width: int) -> bool:
         """Whether the padding layers pad images of that size as TensorFlow's SAME does."""
