@@ -100,6 +100,7 @@ KERASHUB = _Named(
 _CONV, _DEPTHWISE, _NORM = "conv2d{nth}", "depthwise_conv2d{nth}", "batch_normalization{nth}"
 KERAS_COUNTED = Dialect(
     name="keras_counted",
+    note="the file numbers its layers: padding, epsilon and activation were assumed to be those of keras.applications",
     leaves=_KERAS3_LEAVES,
     source_only=_PREPROCESSING,
     head_eps=_EPS,
