@@ -23,6 +23,7 @@ from tests.campaign import damage
 from tests.campaign.damage import LONGEST, Damage, damaged
 from tests.convert._sources import DATA, TINY, tiny_bundle, tiny_variables, with_ema
 from tests.convert.readers.keras._files import folder as keras_folder
+from tests.convert.readers.pytorch._files import folder as torch_folder
 from tests.predict.test_photos import gradient
 from timm_effnet_ext.train.recipe import read_text as recipe
 from timm_effnet_ext.train.runs import ARGS_FILE, STAGES_FILE, SUMMARY_FILE
@@ -31,6 +32,7 @@ CHECKED = "a checksum covers it: the weights are the undamaged file's"
 UNCHECKED = f"no checksum covers it: the undamaged weights, or at most {LONGEST} of their values are others"
 UNPLACED = "no checksum covers it, nor where its values lie: what the format's own library reads"
 UNREAD = "nothing of it is needed: the weights are the undamaged file's"
+PLACED = "it says where the tensors are, which is compared: the weights are the undamaged file's"
 OTHER = "it says something else, which is what is done"
 PICTURE = "no checksum covers it: what Pillow makes of it is classified"
 
@@ -137,6 +139,10 @@ def _packed(folder: Path) -> Path:
 
         plain.visititems(copy)
     return folder / "packed.weights.h5"
+
+
+def _transformers(form: str, file: str) -> Callable[[Path], Path]:
+    return lambda folder: Path(shutil.copytree(torch_folder() / form, folder)) / file
 
 
 def _state() -> dict[str, torch.Tensor]:
@@ -280,6 +286,15 @@ INPUTS = (
     ),
     Input("safetensors", 600, _safetensors, _convert, UNCHECKED, differing=LONGEST),
     Input("safetensors, its header", 600, _safetensors, _convert, OTHER, damage.in_safetensors_header),
+    Input("transformers' config.json", 200, _transformers("plain", "config.json"), _convert_folder, OTHER,
+          damage.nonsensical),
+    Input("preprocessor_config.json", 200, _transformers("plain", "preprocessor_config.json"), _convert_folder, OTHER,
+          damage.nonsensical),
+    Input("index of shards", 200, _transformers("sharded", "model.safetensors.index.json"), _convert_folder, PLACED),
+    Input("index of shards, its values", 100, _transformers("sharded", "model.safetensors.index.json"),
+          _convert_folder, PLACED, damage.nonsensical),
+    Input("a shard", 200, _transformers("sharded", "model-00002-of-00003.safetensors"), _convert_folder, UNCHECKED,
+          differing=LONGEST),
     Input("config.json for convert", 200, hub_folder, _convert_folder, OTHER, damage.nonsensical),
     Input("config.json for convert, verified", 200, hub_folder, _convert_folder_verified, OTHER, damage.nonsensical),
     Input("config.json for predict", 300, hub_folder, _predict, OTHER),

@@ -21,7 +21,7 @@ TRAIN_PY = "train.py's arguments"
 
 _PARTS = {"architecture": str, "pretrained_cfg": dict, "model_args": dict, "label_descriptions": dict}
 # One of these is in a config.json of timm's, present or former; a class of the user's own has its arguments there.
-_OF_TIMM = {"architecture", "pretrained_cfg", "model_args", "problem_type", "label_names", "labels", "id2label"}
+_OF_TIMM = {"architecture", "pretrained_cfg", "model_args", "problem_type", "label_names", "id2label"}
 _WRAPPER = "timm_wrapper"  # transformers' TimmWrapper, whose config.json is timm's with more
 _NUMERICS = ("pad_type", "act_layer", "bn_eps", "global_pool")
 
@@ -58,7 +58,8 @@ def _stated(config: Mapping[str, Any]) -> Statement:
     config = {name: value for name, value in config.items() if value is not None}
     if not all(isinstance(config.get(name, kind()), kind) for name, kind in _PARTS.items()):
         raise CheckpointFormatError("expected an object in timm's Hub format")
-    cfg = config.get("pretrained_cfg", config)  # timm's former format has no part for it
+    former = config if "architecture" in config else {}  # timm's former format has no part for it
+    cfg = config.get("pretrained_cfg", former)
     problem_type = config.get("problem_type")
     check_values(cfg, SETTINGS)
     if problem_type not in (None, *PROBLEM_TYPES):
