@@ -92,6 +92,8 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     if outside:
         where = "outside the network" if options.headless else f"outside {candidate.prefix!r}"
         notes = (*notes, f"{len(outside)} variables {where} were left out: {first_few(outside)}")
+    if options.headless and checkpoint.graph is not None:
+        notes = (*notes, "the layer graph was not compared: it goes on to the head that was left out")
     if kind != options.weights:
         notes = (*notes, "the file has no EMA weights: the raw ones were taken")
     counts = {
@@ -158,7 +160,8 @@ def _choose(
     networks = {candidate.network(): candidate for candidate in reversed(candidates)}
     if len(networks) > 1:
         several = list(networks.values())
-        ways = [f"--prefix {candidate.prefix}" for candidate in several if candidate.prefix]
+        prefixes = {candidate.prefix for candidate in several}
+        ways = [f"--prefix {prefix}" for prefix in sorted(prefixes) if prefix] if len(prefixes) > 1 else []
         if len({candidate.match.arch_name for candidate in several}) == len(several):
             ways = ["--model", *ways]
         raise NameMappingError(

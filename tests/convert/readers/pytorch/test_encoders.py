@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.closeness import FLOAT64, assert_close
@@ -178,3 +179,47 @@ def test_what_belongs_to_the_network_is_never_left_out(name: str, tmp_path: Path
     torch.save({**_state(values, ""), name: torch.ones(4)}, tmp_path / "own.pth")
     with pytest.raises(NameMappingError):
         convert(tmp_path / "own.pth", tmp_path / "out", Options(verify=False, headless=True))
+
+
+# Classes of the user's own
+
+
+def _own(kind: str, folder_: Path, **arguments: Any) -> Path:
+    """Write what huggingface_hub's PyTorchModelHubMixin does: the weights, and the constructor's arguments."""
+    values = tiny_variables("efficientnet_b0", TIMM, "", num_classes=3 if kind == "net." else 0, width_mult=0.25)
+    state = _state(values, kind)
+    if kind != "net.":
+        features = values["conv_head.weight"].shape[0]
+        state |= {"fc.weight": torch.ones(3, features), "fc.bias": torch.ones(3)}
+    folder_.mkdir(exist_ok=True)
+    save_file(state, folder_ / "model.safetensors")
+    (folder_ / "config.json").write_text(json.dumps(arguments))
+    return folder_
+
+
+@pytest.mark.parametrize("kind", ["net.", "backbone."])
+def test_arguments_of_a_class_of_ones_own_name_the_model_and_its_classes(kind: str, tmp_path: Path) -> None:
+    arguments = {"backbone": "efficientnet_b0", "labels": ["x", "y", "z"], "mean": 0.5, "std": "imagenet", "n": 3}
+    report = convert(_own(kind, tmp_path / "own", **arguments), tmp_path / "out", Options(verify=False))
+    assert report.model_args["pad_type"] == ""  # timm's model of that name pads so
+    assert report.label_names == ("x", "y", "z")
+    assert report.origins["label_names"] == "config.json: labels"
+    assert report.origins["pretrained_cfg.mean"].startswith("assumed")
+
+
+def test_placeholders_are_no_names_there_either(tmp_path: Path) -> None:
+    source = _own("net.", tmp_path / "own", class_names=["LABEL_0", "LABEL_1", "LABEL_2"])
+    assert convert(source, tmp_path / "out", Options(verify=False)).label_names is None
+
+
+def test_fastais_head_of_two_layers_is_left_out_by_the_users_word(tmp_path: Path) -> None:
+    values = tiny_variables("efficientnet_b0", TIMM, "", num_classes=0, width_mult=0.25)
+    norms = {"1.2.weight": (40,), "1.2.running_var": (40,), "1.6.weight": (8,)}
+    head: dict[str, tuple[int, ...]] = {**norms, "1.4.weight": (8, 40), "1.8.weight": (3, 8)}
+    state = _state(values, "0.model.") | {name: torch.ones(shape) for name, shape in head.items()}
+    torch.save({"model": state, "opt": {"state": {}}}, tmp_path / "learner.pth")
+    with pytest.raises(NameMappingError, match=r"1\.4\.weight, 1\.8\.weight\. .*--headless leaves it out"):
+        convert(tmp_path / "learner.pth", tmp_path / "out", Options(verify=False))
+    report = convert(tmp_path / "learner.pth", tmp_path / "out", Options(verify=False, headless=True))
+    assert "under '0.model.'" in report.reason
+    assert report.counts["outside_the_model"] == len(head)

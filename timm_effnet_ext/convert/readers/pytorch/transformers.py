@@ -13,6 +13,7 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.preparation import crop_share
 from timm_effnet_ext.convert.dialects.pytorch import TRANSFORMERS, TRANSFORMERS_MODEL
 from timm_effnet_ext.convert.readers.pytorch.values import (
+    SETTINGS,
     Check,
     are_numbers,
     check_values,
@@ -132,12 +133,11 @@ def _of_processor(file: Path) -> tuple[list[Statement], list[str]]:
         if not _PROCESSORS.fullmatch(str(kind)):
             return [], [f"{PROCESSOR_FILE} is of {kind or 'no processor that it names'}, which is not read"]
         check_values(config, _PROCESSOR_CHECKS)
-    said = {name: usual if config.get(name) is None else config[name] for name, usual in _PROCESSOR.items()}
-    resized = _resized(said)
+        said = {name: usual if config.get(name) is None else config[name] for name, usual in _PROCESSOR.items()}
+        prepared = {**_resized(said), **_normalised(said)}
+        check_values(prepared, SETTINGS)  # numbers that make sense may come to none that do
     unknown = f"{PROCESSOR_FILE} resizes and crops in a way that timm's transforms do not have"
-    return [Statement(PROCESSOR_FILE, preprocessing={**resized, **_normalised(said)})], (
-        [] if "crop_pct" in resized else [unknown]
-    )
+    return [Statement(PROCESSOR_FILE, preprocessing=prepared)], [] if "crop_pct" in prepared else [unknown]
 
 
 def _resized(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _normalised(said: Mapping[str, Any]) -> dict[str, list[float]]:
     means, stds = (values * count if len(values) == 1 else values for values in (means, stds))
     return {
         "mean": [_rounded((offset + is_normalised * mean) / factor) for mean in means],
-        "std": [_rounded(std**times / factor) for std in stds],
+        "std": [_rounded(math.prod([std] * times) / factor) for std in stds],
     }
 
 
