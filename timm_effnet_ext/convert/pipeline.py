@@ -139,7 +139,7 @@ def _verify(
 
     proofs = verify(
         folder,
-        graph=None if options.headless else checkpoint.graph,  # which goes on to the head that was left out
+        graph=checkpoint.graph.headless() if checkpoint.graph and options.headless else checkpoint.graph,
         reference=options.reference,
         images=options.images,
         cut=classes.cut,

@@ -69,8 +69,10 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
             some of the variables have an EMA twin and some have not, or some are left over.
     """
     found = checkpoint.variables
-    if checkpoint.problem or not candidates:
-        raise NameMappingError(checkpoint.problem or why_none(checkpoint))
+    if checkpoint.problem and not options.headless:
+        raise NameMappingError(checkpoint.problem)
+    if not candidates:
+        raise NameMappingError(why_none(checkpoint))
     candidate, notes = _choose(checkpoint.statements, candidates, options)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
@@ -89,11 +91,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     source, kind = _weights(found, used | set(candidate.norm.values()), options.weights)
     notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
     notes = (*notes, *([_NORM.format(first_few(candidate.norm.values()))] if candidate.norm else []))
-    if outside:
-        where = "outside the network" if options.headless else f"outside {candidate.prefix!r}"
-        notes = (*notes, f"{len(outside)} variables {where} were left out: {first_few(outside)}")
-    if options.headless and checkpoint.graph is not None:
-        notes = (*notes, "the layer graph was not compared: it goes on to the head that was left out")
+    notes += _left_out_notes(outside, "the network" if options.headless else repr(candidate.prefix))
     if kind != options.weights:
         notes = (*notes, "the file has no EMA weights: the raw ones were taken")
     counts = {
@@ -110,6 +108,11 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         "metadata": len(found.metadata),
     }
     return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, notes)
+
+
+def _left_out_notes(outside: Collection[str], what: str) -> tuple[str, ...]:
+    """Say which variables were left out, as they lie outside `what`."""
+    return (f"{len(outside)} variables outside {what} were left out: {first_few(outside)}",) if outside else ()
 
 
 def _padding_note(candidate: Candidate, statements: Sequence[Statement]) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def _folded(end: Path, rest: list[Node], pool: str | None = None) -> Head:
         node = (rest or dense)[0]
         problem = (
             f"layer {node.name!r} ({node.kind}) stands in the head; timm's EfficientNet has pooling and "
-            "one Dense layer there, into which BatchNormalization can be folded. Convert a model without it"
+            "one Dense layer there, into which BatchNormalization can be folded. --headless leaves the head out"
         )
         return Head(features, features, None, None, problem=problem)
     return Head(features, end, pool, activation, tuple(dense))
