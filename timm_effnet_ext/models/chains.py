@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from timm_effnet_ext.models.layers import DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
+from timm_effnet_ext.models.blocks import DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
 
 # Block -> names of (convolution, norm, attention), in the order of computation.
 _CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str | None], ...]] = {

@@ -21,7 +21,7 @@ from timm_effnet_ext.convert.dialects.pytorch import (
 )
 from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF2_OBJECT, TF_DIALECTS
 from timm_effnet_ext.errors import NameMappingError
-from timm_effnet_ext.models.layers import BLOCKS
+from timm_effnet_ext.models.blocks import BLOCKS
 
 ALL = (*TF_DIALECTS, *KERAS_DIALECTS, *TORCH_DIALECTS)
 
