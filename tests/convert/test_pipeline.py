@@ -35,6 +35,8 @@ REAL = [
     ("automl_v2_b0", "model.ckpt-4321", "raw", "hucorz_efficientnetv2_b0"),
     ("tpu_b0", "model.ckpt-4321.index", "ema", "hucorz_efficientnet_b0"),
     ("tpu_b0", "", "raw", "hucorz_efficientnet_b0"),
+    ("tpu_condconv_b0_4e", "", "ema", "hucorz_efficientnet_cc_b0_4e"),
+    ("tpu_condconv_b0_4e", "", "raw", "hucorz_efficientnet_cc_b0_4e"),
     ("tpu_lite0", "", "raw", "hucorz_efficientnet_lite0"),
     ("tpu_edgetpu_s", "", "raw", "hucorz_efficientnet_es"),
     ("automl_v2_b0_tf2", "object", "raw", "hucorz_efficientnetv2_b0"),
@@ -170,7 +172,7 @@ def test_a_missing_variable_is_named(tmp_path: Path) -> None:
 
 def test_something_else_is_told_by_its_names(tmp_path: Path) -> None:
     values = {"resnet/conv1/kernel": np.ones((7, 7, 3, 64), np.float32), "resnet/fc/bias": np.ones(10, np.float32)}
-    with pytest.raises(NameMappingError, match=r"none of the 26 architectures.*resnet/conv1/kernel"):
+    with pytest.raises(NameMappingError, match=r"none of the 29 architectures.*resnet/conv1/kernel"):
         convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
 
 

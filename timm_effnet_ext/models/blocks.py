@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import BatchNormAct2d, DropPath, create_conv2d, get_act_layer, get_attn, get_norm_act_layer
 from torch import Tensor, nn
 
 from timm_effnet_ext.arch.rows import BN_EPS, Block
-from timm_effnet_ext.models.layers import SiLU, SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.models.condconv import CondConv2d, Routing
+from timm_effnet_ext.models.layers import SiLU, SqueezeExcite, StridedSameConv2d, channel_means
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class LayerFactory:
             in_chs, out_chs, kernel_size,
             stride=stride, padding=self.pad_type, dilation=dilation, groups=groups, bias=False, **self.dd,
         )  # fmt: skip
+
+    def cond_conv(self, in_chs: int, out_chs: int, kernel_size: int = 1, **kwargs: Any) -> CondConv2d:
+        """Return a convolution without bias that mixes `num_experts` kernels for each image."""
+        return CondConv2d(in_chs, out_chs, kernel_size, padding=self.pad_type, **kwargs, **self.dd)
 
     def norm_act(self, chs: int, *, apply_act: bool = True) -> nn.Module:
         """Return the norm followed by the activation, or by nothing."""
@@ -119,6 +125,33 @@ class DepthwiseSeparableConv(nn.Module):
         return self.drop_path(x) + shortcut if self.has_skip else x
 
 
+class CondMBConv(nn.Module):
+    """MBConv whose three convolutions are CondConvs, routed by what comes into the block (arXiv:1904.04971)."""
+
+    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
+        super().__init__()
+        self.has_skip = b.shortcut
+        cond_conv = partial(make.cond_conv, num_experts=b.experts)
+        self.conv_pw = cond_conv(b.in_chs, b.mid_chs)
+        self.bn1 = make.norm_act(b.mid_chs)
+        self.conv_dw = cond_conv(b.mid_chs, b.mid_chs, b.kernel, stride=stride, dilation=dilation, groups=b.mid_chs)
+        self.bn2 = make.norm_act(b.mid_chs)
+        self.se = make.se(b.mid_chs, b.se_chs)
+        self.conv_pwl = cond_conv(b.mid_chs, b.out_chs)
+        self.bn3 = make.norm_act(b.out_chs, apply_act=False)
+        self.drop_path = _drop_path(drop_path)
+        self.routing_fn = Routing(b.in_chs, b.experts, **make.dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        routing = torch.sigmoid(self.routing_fn(channel_means(x).flatten(1)))
+        x = self.bn1(self.conv_pw(x, routing))
+        x = self.bn2(self.conv_dw(x, routing))
+        x = self.se(x)
+        x = self.bn3(self.conv_pwl(x, routing))
+        return self.drop_path(x) + shortcut if self.has_skip else x
+
+
 class FusedMBConv(nn.Module):
     """Expand k x k, squeeze-and-excitation, project 1x1 (arXiv:2104.00298 Figure 2)."""
 
@@ -161,6 +194,7 @@ BLOCKS: dict[tuple[str, bool], type[nn.Module]] = {
     ("mb", False): DepthwiseSeparableConv,
     ("fused", True): FusedMBConv,
     ("fused", False): FusedConv,
+    ("cond", True): CondMBConv,
 }
 """Block class by `Block.kind`: (operator, has an expansion convolution)."""
 
@@ -178,15 +212,16 @@ def init_weights(model: nn.Module) -> None:
     `dense_kernel_initializer`.
     """
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.is_meta:
+        if not isinstance(module, (nn.Conv2d, nn.Linear, CondConv2d)) or module.weight.is_meta:
             continue  # nothing to draw, and torch is slow at it
+        if isinstance(module, (CondConv2d, Routing)):
+            module.reset_parameters()
+            continue
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
             nn.init.normal_(module.weight, 0.0, (2.0 / fan_out) ** 0.5)
-        elif isinstance(module, nn.Linear):
+        else:
             limit = module.out_features**-0.5
             nn.init.uniform_(module.weight, -limit, limit)
-        else:
-            continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from timm_effnet_ext.models.blocks import DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
+from timm_effnet_ext.models.blocks import CondMBConv, DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
 
 # Block -> names of (convolution, norm, attention), in the order of computation.
 _CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str | None], ...]] = {
     MBConv: (("conv_pw", "bn1", None), ("conv_dw", "bn2", "se"), ("conv_pwl", "bn3", None)),
+    CondMBConv: (("conv_pw", "bn1", None), ("conv_dw", "bn2", "se"), ("conv_pwl", "bn3", None)),
     DepthwiseSeparableConv: (("conv_dw", "bn1", "se"), ("conv_pw", "bn2", None)),
     FusedMBConv: (("conv_exp", "bn1", "se"), ("conv_pwl", "bn2", None)),
     FusedConv: (("conv", "bn1", None),),

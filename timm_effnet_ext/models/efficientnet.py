@@ -146,7 +146,7 @@ class _Trunk(Freezable):
 
 
 class EfficientNet(_Trunk):
-    """EfficientNet v1, v2, Lite or EdgeTPU classifier.
+    """EfficientNet v1, v2, Lite, EdgeTPU or CondConv classifier.
 
     Parameter names and shapes are those of timm's `tf_*` model of the same architecture.
 

@@ -32,6 +32,16 @@ class SiLU(nn.SiLU):
         return F.silu(input, inplace=self.inplace and is_free)
 
 
+def pad_to_halve(x: Tensor, margin: tuple[int, int]) -> Tensor:
+    """Return `x` (B, C, H, W) with TensorFlow's SAME padding for a stride of 2 and a kernel of 2 * margin + 1.
+
+    One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the exporter
+    sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
+    """
+    (h, w), (ph, pw) = x.shape[-2:], margin
+    return F.pad(x, [(w + 1) // 2 * 2 - w + pw - 1, pw, (h + 1) // 2 * 2 - h + ph - 1, ph])
+
+
 @register_notrace_module
 class StridedSameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding that copies as little as can be where it halves the size.
@@ -96,10 +106,7 @@ class StridedSameConv2d(nn.Conv2d):
     def _padded(self, x: Tensor) -> Tensor:
         if not self.halves:
             return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        # One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the
-        # exporter sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
-        (h, w), (ph, pw) = x.shape[-2:], self.margin
-        return F.pad(x, [(w + 1) // 2 * 2 - w + pw - 1, pw, (h + 1) // 2 * 2 - h + ph - 1, ph])
+        return pad_to_halve(x, self.margin)
 
 
 @register_notrace_module
@@ -133,7 +140,7 @@ class FrozenBatchNorm(FrozenBatchNormAct2d):
 
 
 @torch.fx.wrap
-def _channel_means(x: Tensor) -> Tensor:
+def channel_means(x: Tensor) -> Tensor:
     """Return the means (B, C, 1, 1) of a feature map (B, C, H, W)."""
     if x.dtype == torch.float32 and not is_recorded(x):
         # The same value; but the backward of a mean fills a whole map with its gradient, that of a sum does not.
@@ -155,7 +162,7 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale(_channel_means(x))
+        return x * self.scale(channel_means(x))
 
     def scale(self, x_se: Tensor) -> Tensor:
         """Return the factors (B, C, 1, 1) for the channel means (B, C, 1, 1)."""

@@ -24,6 +24,7 @@ from timm.layers import BatchNormAct2d, DropPath, FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
+from timm_effnet_ext.models.blocks import CondMBConv
 from timm_effnet_ext.models.chains import block_links, has_chain, is_intercepted, model_links
 from timm_effnet_ext.models.layers import FrozenBatchNorm, SiLU, SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.models.memory_format import in_fast_format, is_eager
@@ -277,7 +278,8 @@ def _run(module: Any, x: Activation) -> Activation:
         for child in module:
             x = _run(child, x)
         return x
-    if is_intercepted(module) or not has_chain(module) or not _is_known_drop(module.drop_path):
+    is_known = has_chain(module) and not isinstance(module, CondMBConv)
+    if is_intercepted(module) or not is_known or not _is_known_drop(module.drop_path):
         return Activation(module(x.value()))
     shortcut = x
     for link in block_links(module):

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from timm_effnet_ext.arch.layout import LayerKind
-from timm_effnet_ext.convert.dialects.dialect import FUSED, HWCM_TO_CMHW, HWIO_TO_OIHW, IO_TO_OI, Dialect, Leaf
+from timm_effnet_ext.convert.dialects.dialect import (
+    COND,
+    FUSED,
+    HWCM_TO_CMHW,
+    HWIO_TO_OIHW,
+    IO_TO_OI,
+    MB,
+    Dialect,
+    Leaf,
+)
 
 BN_LEAVES = (
     Leaf("weight", "gamma"),
@@ -17,6 +26,8 @@ BN_LEAVES = (
 TF_LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
     "conv": (Leaf("weight", "kernel", HWIO_TO_OIHW), Leaf("bias", "bias")),
     "depthwise": (Leaf("weight", "depthwise_kernel", HWCM_TO_CMHW),),
+    "condconv": (Leaf("weight", "condconv_kernel", HWIO_TO_OIHW),),
+    "depthwise_condconv": (Leaf("weight", "depthwise_condconv_kernel", HWCM_TO_CMHW),),
     "norm": BN_LEAVES,
     "linear": (Leaf("weight", "kernel", IO_TO_OI), Leaf("bias", "bias")),
 }
@@ -42,6 +53,42 @@ TF1 = Dialect(
 # Graph mode of google/automl efficientnetv2, whose head opens its scope a second time for the classifier.
 TF1_HEAD_1 = replace(TF1, name="tf1_head_1", names={**TF1.names, "classifier": ("head_1/dense",)})
 
+
+def _keras_layers(before: int) -> Mapping[str, str]:
+    """Return how Keras, which counts layers through the whole graph, numbers the CondConvs of a block.
+
+    Source: tensorflow/tpu efficientnet_model.py `MBConvBlock._build`, which makes a `_fused_conv` that it never calls.
+    """
+    made = 3 * before
+    return {"expand": f"_{made + 1}", "depthwise": f"_{before}" if before else "", "project": f"_{made + 2}"}
+
+
+# Variables of tensorflow/tpu efficientnet/condconv, the same from TensorFlow 1.15 and 2.15. Its CondConvs are layers of
+# Keras, whose variables stand in the scope of names, below that of the model, and not in the scope of variables.
+_NORM = "blocks_{flat}/tpu_batch_normalization{nth}"
+TF1_CONDCONV = replace(
+    TF1,
+    name="tf1_condconv",
+    block="",
+    kinds=MB | COND,
+    alike=_keras_layers,
+    names={
+        **TF1.names,
+        "routing": ("blocks_{flat}/dense",),
+        "expand": ("blocks_{flat}/conv2d{nth}", _NORM),
+        "depthwise": ("blocks_{flat}/depthwise_conv2d", _NORM),
+        "se": ("blocks_{flat}/se/conv2d", "blocks_{flat}/se/conv2d_1"),
+        "project": ("blocks_{flat}/conv2d{nth}", _NORM),
+    },
+    other={
+        ("cond", True): {
+            "expand": ("model/blocks_{flat}/cond_conv2d{expand}", _NORM),
+            "depthwise": ("model/blocks_{flat}/depthwise_cond_conv2d{depthwise}", _NORM),
+            "project": ("model/blocks_{flat}/cond_conv2d{project}", _NORM),
+        }
+    },
+)
+
 # Attribute paths, numbered by what a layer does: google/automl efficientnetv2/effnetv2_model.py. Used where the object
 # graph of a TF2 checkpoint does not know the variables' names.
 TF2_OBJECT = Dialect(
@@ -60,4 +107,4 @@ TF2_OBJECT = Dialect(
     other={kind: {"project": ("_project_conv", "_norm1")} for kind in FUSED},
 )
 
-TF_DIALECTS = (TF1, TF1_HEAD_1, TF2_OBJECT)
+TF_DIALECTS = (TF1, TF1_HEAD_1, TF1_CONDCONV, TF2_OBJECT)
