@@ -33,7 +33,7 @@ class CondConv2d(timm.layers.CondConv2d):
         is_plain = self.stride == (1, 1) and self.padding == (0, 0) and groups == 1
         self.is_product = is_plain and self.kernel_size == (1, 1)
         is_halved = self.stride == (2, 2) and self.dilation == (1, 1)
-        self.halves = is_halved and self.dynamic_padding and kernel_size % 2 == 1
+        self.halves = is_halved and self.dynamic_padding and kernel_size % 2 == 1 < kernel_size
 
     def reset_parameters(self) -> None:
         """Draw each expert as Google's code draws a convolution: normal with variance 2 / fan_out.

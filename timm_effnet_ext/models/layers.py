@@ -33,7 +33,7 @@ class SiLU(nn.SiLU):
 
 
 def pad_to_halve(x: Tensor, margin: tuple[int, int]) -> Tensor:
-    """Return `x` (B, C, H, W) with TensorFlow's SAME padding for a stride of 2 and a kernel of 2 * margin + 1.
+    """Return `x` (B, C, H, W) with TensorFlow's SAME padding for a stride of 2 and a kernel of 2 * margin + 1 > 1.
 
     One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the exporter
     sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
@@ -87,7 +87,8 @@ class StridedSameConv2d(nn.Conv2d):
         self.padding = padding
         self.margin = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         is_odd = self.kernel_size[0] % 2 == self.kernel_size[1] % 2 == 1
-        self.halves = is_odd and self.stride == (2, 2) and self.dilation == (1, 1)
+        is_wide = min(self.kernel_size) > 1  # SAME takes nothing away where a kernel of 1 has no use for a last pixel
+        self.halves = is_odd and is_wide and self.stride == (2, 2) and self.dilation == (1, 1)
         self.grows = out_channels >= 4 * in_channels
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
