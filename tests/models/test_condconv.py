@@ -106,9 +106,7 @@ def test_a_batch_may_be_empty() -> None:
 def test_experts_and_routing_are_drawn_as_in_tensorflow() -> None:
     block: Any = create(NAME).blocks[5][2]  # type: ignore[index]
     for conv, fan_out in ((block.conv_pw, 1152), (block.conv_dw, 25), (block.conv_pwl, 192)):
-        for expert in (
-            conv.weight
-        ):  # of 28,800 values or more: their deviation is off by 0.4 % of itself, in one of two draws less
+        for expert in conv.weight:  # of 28,800 values or more, whose deviation is off by 0.4 % of itself
             assert float(expert.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
     limit = (6 / (192 + 4)) ** 0.5
     assert 0.95 * limit < float(block.routing_fn.weight.detach().abs().max()) <= limit

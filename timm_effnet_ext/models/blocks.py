@@ -145,9 +145,13 @@ class CondMBConv(nn.Module):
         self.drop_path = _drop_path(drop_path)
         self.routing_fn = Routing(b.in_chs, b.experts, **make.dd)
 
+    def route(self, x: Tensor) -> Tensor:
+        """Return how much of each expert the images of the block's input (B, C, H, W) get: (B, experts)."""
+        return torch.sigmoid(self.routing_fn(channel_means(x).flatten(1)))
+
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
-        routing = torch.sigmoid(self.routing_fn(channel_means(x).flatten(1)))
+        routing = self.route(x)
         x = self.bn1(self.conv_pw(x, routing))
         x = self.bn2(self.conv_dw(x, routing))
         x = self.se(x)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.layers import pad_same
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.models.layers import is_recorded, pad_to_halve
 
@@ -62,6 +63,23 @@ class CondConv2d(timm.layers.CondConv2d):
         y = F.conv2d(x, kernels, bias, self.stride, self.padding, self.dilation, b * self.groups)
         return y.view(b, self.out_channels, y.shape[2], y.shape[3])
 
+    def gradients(
+        self, d_out: Tensor, x: Tensor, routing_weights: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of images, routing and weight; the kernels, which are large, are mixed again."""
+        given, routing, experts = (value.detach().to(d_out.dtype) for value in (x, routing_weights, weight))
+        kernels = torch.matmul(routing, experts)
+        if self.is_product:
+            d = d_out.reshape(len(x), self.out_channels, -1)
+            k = kernels.view(len(x), self.out_channels, self.in_channels)
+            d_x = torch.bmm(k.transpose(1, 2), d).view(x.shape)
+            d_kernels = torch.bmm(d, given.flatten(2).transpose(1, 2)).view(kernels.shape)
+        else:
+            with torch.enable_grad():
+                out = self.convolve(given.requires_grad_(), kernels.requires_grad_())
+            d_x, d_kernels = torch.autograd.grad(out, (given, kernels), d_out)
+        return d_x.to(x.dtype), torch.matmul(d_kernels, experts.t()), torch.matmul(routing.t(), d_kernels)
+
     def padded(self, x: Tensor) -> Tensor:
         """Return `x` with what SAME adds to it beyond the padding of the convolution itself."""
         if self.halves:
@@ -78,6 +96,27 @@ class CondConv2d(timm.layers.CondConv2d):
         y = y.unflatten(1, (self.out_channels, self.num_experts))
         y = (y * routing_weights.view(-1, 1, self.num_experts, 1, 1)).sum(2)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+
+class _Lean(Function):
+    """A CondConv that keeps for backward what it is given, and not the kernels that it mixes of it."""
+
+    @staticmethod
+    def forward(ctx, conv, autocast, x, routing_weights, weight):  # type: ignore[no-untyped-def]
+        ctx.conv = conv
+        ctx.save_for_backward(x, routing_weights, weight)
+        with autocast:
+            return conv(x, routing_weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out):  # type: ignore[no-untyped-def]
+        return None, None, *ctx.conv.gradients(d_out, *ctx.saved_tensors)
+
+
+def convolve_leanly(conv: CondConv2d, autocast: Any, x: Tensor, routing_weights: Tensor) -> Any:
+    """Return `conv(x, routing_weights)` in the context `autocast`; backward mixes the kernels again."""
+    return _Lean.apply(conv, autocast, x, routing_weights, conv.weight)
 
 
 class Routing(nn.Linear):

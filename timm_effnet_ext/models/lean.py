@@ -26,6 +26,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.models.blocks import CondMBConv
 from timm_effnet_ext.models.chains import block_links, has_chain, is_intercepted, model_links
+from timm_effnet_ext.models.condconv import CondConv2d, convolve_leanly
 from timm_effnet_ext.models.layers import FrozenBatchNorm, SiLU, SqueezeExcite, StridedSameConv2d
 from timm_effnet_ext.models.memory_format import in_fast_format, is_eager
 
@@ -87,13 +88,20 @@ class Activation:
             self._norm = None
         return self._y
 
-    def into(self, conv: nn.Module, norm: nn.Module, attention: nn.Module | None = None) -> Activation:
-        """Return the output of `conv` with `norm` and `attention` still to come."""
-        if self._norm is not None and self._is_known() and _is_known_conv(conv):
-            y, self._y = self._link(conv)
+    def into(
+        self, conv: Any, norm: nn.Module, attention: nn.Module | None = None, routing: Tensor | None = None
+    ) -> Activation:
+        """Return the output of `conv`, by the `routing` of a CondConv, with `norm` and `attention` still to come."""
+        is_known = _is_known_conv(conv)
+        if self._norm is not None and self._is_known() and is_known:
+            y, self._y = self._link(conv, routing)
             self._norm = None
         else:
-            y = conv(self.value())
+            x = self.value()
+            if routing is not None and is_known:
+                y = convolve_leanly(conv, _autocast_like_now(x.device.type), x, routing)
+            else:
+                y = _call(conv, x, routing)
             self._is_kept = True
         return Activation(y, norm, attention)
 
@@ -111,14 +119,15 @@ class Activation:
             return False  # under autocast, timm's turns its input into float32
         return _is_known_norm(norm) and _is_known_act(norm.act) and _is_known_attention(self._attention)
 
-    def _link(self, conv: nn.Module | None) -> tuple[Any, Tensor]:
+    def _link(self, conv: nn.Module | None, routing: Tensor | None = None) -> tuple[Any, Tensor]:
         norm: Any = self._norm
         link = _Modules(norm, norm.act, self._attention, conv)
         weights = () if self._attention is None else tuple(self._attention.parameters())
         conv_weight = None if conv is None else conv.weight
         return _Link.apply(
-            link, self._is_kept, self._y, self._shortcut, self._drop_mask, conv_weight, norm.weight, norm.bias, *weights
-        )
+            link, self._is_kept, self._y, self._shortcut, self._drop_mask, routing, conv_weight,
+            norm.weight, norm.bias, *weights,
+        )  # fmt: skip
 
     def _plain(self) -> Tensor:
         x = self._norm(self._y)  # type: ignore[misc]
@@ -137,10 +146,12 @@ class _Modules(NamedTuple):
 
 
 class _Link(Function):
-    """(conv output, shortcut, drop mask, parameters) -> (next conv output or None, its input)."""
+    """(conv output, shortcut, drop mask, routing, parameters) -> (next conv output or None, its input)."""
 
     @staticmethod
-    def forward(ctx, link, is_kept, y, shortcut, mask, weight, gamma, beta, *se_params):  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, link, is_kept, y, shortcut, mask, routing, weight, gamma, beta, *se_params
+    ):
         ctx.set_materialize_grads(False)
         ctx.link, ctx.training, ctx.is_kept = link, _takes_statistics(link.norm), is_kept
         ctx.autocast = _autocast_like_now(y.device.type)
@@ -149,20 +160,20 @@ class _Link(Function):
             x = link.act(x)
             ctx.squeeze = None if link.attention is None else _Squeeze(link.attention, x)
             x = _combine(x, ctx.squeeze, mask, shortcut, overwrite=True)
-            out = None if link.conv is None else link.conv(x)
+            out = None if link.conv is None else _call(link.conv, x, routing)
         source = None if out is None else x if is_kept else shortcut
-        ctx.save_for_backward(y, source, mask, weight, mean, invstd, gamma, beta)
+        ctx.save_for_backward(y, source, mask, routing, weight, mean, invstd, gamma, beta)
         return out, x
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out, d_x):  # type: ignore[no-untyped-def]
-        y, source, mask, weight, mean, invstd, gamma, beta = ctx.saved_tensors
-        _, _, _, needs_shortcut, _, needs_weight, needs_gamma, needs_beta, *needs_se = ctx.needs_input_grad
+        y, source, mask, routing, weight, mean, invstd, gamma, beta = ctx.saved_tensors
+        _, _, _, needs_shortcut, _, _, needs_weight, needs_gamma, needs_beta, *needs_se = ctx.needs_input_grad
         var = invstd.pow(-2)
         normalized: Any = None
         activated: Any = None
-        d_weight, d_se = None, [None] * len(needs_se)
+        d_routing, d_weight, d_se = None, None, [None] * len(needs_se)
         act = ctx.link.act
         if not isinstance(act, nn.Identity) or ctx.squeeze or (d_out is not None and not ctx.is_kept):
             normalized = activated = _normalize(y, gamma, beta, mean, var)
@@ -174,7 +185,10 @@ class _Link(Function):
         if d_out is not None:
             is_free = activated is normalized and not ctx.squeeze
             x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source, overwrite=is_free)
-            d_conv, d_weight = _conv_backward(ctx.link.conv, d_out, x, weight, needs_weight)
+            if routing is None:
+                d_conv, d_weight = _conv_backward(ctx.link.conv, d_out, x, weight, needs_weight)
+            else:
+                d_conv, d_routing, d_weight = ctx.link.conv.gradients(d_out, x, routing, weight)
             d_x = d_conv if d_x is None else d_conv.add_(d_x)
             del x, d_conv
         d = d_x if mask is None else d_x * mask
@@ -194,7 +208,8 @@ class _Link(Function):
         d_y, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
             d, y, gamma, mean, var, mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
         )
-        return None, None, d_y, d_x if needs_shortcut else None, None, d_weight, d_gamma, d_beta, *d_se
+        d_shortcut = d_x if needs_shortcut else None
+        return None, None, d_y, d_shortcut, None, d_routing, d_weight, d_gamma, d_beta, *d_se
 
 
 class _Squeeze:
@@ -272,18 +287,22 @@ def _conv_backward(
     return d_x.to(x.dtype), d_weight
 
 
+def _call(conv: Any, x: Tensor, routing: Tensor | None) -> Tensor:
+    return conv(x) if routing is None else conv(x, routing)
+
+
 def _run(module: Any, x: Activation) -> Activation:
     """Return the output of a block, or of blocks in a row; others, and those with hooks, are called as they are."""
     if type(module) is nn.Sequential and not is_intercepted(module):
         for child in module:
             x = _run(child, x)
         return x
-    is_known = has_chain(module) and not isinstance(module, CondMBConv)
-    if is_intercepted(module) or not is_known or not _is_known_drop(module.drop_path):
+    if is_intercepted(module) or not has_chain(module) or not _is_known_drop(module.drop_path):
         return Activation(module(x.value()))
     shortcut = x
+    routing = module.route(x.value()) if isinstance(module, CondMBConv) else None
     for link in block_links(module):
-        x = x.into(link.conv, link.norm, link.attention)
+        x = x.into(link.conv, link.norm, link.attention, routing)
     if module.has_skip:
         x.add(shortcut, module.drop_path)
     return x
@@ -292,6 +311,8 @@ def _run(module: Any, x: Activation) -> Activation:
 def _is_known_conv(conv: Any) -> bool:
     if type(conv) is StridedSameConv2d:
         is_plain = conv.halves
+    elif type(conv) is CondConv2d:
+        is_plain = True
     else:
         is_plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     return is_plain and conv.bias is None and not is_intercepted(conv)
