@@ -24,9 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.fashion_mnist import unpack
 from timm_effnet_ext.train.plot import save_plot
-from timm_effnet_ext.train.progressive.schedule import Plan
-from timm_effnet_ext.train.progressive.spec import parse
-from timm_effnet_ext.train.runs import ARGS, read_run, read_yaml
+from timm_effnet_ext.train.progressive.plan import Plan, parse
+from timm_effnet_ext.train.runs import ARGS_FILE, read_run, read_yaml
 
 _EPOCH_END = re.compile(r"^Train: \d+ \[ *\d+/(\d+) \(100%\)\].*\((\d+\.\d+)s,", re.MULTILINE)
 """What train.py logs at the end of an epoch: its steps and their mean time in seconds."""
@@ -102,7 +101,7 @@ def report(args: argparse.Namespace, plan: Plan, seconds: dict[str, list[float]]
         }
         for arm, times in seconds.items()
     }
-    flops = mean(_flops(args.output / "fixed-0" / ARGS, plan.sizes))
+    flops = mean(_flops(args.output / "fixed-0" / ARGS_FILE, plan.sizes))
     fixed = min(result["fixed"]["seconds"])
     rows = [
         [arm, *_extent(row["seconds"]), f"{min(row['seconds']) / fixed:.2f}", _spread(row["top1"])]

@@ -19,7 +19,7 @@ from timm_effnet_ext.cli.predict import print_top
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.predict.cam import explain, save_picture
-from timm_effnet_ext.predict.classifier import classifier_of
+from timm_effnet_ext.predict.classifier import make_classifier
 from timm_effnet_ext.predict.photos import read_photo
 
 MODEL = "hucorz_efficientnet_lite0"
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     weights = str(folder / "lite0" / "model.safetensors")
     model = timm.create_model(MODEL, pretrained=True, pretrained_cfg_overlay={"file": weights})
-    classifier = classifier_of(model)
+    classifier = make_classifier(model)
     print(f"timm.create_model({MODEL!r}, pretrained=True, pretrained_cfg_overlay={{'file': {weights!r}}})\n")
     pictures = []
     for path in map(Path, load_sample_images().filenames):

@@ -25,7 +25,7 @@ from tests.convert._sources import DATA, TINY, tiny_bundle, tiny_variables, with
 from tests.convert.readers.keras._files import folder as keras_folder
 from tests.predict.test_photos import gradient
 from timm_effnet_ext.train.recipe import text as recipe
-from timm_effnet_ext.train.runs import ARGS, STAGES, SUMMARY
+from timm_effnet_ext.train.runs import ARGS_FILE, STAGES_FILE, SUMMARY_FILE
 
 CHECKED = "a checksum covers it: the weights are the undamaged file's"
 UNCHECKED = f"no checksum covers it: the undamaged weights, or at most {LONGEST} of their values are others"
@@ -182,10 +182,10 @@ def run_file(file: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         folder.mkdir()
         rows = [f"{epoch},{2 - epoch / 10},{2.1 - epoch / 10},{10 * epoch},{12 * epoch},0.1" for epoch in range(8)]
-        (folder / SUMMARY).write_text("\n".join(["epoch,train_loss,eval_loss,eval_top1,eval_top5,lr", *rows, ""]))
-        (folder / STAGES).write_text("\n".join(["epoch,size", *(f"{n},{32 + n // 2 * 8}" for n in range(8)), ""]))
+        (folder / SUMMARY_FILE).write_text("\n".join(["epoch,train_loss,eval_loss,eval_top1,eval_top5,lr", *rows, ""]))
+        (folder / STAGES_FILE).write_text("\n".join(["epoch,size", *(f"{n},{32 + n // 2 * 8}" for n in range(8)), ""]))
         args = {"model": "hucorz_efficientnetv2_s", "lr": 0.1, "sched": None, "mean": [0.5, 0.5, 0.5], "resume": ""}
-        (folder / ARGS).write_text(yaml.safe_dump(args))
+        (folder / ARGS_FILE).write_text(yaml.safe_dump(args))
         return folder / file
 
     return make
@@ -274,9 +274,9 @@ INPUTS = (
             (".tif", {"compression": "tiff_deflate"}),
         )
     ),
-    Input("args.yaml", 300, run_file(ARGS), _plot, OTHER),
-    Input("summary.csv", 300, run_file(SUMMARY), _plot, OTHER),
-    Input("progressive.csv", 200, run_file(STAGES), _plot, OTHER),
+    Input("args.yaml", 300, run_file(ARGS_FILE), _plot, OTHER),
+    Input("summary.csv", 300, run_file(SUMMARY_FILE), _plot, OTHER),
+    Input("progressive.csv", 200, run_file(STAGES_FILE), _plot, OTHER),
     Input("recipe.yaml", 200, _recipe, _launch, OTHER),
     Input("label names", 150, _labels(".txt"), _convert_labelled, OTHER),
     Input("label names, JSON", 150, _labels(".json"), _convert_labelled, OTHER),

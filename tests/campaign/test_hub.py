@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tests.hub.test_publish import REPO, assert_published, write_folder
 from tests.hub_server import LocalHub
 from tests.weights.test_hub_loading import SMALL, hub_files
 from timm_effnet_ext.convert.google.archives import convert_archive, find
-from timm_effnet_ext.convert.pipeline import WEIGHTS_FILE
+from timm_effnet_ext.convert.pipeline import WEIGHTS_FILE, convert
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.hub.publish import Target, publish
@@ -73,6 +74,11 @@ def operations(local_hub: LocalHub, google: FileServer, tmp_path: Path, monkeypa
     def check_load() -> None:
         assert all(torch.equal(value, small.state_dict()[name]) for name, value in loaded[-1].state_dict().items())
 
+    def check_conversion() -> None:
+        found, config = load_file(out / WEIGHTS_FILE), json.loads((out / "config.json").read_bytes())
+        assert all((found[name] == value.numpy()).all() for name, value in small.state_dict().items())
+        assert config["model_args"] == {**SMALL, **config["model_args"]}
+
     def begin_download() -> None:
         forget()
         google.files[b0.path] = packed
@@ -90,6 +96,10 @@ def operations(local_hub: LocalHub, google: FileServer, tmp_path: Path, monkeypa
             local_hub, begin_load,
             lambda: loaded.append(load_classifier("hf-hub:alice/small").model), check_load,
         ),
+        "convert hf-hub:": Operation(
+            local_hub, begin_load,
+            lambda: convert("hf-hub:alice/small", out, Options(verify=False, overwrite=True)), check_conversion,
+        ),
         "google convert": Operation(
             google, begin_download,
             lambda: convert_archive(b0, out, Options(verify=False, overwrite=True), lambda *_: None), check_download,
@@ -97,7 +107,7 @@ def operations(local_hub: LocalHub, google: FileServer, tmp_path: Path, monkeypa
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["push", "predict hf-hub:", "google convert"])
+@pytest.mark.parametrize("name", ["push", "predict hf-hub:", "convert hf-hub:", "google convert"])
 def test_faults(name: str, operations: dict[str, Operation], campaign: Campaign, part: BeginPart) -> None:
     operation = operations[name]
     operation.begin()

@@ -46,6 +46,7 @@ def world(
     folder = tmp_path / "world"
     folder.mkdir()
     furnish(folder)
+    local_hub.add("alice/flowers", {"model.keras": folder / "model.keras"})
     monkeypatch.chdir(folder)
     return World(folder)
 

@@ -39,6 +39,7 @@ VOLATILE: tuple[tuple[str, str], ...] = (
     (r"(?<!allowed )\d(\.\d+)?e[+-]\d+", "<rounding>"),
     (r"\d+\.\d+ s\b", "<seconds>"),
     (r"commit [0-9a-f]{8}", "<commit>"),
+    (r"@[0-9a-f]{40}", "@<commit>"),
     (r"http://127\.0\.0\.1:\d+", "https://huggingface.co"),
 )
 ABRIDGED = "…"  # a line that stands for any number of lines

@@ -26,7 +26,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def create(weights: Path, **kwargs: Any) -> Any:
+def create_from(weights: Path, **kwargs: Any) -> Any:
     return timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, **SMALL, **kwargs)
 
 
@@ -36,19 +36,19 @@ def digest(path: Path) -> str:
 
 def test_no_random_number_is_drawn(weights: Path) -> None:
     state = torch.get_rng_state()
-    create(weights)
+    create_from(weights)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_weights_are_those_of_the_file(weights: Path) -> None:
-    model = create(weights)
+    model = create_from(weights)
     expected = timm.create_model(NAME, checkpoint_path=str(weights), **SMALL).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
     assert all(p.requires_grad and isinstance(p, nn.Parameter) for p in model.parameters())
 
 
 def test_weights_are_not_copied_out_of_the_file(weights: Path) -> None:
-    model = create(weights)
+    model = create_from(weights)
     with weights.open("r+b") as file:
         header = int.from_bytes(file.read(8), "little")
         file.seek(8 + header)
@@ -58,17 +58,17 @@ def test_weights_are_not_copied_out_of_the_file(weights: Path) -> None:
 
 def test_training_never_writes_into_the_file(weights: Path) -> None:
     before = digest(weights)
-    model = create(weights).train()
+    model = create_from(weights).train()
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     torch.optim.SGD(model.parameters(), lr=1.0).step()
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data.fill_(7)
     assert digest(weights) == before
-    assert not torch.equal(create(weights).conv_stem.weight, model.conv_stem.weight)
+    assert not torch.equal(create_from(weights).conv_stem.weight, model.conv_stem.weight)
 
 
 def test_two_models_of_one_file_are_apart(weights: Path) -> None:
-    one, other = create(weights), create(weights)
+    one, other = create_from(weights), create_from(weights)
     nn.init.zeros_(one.conv_stem.weight)
     assert other.conv_stem.weight.any()
 
@@ -83,7 +83,7 @@ def test_the_callers_tensors_stay_the_callers(weights: Path) -> None:
 
 def test_another_classifier_is_drawn_as_in_a_new_model(weights: Path) -> None:
     torch.manual_seed(3)
-    model = create(weights, num_classes=7)
+    model = create_from(weights, num_classes=7)
     assert model.classifier.weight.shape == (7, model.num_features)
     assert 0 < model.classifier.weight.abs().max() <= 7**-0.5
     assert not model.classifier.bias.any()
@@ -93,7 +93,7 @@ def test_another_classifier_is_drawn_as_in_a_new_model(weights: Path) -> None:
 @pytest.mark.parametrize("kwargs", [{"in_chans": 1}, {"features_only": True}, {"num_classes": 0},
                                     {"act_layer": "relu"}, {"device": "cpu"}, {"dtype": torch.float64}])  # fmt: skip
 def test_every_kind_of_model_has_all_its_values(weights: Path, kwargs: dict[str, Any]) -> None:
-    model = create(weights, **kwargs)
+    model = create_from(weights, **kwargs)
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
     x = torch.randn(2, kwargs.get("in_chans", 3), 32, 32, dtype=kwargs.get("dtype"))
     out = model(x)
@@ -104,27 +104,27 @@ def test_half_precision_files_become_float32(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({k: v.half() if v.is_floating_point() else v
                for k, v in timm.create_model(NAME, **SMALL).state_dict().items()}, path)  # fmt: skip
-    assert {p.dtype for p in create(path).parameters()} == {torch.float32}
+    assert {p.dtype for p in create_from(path).parameters()} == {torch.float32}
 
 
 def test_a_file_without_counters_counts_from_zero(tmp_path: Path, weights: Path) -> None:
-    state = {k: v for k, v in create(weights).state_dict().items() if not k.endswith("num_batches_tracked")}
+    state = {k: v for k, v in create_from(weights).state_dict().items() if not k.endswith("num_batches_tracked")}
     path = tmp_path / "old.safetensors"
     save_file({k: v.clone() for k, v in state.items()}, path)
-    assert create(path).bn1.num_batches_tracked == 0
+    assert create_from(path).bn1.num_batches_tracked == 0
 
 
 def test_damaged_values_are_still_refused(tmp_path: Path, weights: Path) -> None:
-    state = {k: v.clone() for k, v in create(weights).state_dict().items()}
+    state = {k: v.clone() for k, v in create_from(weights).state_dict().items()}
     state["conv_head.weight"][0] = float("nan")
     path = tmp_path / "nan.safetensors"
     save_file(state, path)
     with pytest.raises(CheckpointFormatError, match=r"conv_head\.weight has \d+ values"):
-        create(path)
+        create_from(path)
 
 
 def test_finite_values_whose_sum_is_not_are_accepted(weights: Path) -> None:
-    model = create(weights)
+    model = create_from(weights)
     state = model.state_dict() | {"bn2.bias": torch.full_like(model.bn2.bias, 3e38)}
     model.load_state_dict(state)
     assert model.bn2.bias[0] == torch.tensor(3e38)

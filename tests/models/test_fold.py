@@ -7,7 +7,6 @@ from types import MethodType
 from typing import Any
 
 import pytest
-import timm
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d, freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -15,23 +14,18 @@ from torch.nn.utils import prune
 
 import timm_effnet_ext
 from tests.closeness import FLOAT32, assert_close
-from tests.small_models import images
+from tests.small_models import SMALL, calibrated, create, images
 from timm_effnet_ext import optimize_for_inference
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
-
-SMALL = dict(num_classes=5, width_mult=0.25, depth_mult=0.2)
 
 
 def trained(name: str = "efficientnet_b0", **kwargs: Any) -> Any:
     """Return a model whose norms hold what training leaves: no statistic is 0 or 1."""
-    torch.manual_seed(0)
-    model: Any = timm.create_model(PREFIX + name, **{**SMALL, **kwargs}).eval()
+    model: Any = create(PREFIX + name, **{**SMALL, "num_classes": 5, **kwargs})
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
-        norm.running_mean.normal_(0, 0.1)
-        norm.running_var.uniform_(0.5, 1.5)
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.weight, 0.8, 1.2)
         nn.init.normal_(norm.bias, 0, 0.1)
-    return model
+    return calibrated(model, 64)
 
 
 def norms_left(model: nn.Module) -> list[str]:

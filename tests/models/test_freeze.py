@@ -16,12 +16,12 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from benchmarks.measure import kept_bytes
 from tests.closeness import FLOAT32, assert_close
-from tests.small_models import calibrated, images
+from tests.small_models import SMALL, calibrated, images
 from timm_effnet_ext import optimize_for_inference
 from timm_effnet_ext.models.layers import FrozenBatchNorm
 
 MODEL = "hucorz_efficientnetv2_b0"
-TINY = {"width_mult": 0.25, "depth_mult": 0.3, "num_classes": 4}
+TINY = {**SMALL, "num_classes": 4}
 
 
 def model_of(**kwargs):
@@ -112,7 +112,7 @@ def test_freezing_survives_pruning():
 
 
 def test_feature_extractor_can_be_frozen():
-    model = timm.create_model(MODEL, features_only=True, width_mult=0.25, depth_mult=0.3, freeze="stem,blocks.0")
+    model = timm.create_model(MODEL, features_only=True, **SMALL, freeze="stem,blocks.0")
     model.train()
     assert not model.blocks[0].training
     assert {name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"blocks"}

@@ -23,18 +23,18 @@ from torch.utils.module_tracker import ModuleTracker
 import timm_effnet_ext  # noqa: F401  registers the models
 from benchmarks.measure import kept_bytes
 from tests.closeness import FLOAT32, FLOAT64, assert_close, assert_each_close
+from tests.small_models import SMALL
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
 from timm_effnet_ext.models.condconv import CondConv2d
 
 ROUTED_OR_NOT = ("efficientnet_b0", "efficientnet_cc_b0_4e")
-SMALL = dict(num_classes=5, width_mult=0.25, depth_mult=0.3)
 STOCHASTIC = dict(drop_rate=0.2, drop_path_rate=0.3)
 
 
 def pair(name: str = "efficientnetv2_s", dtype: torch.dtype = torch.float64, **kwargs: Any) -> tuple[Any, Any]:
     """Return a model in training mode and its lean twin with the same weights."""
     torch.manual_seed(0)
-    model: Any = timm.create_model(PREFIX + name, **{**SMALL, **kwargs}).to(dtype).train()
+    model: Any = timm.create_model(PREFIX + name, **{**SMALL, "num_classes": 5, **kwargs}).to(dtype).train()
     lean = copy.deepcopy(model)
     lean.set_lean_training()
     return model, lean

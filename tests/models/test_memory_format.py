@@ -6,10 +6,10 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-import timm
 import torch
 
 from tests.closeness import FLOAT32, assert_each_close
+from tests.small_models import SMALL, create
 from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.models.memory_format import in_fast_format
 
@@ -18,8 +18,7 @@ LAST = torch.channels_last
 
 
 def small(**kwargs: Any) -> Any:
-    torch.manual_seed(0)
-    return timm.create_model(PREFIX + "efficientnetv2_s", width_mult=0.25, depth_mult=0.3, num_classes=5, **kwargs)
+    return create(PREFIX + "efficientnetv2_s", num_classes=5, **SMALL, **kwargs)
 
 
 @pytest.mark.parametrize("lean", [False, True])

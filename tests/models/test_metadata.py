@@ -13,11 +13,10 @@ from timm.utils import CheckpointSaver, ModelEmaV3, get_state_dict
 from torch import nn
 from torch.nn.parallel import DataParallel
 
-from tests.small_models import create, images
+from tests.small_models import SMALL, create, images
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
 
 B0 = "hucorz_efficientnet_b0"
-SMALL = {"width_mult": 0.25, "depth_mult": 0.2}
 
 
 def described(state: Any, prefix: str = "") -> dict[str, Any]:

@@ -67,7 +67,10 @@ def test_gradients_are_the_twins_in_training(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_weights_flow_both_ways(name: str) -> None:
     ours, theirs = twins(name)
+    before = {key: value.clone() for key, value in ours.state_dict().items()}
+    nn.init.zeros_(ours.conv_stem.weight)
     ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert all(torch.equal(value, before[key]) for key, value in ours.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnetv2_b0"])

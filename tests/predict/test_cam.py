@@ -13,7 +13,7 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from tests.closeness import FLOAT32, assert_close
-from tests.small_models import calibrated, create, images
+from tests.small_models import SMALL, calibrated, create, images
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.predict.cam import UNSEEN, grad_cam, overlay, save_picture, view_box
 
@@ -42,7 +42,7 @@ def test_evidence_against_a_class_lights_nothing() -> None:
 
 def test_it_is_the_class_activation_map_of_a_pooled_linear_classifier() -> None:
     """For average pooling and one linear layer Grad-CAM equals CAM: the classifier's weights times the features."""
-    model = calibrated(create("hucorz_efficientnet_lite0", width_mult=0.1, depth_mult=0.1, num_classes=7))
+    model = calibrated(create("hucorz_efficientnet_lite0", num_classes=7, **SMALL))
     image = images(96, batch=1)
     with torch.no_grad():
         features = model.forward_features(image)[0]

@@ -16,23 +16,24 @@ import torch
 from PIL import Image
 from timm.models import save_for_hf
 
+from tests.hub_server import LocalHub
 from tests.processes import imported_by, python
+from tests.small_models import SMALL
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
 from timm_effnet_ext.predict.cam import explain
-from timm_effnet_ext.predict.classifier import classifier_of, load_classifier
+from timm_effnet_ext.predict.classifier import load_classifier, make_classifier
 from timm_effnet_ext.predict.photos import read_photo
 
 Capture = pytest.CaptureFixture[str]
 
 LABELS = ["ash", "birch", "cedar"]
-TINY = {"width_mult": 0.1, "depth_mult": 0.1}
 
 
 def write_folder(folder: Path, labels: list[str] | None = None, **kwargs: Any) -> Path:
     """Write a tiny Lite0 with random weights as a timm folder."""
-    model = timm.create_model("hucorz_efficientnet_lite0", **{"num_classes": 3, **TINY, **kwargs})
+    model = timm.create_model("hucorz_efficientnet_lite0", **{"num_classes": 3, **SMALL, **kwargs})
     config = {"label_names": labels} if labels else {}
     save_for_hf(model, str(folder), model_config=config, safe_serialization=True)
     return folder
@@ -68,12 +69,12 @@ def test_probabilities_are_those_of_timms_own_recipe(folder: Path, photo: Path) 
 
 
 def test_images_have_the_size_that_the_weights_are_tested_at() -> None:
-    model = timm.create_model("hucorz_efficientnetv2_b0", **TINY)  # trained at 192, tested at 224
-    assert classifier_of(model).image(Image.new("RGB", (50, 70))).shape == (1, 3, 224, 224)
+    model = timm.create_model("hucorz_efficientnetv2_b0", **SMALL)  # trained at 192, tested at 224
+    assert make_classifier(model).image(Image.new("RGB", (50, 70))).shape == (1, 3, 224, 224)
 
 
 def test_a_thousand_classes_are_imagenets() -> None:
-    classifier = classifier_of(timm.create_model("hucorz_efficientnet_lite0", **TINY))
+    classifier = make_classifier(timm.create_model("hucorz_efficientnet_lite0", **SMALL))
     assert classifier.label(985) == "daisy"
 
 
@@ -154,12 +155,29 @@ def test_a_checkpoint_is_to_be_converted_first(tmp_path: Path) -> None:
         ),
         ("efficientnet_lite0.in22k", r"hucorz_efficientnet_lite0 has no weights 'in22k', only in1k"),
         ("efficientnetv2_b0.in21k", r"hucorz_efficientnetv2_b0.in21k: nobody publishes these weights for timm"),
-        ("hf-hub:a/b/c", r"expected hf-hub:USER/REPO"),
+        ("hf-hub:a/b/c", r"names a part of a repository, expected hf-hub:USER/REPO\[@REVISION\]$"),
+        ("hf-hub:a", r"hf-hub:a: expected hf-hub:USER/REPO"),
+        ("hf-hub:spaces/a/b", r"is a space. Weights are taken from a model's repository alone"),
     ],
 )
 def test_a_wrong_model_name_is_explained(name: str, message: str) -> None:
     with pytest.raises(EffNetExtError, match=message):
         load_classifier(name)
+
+
+def test_a_repository_that_is_not_timms_is_to_be_converted(local_hub: LocalHub) -> None:
+    local_hub.add("a/b", {"config.json": b'{"model_type": "efficientnet"}'})
+    with pytest.raises(CheckpointFormatError, match=r"not timm's, convert them: .* hf-hub:a/b -o FOLDER"):
+        load_classifier("hf-hub:a/b")
+
+
+@pytest.mark.parametrize("name", ["hf-hub:a/b@refs/pr/1", "HF_HUB:models/a/b@refs/pr/1"])
+def test_a_revision_is_named_as_for_convert(local_hub: LocalHub, name: str) -> None:
+    repo = local_hub.add("a/b", {})
+    repo.commit("refs/pr/1", "proposed", {"config.json": local_hub.store("config.json", b"{}")})
+    with pytest.raises(CheckpointFormatError, match="make no model"):
+        load_classifier(name)
+    assert any(request.endswith("/resolve/refs/pr/1/config.json") for request in local_hub.requests)
 
 
 def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
@@ -180,7 +198,7 @@ def test_a_config_that_is_none_is_named(text: str, folder: Path) -> None:
         ({"architecture": "nosuchnet"}, "names the architecture 'nosuchnet', which timm does not know"),
         ({"architecture": 5}, "names the architecture 5, which timm does not know"),
         ({"architecture": "tf_mobilenetv3_small_075"}, "its config.json and its weights make no model"),
-        ({"architecture": "hucorz_efficientnet_b0"}, r"the weights are another model's. It fits efficientnet_lite0"),
+        ({"architecture": "hucorz_efficientnet_b0"}, r"the weights are another model's. It fits .*efficientnet_lite0"),
         ({"pretrained_cfg": 5}, "its config.json and its weights make no model"),
         ({"model_args": {"colour": "red"}}, "its config.json and its weights make no model"),
         ({"label_names": [1, 2, 3]}, "its config.json and its weights make no model"),
@@ -196,7 +214,7 @@ def test_a_config_of_something_else_is_refused(entries: dict[str, Any], message:
 
 
 def test_a_model_that_cannot_be_run_is_one_line(folder: Path, photo: Path, capsys: Capture) -> None:
-    edit_config(folder, global_pool="", model_args={**TINY, "global_pool": ""})
+    edit_config(folder, global_pool="", model_args={**SMALL, "global_pool": ""})
     assert main(["predict", str(folder), str(photo)]) == 1
     assert capsys.readouterr().err.startswith("error: the model cannot be run on (1, 3, 224, 224): mat1 and mat2")
 

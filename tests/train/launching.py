@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 
 from tests.processes import python
+from tests.small_models import SMALL
+
+MODEL_KWARGS = ("--model-kwargs", *(f"{name}={value}" for name, value in SMALL.items()))
+"""What makes a program's model the small one."""
 
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
 needs_train_py = pytest.mark.skipif(

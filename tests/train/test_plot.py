@@ -8,7 +8,7 @@ import yaml
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train.plot import draw
-from timm_effnet_ext.train.runs import STAGES, Span, read_run
+from timm_effnet_ext.train.runs import STAGES_FILE, Span, read_run
 
 HEADER = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr"
 ROWS = ("0,2.5,2.4,10.0,50.0,0.1", "1,2.0,1.9,40.0,80.0,0.05", "2,1.5,1.6,35.0,75.0,0.01")
@@ -21,7 +21,7 @@ def write_run(folder, *rows, header=HEADER, sizes=()):
     (folder / "args.yaml").write_text(yaml.safe_dump({"model": "hucorz_efficientnetv2_s"}))
     if sizes:
         lines = ["epoch,size", *(f"{epoch},{size}" for epoch, size in enumerate(sizes))]
-        (folder / STAGES).write_text("\n".join(lines))
+        (folder / STAGES_FILE).write_text("\n".join(lines))
     return folder
 
 
@@ -169,5 +169,5 @@ def test_damaged_arguments_are_refused(tmp_path, text):
 
 def test_damaged_stages_are_refused(tmp_path):
     run = write_run(tmp_path / "a", sizes=("many", 64))
-    with pytest.raises(EffNetExtError, match=f"{STAGES} line 2: size: 'many' is not a whole number"):
+    with pytest.raises(EffNetExtError, match=f"{STAGES_FILE} line 2: size: 'many' is not a whole number"):
         read_run(run)

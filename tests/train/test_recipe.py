@@ -12,19 +12,20 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.small_models import SMALL
 from tests.train.launching import TRAIN_PY, needs_train_py
 from tests.train.options import OPTIONS
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train import recipe
-from timm_effnet_ext.train.launcher.arguments import asked, check
-from timm_effnet_ext.train.progressive.spec import parse
+from timm_effnet_ext.train.launcher.arguments import check_options, find_asked
+from timm_effnet_ext.train.progressive.plan import parse
 
-NAMES = recipe.names()
+NAMES = recipe.list_names()
 
 
 def load(name):
-    return yaml.safe_load(recipe.text(name))
+    return yaml.safe_load(recipe.read_text(name))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_recipes_of_the_readme_are_there():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_says_what_it_is_for_how_to_run_it_and_where_its_numbers_are_from(name):
-    title, command, *_ = lines = recipe.text(name).splitlines()
+    title, command, *_ = lines = recipe.read_text(name).splitlines()
     assert title.startswith("# ")
     assert title.endswith(".")
     assert f"train.py -c {name}.yaml" in command
@@ -63,9 +64,7 @@ def test_numbers_are_numbers(name):
 def test_model_of_a_recipe_can_be_made_and_optimised_as_it_says(name):
     config = load(name)
     kwargs = {key: config[key] for key in ("bn_momentum",) if key in config}
-    model = timm.create_model(
-        config["model"], width_mult=0.25, depth_mult=0.3, num_classes=4, **kwargs, **config.get("model_kwargs", {})
-    )
+    model = timm.create_model(config["model"], num_classes=4, **SMALL, **kwargs, **config.get("model_kwargs", {}))
     optimizer = create_optimizer_v2(
         model,
         opt=config["opt"],
@@ -99,14 +98,14 @@ def test_progressive_recipe_has_a_preset_and_evaluates_at_the_models_test_size(n
 @pytest.mark.parametrize("name", [name for name in NAMES if "progressive" in name])
 def test_progressive_recipe_sets_nothing_that_its_plan_sets(name, tmp_path):
     path = tmp_path / "r.yaml"
-    path.write_text(recipe.text(name))
-    given = asked(["-c", str(path)])
-    check(parse("auto").plan(given["model"].value), given)
+    path.write_text(recipe.read_text(name))
+    given = find_asked(["-c", str(path)])
+    check_options(parse("auto").plan(given["model"].value), given)
 
 
 def test_command_prints_a_recipe_as_it_is(capsys):
     assert main(["recipe", "finetune-b0"]) == 0
-    assert capsys.readouterr().out == recipe.text("finetune-b0")
+    assert capsys.readouterr().out == recipe.read_text("finetune-b0")
 
 
 def test_command_lists_the_recipes(capsys):
@@ -118,7 +117,7 @@ def test_command_lists_the_recipes(capsys):
 
 def test_unknown_recipe_is_refused_with_the_nearest():
     with pytest.raises(EffNetExtError, match="no recipe 'finetune-b1'; did you mean finetune-b0"):
-        recipe.text("finetune-b1")
+        recipe.read_text("finetune-b1")
 
 
 @needs_train_py
@@ -130,7 +129,7 @@ def test_options_are_those_of_the_real_train_py(train_py):
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_is_parsed_by_the_real_train_py(name, train_py, tmp_path, monkeypatch):
     path = tmp_path / "r.yaml"
-    path.write_text(recipe.text(name))
+    path.write_text(recipe.read_text(name))
     monkeypatch.setattr(sys, "argv", ["train.py", "-c", str(path), "--data-dir", "images"])
     args, text = train_py["_parse_args"]()
     assert isinstance(args, Namespace)

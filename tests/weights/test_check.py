@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,9 @@ def refusal(load: Load, name: str, file: Path, **kwargs: Any) -> str:
 
 @WAYS
 def test_what_was_saved_comes_back(load: Load, tmp_path: Path) -> None:
-    model = create(B0).eval()
+    model = create(B0, **SMALL).eval()
     file = file_of(tmp_path, model.state_dict())
-    assert_same_values(load(B0, file).eval()(images(64)), model(images(64)))
+    assert_same_values(load(B0, file, **SMALL).eval()(images(64)), model(images(64)))
 
 
 @WAYS
@@ -93,9 +94,9 @@ def test_same_shapes_but_other_padding_is_refused(load: Load, tmp_path: Path) ->
 
 @pytest.mark.parametrize("load", [from_overlay, from_checkpoint])
 def test_other_numerics_of_the_config_are_refused(load: Load, tmp_path: Path) -> None:
-    file = file_of(tmp_path, create(B0).state_dict())
+    file = file_of(tmp_path, create(B0, **SMALL).state_dict())
     write_config(tmp_path, B0, model_args={"pad_type": ""})
-    assert "pad_type=''" in refusal(load, B0, file)
+    assert "pad_type=''" in refusal(load, B0, file, **SMALL)
 
 
 def test_the_configs_numerics_are_followed_by_local_dir(tmp_path: Path) -> None:
@@ -109,24 +110,26 @@ def test_the_configs_numerics_are_followed_by_local_dir(tmp_path: Path) -> None:
 @WAYS
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite(load: Load, tmp_path: Path, value: float) -> None:
-    state = create(B0).state_dict()
+    state = create(B0, **SMALL).state_dict()
     state["blocks.2.0.conv_pw.weight"].view(-1)[5] = value
-    message = refusal(load, B0, file_of(tmp_path, state))
+    file = file_of(tmp_path, state)
+    message = refusal(load, B0, file, **SMALL)
+    assert message.startswith((f"{file}: ", f"{tmp_path}: "))
     assert "blocks.2.0.conv_pw.weight has 1 values that are not finite" in message
 
 
 @WAYS
 def test_negative_variance(load: Load, tmp_path: Path) -> None:
-    state = create(B0).state_dict()
+    state = create(B0, **SMALL).state_dict()
     state["bn1.running_var"][3] = -0.5
-    assert "bn1.running_var has a negative variance (-0.5)" in refusal(load, B0, file_of(tmp_path, state))
+    assert "bn1.running_var has a negative variance (-0.5)" in refusal(load, B0, file_of(tmp_path, state), **SMALL)
 
 
 @WAYS
 def test_missing_tensor(load: Load, tmp_path: Path) -> None:
-    state = create(B0).state_dict()
+    state = create(B0, **SMALL).state_dict()
     del state["blocks.2.0.bn1.bias"]
-    message = refusal(load, B0, file_of(tmp_path, state))
+    message = refusal(load, B0, file_of(tmp_path, state), **SMALL)
     assert "1 names missing (blocks.2.0.bn1.bias)" in message
     assert "incomplete" in message
 
@@ -160,6 +163,29 @@ def test_truncated_pth(tmp_path: Path) -> None:
     torch.save(create(B0, **SMALL).state_dict(), file)
     file.write_bytes(file.read_bytes()[:-2000])
     assert "cut or damaged" in refusal(from_checkpoint, B0, file, **SMALL)
+
+
+def test_a_pth_whose_values_begin_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    torch.save(create(B0, **SMALL).state_dict(), file)
+    raw = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        raw[archive.getinfo("model/data/7").header_offset] = 0
+    file.write_bytes(raw)
+    assert "cut or is no weight file (Bad magic number for file header)" in refusal(from_checkpoint, B0, file, **SMALL)
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_the_values_of_a_pth_are_read_once(is_archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.pth"
+    torch.save(create(B0, **SMALL).state_dict(), file, _use_new_zipfile_serialization=is_archive)
+    in_memory: list[bool] = []
+    read = torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda *a, mmap=False, **k: (in_memory.append(not mmap), read(*a, mmap=mmap, **k))[1]
+    )
+    from_checkpoint(B0, file, **SMALL)
+    assert in_memory == ([False, True] if is_archive else [True, True])  # one that is no archive cannot be mapped
 
 
 @pytest.fixture
@@ -273,8 +299,8 @@ def test_what_a_pickled_model_holds_is_named(tmp_path: Path) -> None:
 
 
 def test_one_channel_from_three(tmp_path: Path) -> None:
-    model = create(B0)
-    loaded = from_overlay(B0, file_of(tmp_path, model.state_dict()), in_chans=1)
+    model = create(B0, **SMALL)
+    loaded = from_overlay(B0, file_of(tmp_path, model.state_dict()), **SMALL, in_chans=1)
     assert_close(loaded.conv_stem.weight, model.conv_stem.weight.sum(1, keepdim=True), FLOAT32)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.files.hub_format import CROP_MODES, INTERPOLATIONS, MAX_SIDE, PREPROCESSING
+from timm_effnet_ext.files.hub_name import HUB_PREFIX
 from timm_effnet_ext.files.label_names import read_label_names
 
 READING = "what is read and written"
@@ -81,6 +82,15 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--revision": {"metavar": "BRANCH", "help": "branch to publish to, made if it is not there (default: main)"},
     "--dry-run": _flag("say what would be published, and publish nothing"),
 }  # fmt: skip
+
+
+def add_source(to: argparse._ActionsContainer) -> None:
+    """Add what is read, which is no path where it lies on the Hub."""
+    to.add_argument(
+        "source",
+        metavar="SOURCE",
+        help=f"{HUB_PREFIX}USER/REPO[@REVISION][/FILE] on the Hub, or a checkpoint's file, prefix, folder or archive",
+    )
 
 
 def add_options(to: argparse._ActionsContainer, *names: str, **changes: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from timm_effnet_ext.cli.arguments import options_from
 from timm_effnet_ext.cli.output import print_facts, print_json
-from timm_effnet_ext.cli.progress import ProgressBar
+from timm_effnet_ext.cli.progress import ProgressBar, hide_bars_of_the_hub
 from timm_effnet_ext.convert.records import Options, Progress, Report
 
 if TYPE_CHECKING:  # the Hub's client is imported by those who need it
@@ -48,14 +47,11 @@ def prepare_publishing(args: argparse.Namespace) -> None:
     Raises:
         EffNetExtError: There is no token.
     """
-    from huggingface_hub.utils import disable_progress_bars
-
     from timm_effnet_ext.hub.publish import token
 
     if not args.dry_run:
         token()
-    if args.quiet or not sys.stderr.isatty():
-        disable_progress_bars()
+    hide_bars_of_the_hub(quiet=args.quiet)
 
 
 @contextmanager

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 
-from timm_effnet_ext.cli.arguments import PUBLISHING, READING, VERIFICATION, add_options
+from timm_effnet_ext.cli.arguments import PUBLISHING, READING, VERIFICATION, add_options, add_source
 from timm_effnet_ext.cli.conversion import convert_and_publish
+from timm_effnet_ext.cli.progress import hide_bars_of_the_hub
 from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.files.hub_name import is_hub_name, parse_hub_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to convert, where to, and how."""
     parser.epilog = "What Google published has a command of its own: `google`."
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="checkpoint file, prefix, folder or archive")
+    add_source(parser)
     add_options(parser, "-o/--out", "--overwrite", "--json", "--quiet")
     add_options(
         parser.add_argument_group(READING),
@@ -39,4 +41,11 @@ def run(args: argparse.Namespace) -> None:
         args.usage_error("say where to: -o FOLDER or --push-to-hub USER/REPO")
     if args.push_to_hub is None and (args.private or args.create_pr or args.revision or args.dry_run):
         args.usage_error("--private, --create-pr, --revision and --dry-run belong to --push-to-hub")
+    if is_hub_name(args.source):
+        hide_bars_of_the_hub(quiet=args.quiet)
+        if args.push_to_hub == parse_hub_name(args.source).repo_id and not (args.revision or args.create_pr):
+            raise EffNetExtError(
+                f"{args.push_to_hub}: is the source, which would be replaced. Name another repository, a branch of "
+                "this one (--revision), or propose it there (--create-pr)"
+            )
     convert_and_publish(args, partial(convert, args.source), args.push_to_hub)

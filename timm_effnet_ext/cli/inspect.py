@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
+from timm_effnet_ext.cli.arguments import add_source
 from timm_effnet_ext.cli.output import print_facts, print_json
+from timm_effnet_ext.cli.progress import hide_bars_of_the_hub
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.config import Config
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.inspection import Inspection, inspect_source
 from timm_effnet_ext.files.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_name import is_hub_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to look at, and how to print it."""
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="checkpoint file, prefix, folder or archive")
+    add_source(parser)
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     parser.add_argument("--tensors", action="store_true", help="list every tensor with its type and shape")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print what the source is."""
+    if is_hub_name(args.source):
+        hide_bars_of_the_hub()
     found = inspect_source(args.source)
     if args.json:
         return print_json(found.to_json(), indent=None)
@@ -37,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     checkpoint, variables = found.checkpoint, found.checkpoint.variables
     size = sum(found.files.values())
-    yield "source", str(checkpoint.path)
+    yield "source", found.name
     yield "format", f"{checkpoint.framework}, {checkpoint.format}, {len(found.files)} files, {size / 1e6:,.1f} MB"
     if found.candidates:
         yield from _reading(found)

@@ -43,12 +43,12 @@ def print_table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: 
     if sys.stdout.isatty():
         *others, _ = (max(map(len, column)) + len(_GAP) for column in zip(*lines, strict=True))
         width = max(_MIN_COLUMN, shutil.get_terminal_size().columns - sum(others))
-        lines = [part for line in lines for part in _wrapped(line, width)]
+        lines = [part for line in lines for part in _wrap(line, width)]
     lines.insert(1, SEPARATING_LINE)
     print(tabulate(lines, tablefmt=layout, colalign=align, disable_numparse=True))
 
 
-def _wrapped(line: list[str], width: int) -> Iterator[list[str]]:
+def _wrap(line: list[str], width: int) -> Iterator[list[str]]:
     """Yield a line with its last cell cut at `width`, and what is left of that on lines of its own."""
     *cells, last = line
     first, *more = textwrap.wrap(last, width) or [""]

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from timm_effnet_ext.predict.photos import read_photo
 
     for path in args.images:
-        read_photo(path)  # and once more below: all at once may not fit into memory
+        read_photo(path)  # read again below, as all at once may not fit into memory
     targets = _cam_files(args.cam, args.images) if args.cam else [None] * len(args.images)
 
     from timm_effnet_ext.predict.classifier import load_classifier  # imports torch

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+def hide_bars_of_the_hub(*, quiet: bool = False) -> None:
+    """Keep the Hub's client from drawing its bars where ours are not drawn."""
+    from huggingface_hub.utils import disable_progress_bars  # slow to import
+
+    if quiet or not sys.stderr.isatty():
+        disable_progress_bars()
+
+
 class ProgressBar:
     """Shows `progress(step, done, total)`, done and total in bytes."""
 

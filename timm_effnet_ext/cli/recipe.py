@@ -18,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print a recipe as it is, or a line on each."""
     if args.list:
-        print_facts((name, recipe.summary(name)) for name in recipe.names())
+        print_facts((name, recipe.read_summary(name)) for name in recipe.list_names())
     else:
-        print(recipe.text(args.name), end="")
+        print(recipe.read_text(args.name), end="")

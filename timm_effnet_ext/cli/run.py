@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from timm_effnet_ext.train.launcher.launch import Program, launch
-from timm_effnet_ext.train.progressive import spec
+from timm_effnet_ext.train.progressive.plan import Spec, parse
 
 _EPILOG = """\
 SPEC is a preset, settings, or both: "auto", "google batch=grow", "paper:efficientnetv2_s mixup=off",
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     return launch(Program(args.program, tuple(args.args), args.is_module), args.progressive, args.memory_budget)
 
 
-def _spec(text: str) -> spec.Spec:
+def _spec(text: str) -> Spec:
     try:
-        return spec.parse(text)
+        return parse(text)
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err)) from err
 

@@ -10,6 +10,7 @@ from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.convert.records import Proof, Report
 from timm_effnet_ext.errors import plain
 from timm_effnet_ext.files.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_name import is_hub_name, parse_hub_name
 from timm_effnet_ext.files.outputs import REGRESSION, activation_of
 
 # What each kind of proof is worth, in words for whoever reads the card.
@@ -51,7 +52,7 @@ def _sections(report: Report, repo: str | None) -> Iterator[str]:
     yield f"# {report.architecture}"
     yield (
         "EfficientNet weights for [timm](https://github.com/huggingface/pytorch-image-models), converted from "
-        f"`{report.origin}` ({report.format}) by timm_effnet_ext."
+        f"{_origin(report)} ({report.format}) by timm_effnet_ext."
     )
     yield "## How to use"
     yield f"```python\n{_usage(report, repo)}\n```"
@@ -62,6 +63,12 @@ def _sections(report: Report, repo: str | None) -> Iterator[str]:
     if report.notes:
         yield "## Notes\n\n" + "\n".join(f"- {note}" for note in report.notes)
     yield "`conversion.json` lists the name, layout and shape of every tensor there and here."
+
+
+def _origin(report: Report) -> str:
+    """Return what the source is called, with a way to it where it lies on the Hub."""
+    is_there = is_hub_name(report.origin)
+    return f"[`{report.origin}`]({parse_hub_name(report.origin).url})" if is_there else f"`{report.origin}`"
 
 
 def _needs_us(report: Report) -> bool:
@@ -94,6 +101,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
             yield _TITLES[name], f"{_shown(cfg[name])} ({said[f'pretrained_cfg.{name}']})"
     if report.license:
         yield "Licence", report.license
+    elif is_hub_name(report.origin):
+        yield "Licence", "not stated; the source's own card may have one"
 
 
 def _probabilities(report: Report) -> str:
@@ -110,7 +119,7 @@ def _first_names(names: Sequence[str | None], limit: int = 20) -> str:
 
 
 def _provenance(report: Report) -> Iterator[tuple[str, str]]:
-    yield "Source", f"`{report.origin}` ({report.format})"
+    yield "Source", f"{_origin(report)} ({report.format})"
     yield "Names", f"{report.reason}"
     kind = "EMA" if report.weights == "ema" else "as trained, not averaged"
     yield "Weights", f"{kind}{'' if report.step is None else f', step {report.step}'}"

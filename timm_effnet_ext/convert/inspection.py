@@ -13,9 +13,9 @@ from timm_effnet_ext.convert.classes import Classes, choose_classes
 from timm_effnet_ext.convert.config import Config, model_config
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.numerics import decide
-from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.convert.selection import readings, why_none
+from timm_effnet_ext.convert.source import open_source
 from timm_effnet_ext.errors import EffNetExtError
 
 NOTHING = Config({}, {}, ())
@@ -37,12 +37,17 @@ class Inspection:
     classes: Classes | None = None
     config: Config = NOTHING
 
+    @property
+    def name(self) -> str:
+        """What the source is called."""
+        return self.checkpoint.origin or str(self.checkpoint.path)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data for json.dump; tensors are name -> (dtype, shape), under the names of the model's code."""
         found, classes = self.checkpoint.variables, self.classes
         tables = {"variables": found.model, "ema": found.ema, "slots": found.slots, "counters": found.counters}
         return {
-            "path": str(self.checkpoint.path),
+            "path": self.name,
             "framework": self.checkpoint.framework,
             "format": self.checkpoint.format,
             "files": self.files,
@@ -61,13 +66,14 @@ class Inspection:
         }
 
 
-def inspect_source(path: str | Path) -> Inspection:
-    """Return what a source is.
+def inspect_source(source: str | Path) -> Inspection:
+    """Return what a source is: a path, or `hf-hub:USER/REPO[@REVISION][/PATH]`, which is downloaded.
 
     Raises:
         CheckpointFormatError: No checkpoint, or a damaged one.
+        EffNetExtError: The Hub does not give it.
     """
-    with open_checkpoint(path, crc=False) as checkpoint:  # their checksum would read every tensor
+    with open_source(source, crc=False) as checkpoint:  # their checksum would read every tensor
         files = {file.name: file.stat().st_size for file in checkpoint.files}
         candidates = tuple(readings(checkpoint))
         told = _told(checkpoint, candidates[0]) if candidates else {"problem": why_none(checkpoint)}

@@ -19,9 +19,9 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes, choose_classes
 from timm_effnet_ext.convert.config import Config, model_config
 from timm_effnet_ext.convert.dialects.dialect import Entry
-from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.records import Options, Progress, Proof, Report
 from timm_effnet_ext.convert.selection import Selection, readings, select
+from timm_effnet_ext.convert.source import open_source
 from timm_effnet_ext.convert.writer import Slot, write_safetensors
 from timm_effnet_ext.errors import CheckpointFormatError, located
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHTS_FILE
@@ -40,15 +40,18 @@ def convert(
 ) -> Report:
     """Write the folder `out` from `source`; it is whole and verified, or as it was before.
 
+    `source` is a path, or `hf-hub:USER/REPO[@REVISION][/PATH]`.
+
     Raises:
         CheckpointFormatError: The source is damaged, foreign, or holds values that no model can have.
         NameMappingError: Its variables are no architecture's, or several.
         VerificationError: The result does not compute what the source computed.
-        EffNetExtError: Something lies at `out` that must not be replaced, or the options do not fit the source.
+        EffNetExtError: Something lies at `out` that must not be replaced, the options do not fit the source, or the
+            Hub does not give it.
     """
     out = Path(out)
     check_target(out, FILES, overwrite=options.overwrite)
-    with open_checkpoint(source) as checkpoint, ThreadPoolExecutor(2) as beside:
+    with open_source(source, progress=progress) as checkpoint, ThreadPoolExecutor(2) as beside:
         hashes = beside.submit(_hashes, checkpoint)
         with located(checkpoint.path):
             chosen = select(checkpoint, readings(checkpoint), options)
@@ -171,7 +174,7 @@ def _report(
     options: Options,
 ) -> Report:
     return Report(
-        origin=options.origin or checkpoint.path.resolve().name,
+        origin=options.origin or checkpoint.origin or checkpoint.path.resolve().name,
         sources=hashes,
         framework=checkpoint.framework,
         format=checkpoint.format,
@@ -189,16 +192,7 @@ def _report(
         weights=chosen.weights,
         step=checkpoint.variables.step,
         counts=chosen.counts,
-        mapping=[
-            {
-                "torch": entry.torch,
-                "source": entry.source,
-                "stored": chosen.source[entry.source].name,  # the key in the file: an EMA twin's, an attribute path
-                "perm": entry.layout.perm,
-                "shape": entry.shape,
-            }
-            for entry in chosen.entries
-        ],
+        mapping=[*_mapping(chosen)],
         proofs=proofs,
         weights_sha256=digest,
         versions=_versions(),
@@ -212,6 +206,19 @@ def _report(
             *(() if proofs or not options.verify else (_NO_PHOTOS,)),
         ),
     )
+
+
+def _mapping(chosen: Selection) -> Iterator[dict[str, Any]]:
+    """Yield what each tensor is called here and there; `stored` is the key in the file, an EMA twin's perhaps."""
+    for entry in chosen.entries:
+        stored = chosen.source[entry.source].name
+        yield {
+            "torch": entry.torch,
+            "source": entry.source,
+            "stored": stored,
+            "perm": entry.layout.perm,
+            "shape": entry.shape,
+        }
 
 
 def _versions() -> dict[str, str]:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from json import JSONDecodeError
 from typing import TypeVar
 
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
 
-from timm_effnet_ext.errors import first_line
+from timm_effnet_ext.errors import EffNetExtError, first_line
+from timm_effnet_ext.hosts import is_download_of_another_length
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 # What the client raises when the Hub refuses, breaks off or cannot be reached: `HTTPError` is its HTTP library's root.
 HUB_ERRORS = (HTTPError, OfflineModeIsEnabled)
-_GARBLED = (JSONDecodeError, UnicodeDecodeError)  # and over an answer that is not the Hub's, but a proxy's perhaps
+_GARBLED = (JSONDecodeError, UnicodeDecodeError)  # it raises these if someone else answers, perhaps a proxy
 
 PAUSES = (1, 4, 16)  # seconds before another attempt, where the server does not say how long
 _PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses
@@ -29,6 +39,8 @@ def hub_answer(err: BaseException | None) -> str:
     if isinstance(err, RepositoryNotFoundError):
         repo = f"repository {err.repo_id!r}" if getattr(err, "repo_id", None) else "such repository"
         return f"the Hub shows no {repo}: it does not exist, or it is private or gated and needs a token that opens it"
+    if isinstance(err, RevisionNotFoundError):
+        return "the Hub shows no branch, tag or commit of that name in the repository"
     response = getattr(err, "response", None)
     if response is not None:
         said = " ".join((getattr(err, "server_message", None) or "").split())
@@ -52,6 +64,42 @@ def hub_error(err: BaseException) -> BaseException | None:
     if isinstance(behind, HUB_ERRORS):
         return behind
     return err if isinstance(err, _GARBLED) else None
+
+
+def is_unreachable(err: BaseException) -> bool:
+    """Whether an error of the Hub's says nothing about what was asked for: no answer, or one of a Hub that is down."""
+    response = getattr(err, "response", None)
+    return response is None or response.status_code >= 500
+
+
+@contextmanager
+def hub_explained(name: str) -> Iterator[None]:
+    """Turn what the client raises over files of a repository into one line that says what to do.
+
+    Raises:
+        EffNetExtError: In place of the client's errors.
+    """
+    try:
+        yield
+    except RepositoryNotFoundError as err:
+        raise EffNetExtError(f"{name}: {hub_answer(err)}. Check the name, or log in: hf auth login.") from err
+    except RevisionNotFoundError as err:
+        raise EffNetExtError(f"{name}: {hub_answer(err)}. Check what stands behind the @.") from err
+    except (LocalEntryNotFoundError, RevisionResolutionError) as err:
+        raise EffNetExtError(
+            f"{name}: its weights are not in the cache and {hub_answer(err.__cause__)}. "
+            "Connect once to fetch them, or name a folder that has them (for timm.create_model 'local-dir:FOLDER')."
+        ) from err
+    except EntryNotFoundError as err:
+        raise EffNetExtError(f"{name}: the repository has no weight file: {hub_answer(err)}") from err
+    except HUB_ERRORS as err:
+        is_unknown = getattr(getattr(err, "response", None), "status_code", None) == 401
+        advice = ". Is the token right? Log in again: hf auth login." if is_unknown else ""
+        raise EffNetExtError(f"{name}: the download failed: {hub_answer(err)}{advice}") from err
+    except OSError as err:
+        if not is_download_of_another_length(err):
+            raise
+        raise EffNetExtError(f"{name}: the download failed: {first_line(err)}") from err
 
 
 def retry(

@@ -90,7 +90,7 @@ def check_target(target: Path, ours: Iterable[str], *, overwrite: bool) -> None:
 
 def _publish(folder: Path, target: Path, ours: tuple[str, ...], overwrite: bool) -> None:
     try:
-        os.rename(folder, target)  # also onto an empty folder
+        os.rename(folder, target)  # this replaces an empty folder, too
     except OSError as err:
         if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from timm_effnet_ext.models.blocks import CondMBConv, DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
+from timm_effnet_ext.arch.layout import block_layers
+from timm_effnet_ext.arch.rows import Block
+from timm_effnet_ext.hosts import is_intercepted
+from timm_effnet_ext.models.blocks import BLOCKS, CondMBConv, DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
 
-# Block -> names of (convolution, norm, attention), in the order of computation.
-_CHAINS: dict[type[nn.Module], tuple[tuple[str, str, str | None], ...]] = {
-    MBConv: (("conv_pw", "bn1", None), ("conv_dw", "bn2", "se"), ("conv_pwl", "bn3", None)),
-    CondMBConv: (("conv_pw", "bn1", None), ("conv_dw", "bn2", "se"), ("conv_pwl", "bn3", None)),
-    DepthwiseSeparableConv: (("conv_dw", "bn1", "se"), ("conv_pw", "bn2", None)),
-    FusedMBConv: (("conv_exp", "bn1", "se"), ("conv_pwl", "bn2", None)),
-    FusedConv: (("conv", "bn1", None),),
+Names = tuple[str, str, str | None]
+"""A convolution, its norm and its attention, by attribute name."""
+
+# Nothing but a chain and a shortcut; the convolutions of a CondMBConv take its routing, too.
+_CHAINED = (MBConv, CondMBConv, DepthwiseSeparableConv, FusedMBConv, FusedConv)
+
+
+def _chain(kind: tuple[Any, bool]) -> tuple[Names, ...]:
+    """Return the chain of a kind of block, in the order of computation: the roles of its layers say what belongs."""
+    op, expands = kind
+    block = Block(0, 0, op, 1, 1, 1, kernel=1, stride=1, expand=2 if expands else 1, se_chs=1, shortcut=False)
+    names: list[Names] = []
+    chained = (layer for layer in block_layers(block) if layer.role != "routing")
+    for role, layers in groupby(chained, key=attrgetter("role")):
+        first, second = (layer.name.split(".")[3] for layer in layers)
+        if role == "se":  # both are within the attention, which belongs to the convolution before it
+            conv, norm, _ = names.pop()
+            names.append((conv, norm, first))
+        else:
+            names.append((first, second, None))
+    return tuple(names)
+
+
+_CHAINS: dict[type[nn.Module], tuple[Names, ...]] = {
+    block: _chain(kind) for kind, block in BLOCKS.items() if block in _CHAINED
 }
 
 
@@ -42,17 +65,6 @@ class Link(NamedTuple):
         """The channel attention; None without one."""
         attention = getattr(self.owner, self.attention_name) if self.attention_name else None
         return None if type(attention) is nn.Identity and not is_intercepted(attention) else attention
-
-
-def is_intercepted(module: nn.Module) -> bool:
-    """Whether calling `module` is more than its class's forward: hooks, a forward of its own, a compiled one."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or has_own_forward(module) or module._compiled_call_impl is not None
-
-
-def has_own_forward(module: nn.Module) -> bool:
-    """Whether `module` has a forward of its own in place of its class's."""
-    return "forward" in vars(module)
 
 
 def has_chain(module: nn.Module) -> bool:

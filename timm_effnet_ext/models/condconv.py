@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from timm.layers import pad_same
 from timm.models import register_notrace_module
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.models.layers import is_recorded, pad_to_halve
 
@@ -96,27 +95,6 @@ class CondConv2d(timm.layers.CondConv2d):
         y = y.unflatten(1, (self.out_channels, self.num_experts))
         y = (y * routing_weights.view(-1, 1, self.num_experts, 1, 1)).sum(2)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
-
-
-class _Lean(Function):
-    """A CondConv that keeps for backward what it is given, and not the kernels that it mixes of it."""
-
-    @staticmethod
-    def forward(ctx, conv, autocast, x, routing_weights, weight):  # type: ignore[no-untyped-def]
-        ctx.conv = conv
-        ctx.save_for_backward(x, routing_weights, weight)
-        with autocast:
-            return conv(x, routing_weights)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_out):  # type: ignore[no-untyped-def]
-        return None, None, *ctx.conv.gradients(d_out, *ctx.saved_tensors)
-
-
-def convolve_leanly(conv: CondConv2d, autocast: Any, x: Tensor, routing_weights: Tensor) -> Any:
-    """Return `conv(x, routing_weights)` in the context `autocast`; backward mixes the kernels again."""
-    return _Lean.apply(conv, autocast, x, routing_weights, conv.weight)
 
 
 class Routing(nn.Linear):

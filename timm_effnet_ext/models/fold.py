@@ -9,7 +9,8 @@ import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d
 from torch import nn
 
-from timm_effnet_ext.models.chains import Link, has_own_forward, is_intercepted, model_links
+from timm_effnet_ext.hosts import has_own_forward, is_intercepted
+from timm_effnet_ext.models.chains import Link, model_links
 from timm_effnet_ext.models.condconv import CondConv2d
 from timm_effnet_ext.models.layers import FrozenBatchNorm, StridedSameConv2d
 
@@ -43,7 +44,7 @@ def _is_foldable(link: Link) -> bool:
     conv, norm = link.conv, link.norm
     if type(conv) not in _CONVS or type(norm) not in _NORMS or type(norm.drop) is not nn.Identity:
         return False
-    is_watched = any(map(is_intercepted, (conv, norm, norm.drop)))  # by who wants their own inputs and outputs
+    is_watched = any(map(is_intercepted, (conv, norm, norm.drop)))  # whoever does so wants their own inputs and outputs
     return norm.running_var is not None and not is_watched and not has_own_forward(link.owner)
 
 

@@ -8,9 +8,10 @@ from typing import TypeVar
 from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
+from timm_effnet_ext.hosts import is_intercepted
 from timm_effnet_ext.models.layers import FrozenBatchNorm
 
-_RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # of stages; longer numbers are no part
+_RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # a longer number is that of no stage
 _BATCH_NORMS = (BatchNormAct2d, SyncBatchNormAct, nn.BatchNorm2d, nn.SyncBatchNorm)
 _Self = TypeVar("_Self", bound="Freezable")
 
@@ -26,9 +27,8 @@ class Freezable(nn.Module):
     a scripted model after each `train()`.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.frozen: tuple[str, ...] = ()  # names, not modules: what replaces one is frozen too
+    # Names, not modules: what replaces one is frozen too. TorchScript reads annotations, and has no type for this one.
+    frozen = ()  # type: tuple[str, ...]
 
     def train(self: _Self, mode: bool = True) -> _Self:
         """Set the mode of everything that is not frozen."""
@@ -53,7 +53,7 @@ class Freezable(nn.Module):
         for name in self.frozen:
             part = self.get_submodule(name).requires_grad_(False)
             for path, norm in list(part.named_modules(prefix=name)):
-                if type(norm) in _BATCH_NORMS and norm.track_running_stats and not norm._forward_hooks:
+                if type(norm) in _BATCH_NORMS and norm.track_running_stats and not is_intercepted(norm):
                     self.set_submodule(path, FrozenBatchNorm.of(norm))
         if names and not any(p.requires_grad for p in self.parameters()):
             raise ValueError(f"nothing is left to train: {','.join(names)} are frozen and there is no classifier")

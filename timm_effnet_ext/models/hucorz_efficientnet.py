@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from timm.models import PretrainedCfg, generate_default_cfgs, get_arch_pretrained_cfgs, register_model
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_arch_pretrained_cfgs,
+    register_model,
+)
 
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.errors import EffNetExtError
@@ -17,6 +24,10 @@ if TYPE_CHECKING:
 
 HUB_ENV = "TIMM_EFFNET_EXT_HUB"
 """A Hub user whose repositories `<user>/<model>.<tag>` replace timm's `timm/tf_*` ones."""
+
+# Layers of one's own and a chosen place may need values that no weight file holds; all else starts without values.
+_NEEDS_VALUES = {"act_layer", "norm_layer", "se_layer", "device", "dtype"}
+_FEATURES_DROP: Any = ("num_classes", "global_pool")  # the classifier alone has them
 
 # Google published these (automl efficientnetv2/README.md), timm never carried them: tag -> whose cfg they share.
 _ABSENT_FROM_TIMM = {
@@ -75,14 +86,55 @@ default_cfgs = generate_default_cfgs(
 __all__: list[str] = []  # register_model adds the entry points
 
 
+def _create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """Build architecture `name` as timm's `create_model` asks for it.
+
+    Args:
+        name: Row of `ARCHS`.
+        pretrained: Load the weights that the pretrained cfg names, checked by `weights.check`.
+        **kwargs: Arguments of `EfficientNet`, and those of timm's `build_model_with_cfg`.
+
+    Raises:
+        EffNetExtError: The weights could not be had.
+        CheckpointFormatError: The weights are unreadable, damaged or another model's.
+    """
+    # Imported when a model is built: registering stays quick, and may happen while a module of ours imports timm.
+    from timm_effnet_ext.models.efficientnet import EfficientNet
+    from timm_effnet_ext.models.features import EfficientNetFeatures
+    from timm_effnet_ext.weights.check import check_pretrained
+    from timm_effnet_ext.weights.load_errors import check_readable_checkpoint, explain_load_errors
+
+    model_cls: type = EfficientNet
+    dropped: Any
+    strict, dropped = kwargs.pop("pretrained_strict", True), None
+    if kwargs.get("features_only") and not kwargs.keys() & {"feature_cls", "feature_cfg"}:
+        kwargs.pop("features_only")
+        model_cls, strict, dropped = EfficientNetFeatures, False, _FEATURES_DROP
+    if pretrained and not kwargs.keys() & _NEEDS_VALUES:
+        kwargs["device"] = "meta"  # no random weights that the file then replaces
+    check_readable_checkpoint()
+    with explain_load_errors(PREFIX + name):
+        model: Any = build_model_with_cfg(
+            model_cls,
+            PREFIX + name,
+            pretrained,
+            pretrained_strict=strict,
+            pretrained_filter_fn=partial(check_pretrained, cache_dir=kwargs.get("cache_dir")),
+            kwargs_filter=dropped,
+            arch=ARCHS[name],
+            **kwargs,
+        )
+    if model_cls is EfficientNetFeatures:
+        cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("num_classes", "classifier", "global_pool")}
+        model.pretrained_cfg = model.default_cfg = cfg
+    return model
+
+
 def _entry_point(name: str) -> Callable[..., EfficientNet]:
     """Return the registered function that builds the architecture of a row, as timm has one for each model."""
 
     def entry_point(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-        # Imported when a model is built: registering stays quick, and may happen while a module of ours imports timm.
-        from timm_effnet_ext.models.create import create
-
-        return create(name, pretrained, **kwargs)
+        return _create(name, pretrained, **kwargs)
 
     entry_point.__name__ = entry_point.__qualname__ = PREFIX + name
     entry_point.__doc__ = f"Build {name}: its row in `timm_effnet_ext.arch.rows` says from which paper."

@@ -91,14 +91,15 @@ class StridedSameConv2d(nn.Conv2d):
         self.halves = is_odd and is_wide and self.stride == (2, 2) and self.dilation == (1, 1)
         self.grows = out_channels >= 4 * in_channels
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.halves and not is_recorded(input):
             rows, cols = self.surplus(input)
             if rows + cols == 0 or not self.grows:
                 padding = [self.margin[0] + rows, self.margin[1] + cols]
-                x = F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+                x = F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
                 return F.pad(x, [-cols, 0, -rows, 0]) if rows + cols > 0 else x
-        return F.conv2d(self._padded(input), weight, bias, self.stride, (0, 0), self.dilation, self.groups)
+        x = self._padded(input)
+        return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
     def surplus(self, x: Tensor) -> tuple[int, int]:
         """Return how many first rows and columns of the output, 0 or 1, are dropped for the size of `x`."""

@@ -14,26 +14,31 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, DropPath, FrozenBatchNormAct2d
+from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
+from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted
 from timm_effnet_ext.models.blocks import CondMBConv
-from timm_effnet_ext.models.chains import block_links, has_chain, is_intercepted, model_links
-from timm_effnet_ext.models.condconv import CondConv2d, convolve_leanly
-from timm_effnet_ext.models.layers import FrozenBatchNorm, SiLU, SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.models.chains import block_links, has_chain
+from timm_effnet_ext.models.known_layers import (
+    is_known_act,
+    is_known_attention,
+    is_known_conv,
+    is_known_drop,
+    is_known_norm,
+    takes_statistics,
+)
+from timm_effnet_ext.models.layers import SqueezeExcite
+from timm_effnet_ext.models.lean_convolution import autocast_like_now, conv_gradients, convolve, convolve_leanly
 from timm_effnet_ext.models.memory_format import in_fast_format, is_eager
 
 _logger = logging.getLogger(__name__)
-
-_FROZEN_NORMS = (FrozenBatchNorm, FrozenBatchNormAct2d)
-_ACT_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
 
 
 def lean_applies(trunk: Any, image: Any) -> bool:
@@ -41,7 +46,7 @@ def lean_applies(trunk: Any, image: Any) -> bool:
     if not is_eager(image):
         return False
     elsewhere = trunk.grad_checkpointing or is_intercepted(trunk.blocks)
-    elsewhere |= getattr(trunk, "_is_replica", False)  # of nn.DataParallel: has no parameters of its own
+    elsewhere |= next(trunk.parameters(), None) is None  # a replica of nn.DataParallel has them elsewhere
     return torch.is_grad_enabled() and not elsewhere and image.numel() > 0 and not image.is_meta
 
 
@@ -56,18 +61,6 @@ def lean_stages(trunk: Any, image: Tensor) -> list[Activation]:
     for stage in trunk.blocks:
         outputs.append(_run(stage, outputs[-1]))
     return outputs
-
-
-def warn_unknown(trunk: Any) -> None:
-    """Log one line with the kinds of layers of `trunk` that go on keeping their activations, if there are any."""
-    unknown = set()
-    for link in model_links(trunk):
-        checks: list[tuple[Any, Callable[[Any], bool]]]
-        checks = [(link.conv, _is_known_conv), (link.norm, _is_known_norm), (link.attention, _is_known_attention)]
-        checks += [(link.norm.act, _is_known_act)] if hasattr(link.norm, "act") else []
-        unknown |= {type(layer).__name__ for layer, is_known in checks if not is_known(layer)}
-    if unknown:
-        _logger.warning("lean training: %s keep their activations, as without it", ", ".join(sorted(unknown)))
 
 
 class Activation:
@@ -92,16 +85,12 @@ class Activation:
         self, conv: Any, norm: nn.Module, attention: nn.Module | None = None, routing: Tensor | None = None
     ) -> Activation:
         """Return the output of `conv`, by the `routing` of a CondConv, with `norm` and `attention` still to come."""
-        is_known = _is_known_conv(conv)
+        is_known = is_known_conv(conv)
         if self._norm is not None and self._is_known() and is_known:
             y, self._y = self._link(conv, routing)
             self._norm = None
         else:
-            x = self.value()
-            if routing is not None and is_known:
-                y = convolve_leanly(conv, _autocast_like_now(x.device.type), x, routing)
-            else:
-                y = _call(conv, x, routing)
+            y = (convolve_leanly if is_known else convolve)(conv, self.value(), routing)
             self._is_kept = True
         return Activation(y, norm, attention)
 
@@ -111,13 +100,13 @@ class Activation:
             ones = self._y.new_ones(()).expand(self._y.shape[0], 1, *self._y.shape[2:])  # its size may decide the rate
             self._drop_mask = drop_path(ones)[:, :, :1, :1].clone()
         self._shortcut = shortcut.value()
-        self._is_kept = not shortcut._is_kept  # in a row of sums every other one is recomputed from the one before
+        self._is_kept = not shortcut._is_kept  # every other of several sums is recomputed from the one before
 
     def _is_known(self) -> bool:
         norm: Any = self._norm
         if type(norm) is FrozenBatchNormAct2d and norm.running_mean.dtype != self._y.dtype:
             return False  # under autocast, timm's turns its input into float32
-        return _is_known_norm(norm) and _is_known_act(norm.act) and _is_known_attention(self._attention)
+        return is_known_norm(norm) and is_known_act(norm.act) and is_known_attention(self._attention)
 
     def _link(self, conv: nn.Module | None, routing: Tensor | None = None) -> tuple[Any, Tensor]:
         norm: Any = self._norm
@@ -153,14 +142,14 @@ class _Link(Function):
         ctx, link, is_kept, y, shortcut, mask, routing, weight, gamma, beta, *se_params
     ):
         ctx.set_materialize_grads(False)
-        ctx.link, ctx.training, ctx.is_kept = link, _takes_statistics(link.norm), is_kept
-        ctx.autocast = _autocast_like_now(y.device.type)
+        ctx.link, ctx.training, ctx.is_kept = link, takes_statistics(link.norm), is_kept
+        ctx.autocast = autocast_like_now(y.device.type)
         with ctx.autocast:
             x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
             x = link.act(x)
             ctx.squeeze = None if link.attention is None else _Squeeze(link.attention, x)
             x = _combine(x, ctx.squeeze, mask, shortcut, overwrite=True)
-            out = None if link.conv is None else _call(link.conv, x, routing)
+            out = None if link.conv is None else convolve(link.conv, x, routing)
         source = None if out is None else x if is_kept else shortcut
         ctx.save_for_backward(y, source, mask, routing, weight, mean, invstd, gamma, beta)
         return out, x
@@ -185,10 +174,7 @@ class _Link(Function):
         if d_out is not None:
             is_free = activated is normalized and not ctx.squeeze
             x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source, overwrite=is_free)
-            if routing is None:
-                d_conv, d_weight = _conv_backward(ctx.link.conv, d_out, x, weight, needs_weight)
-            else:
-                d_conv, d_routing, d_weight = ctx.link.conv.gradients(d_out, x, routing, weight)
+            d_conv, d_routing, d_weight = conv_gradients(ctx.link.conv, d_out, x, routing, weight, needs_weight)
             d_x = d_conv if d_x is None else d_conv.add_(d_x)
             del x, d_conv
         d = d_x if mask is None else d_x * mask
@@ -197,7 +183,7 @@ class _Link(Function):
         if isinstance(act, nn.SiLU):
             del activated
             is_ours = d is not d_x or (d_out is not None and not needs_shortcut)
-            if is_ours and not torch._C._functorch.is_legacy_batchedtensor(d):  # of `is_grads_batched`
+            if is_ours and not is_batched_gradient(d):
                 torch.ops.aten.silu_backward.grad_input(d, normalized, grad_input=d)
             else:
                 d = torch.ops.aten.silu_backward(d, normalized)
@@ -224,9 +210,8 @@ class _Squeeze:
         self._mean = x.mean((2, 3), keepdim=True).requires_grad_()
         reduce_weight, reduce_bias, expand_weight, expand_bias = self._params
         with torch.enable_grad():
-            x_se = attention.conv_reduce._conv_forward(self._mean, reduce_weight, reduce_bias)
-            x_se = attention.act1.forward(x_se)
-            x_se = attention.conv_expand._conv_forward(x_se, expand_weight, expand_bias)
+            x_se = attention.act1.forward(_convolve(attention.conv_reduce, self._mean, reduce_weight, reduce_bias))
+            x_se = _convolve(attention.conv_expand, x_se, expand_weight, expand_bias)
             self._scale = attention.gate.forward(x_se)
         self.scale = self._scale.detach()
 
@@ -237,6 +222,11 @@ class _Squeeze:
         d_mean, *d_params = torch.autograd.grad(self._scale, wanted, d_scale, retain_graph=True)
         d_x = torch.addcmul(d_mean / self._size, d_out, self.scale)
         return d_x, [d_params.pop(0) if needed else None for needed in needs]
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what `conv` makes of `x` with another weight and bias."""
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _combine(
@@ -254,7 +244,7 @@ def _combine(
 def _batch_norm(norm: Any, y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `norm` makes of `y`, its activation left out, with the mean and 1 / deviation that it took."""
     stats: Any = (norm.running_mean, norm.running_var)
-    if not _takes_statistics(norm):
+    if not takes_statistics(norm):
         mean, invstd = stats[0].clone(), torch.rsqrt(stats[1] + norm.eps)
         return _normalize(y, gamma, beta, mean, invstd.pow(-2)), mean, invstd
     if y.numel() == y.shape[1]:
@@ -263,32 +253,8 @@ def _batch_norm(norm: Any, y: Tensor, gamma: Tensor | None, beta: Tensor | None)
     return torch.ops.aten.native_batch_norm(y, gamma, beta, *stats, True, norm.momentum, norm.eps)
 
 
-def _takes_statistics(norm: nn.Module) -> bool:
-    return norm.training and type(norm) not in _FROZEN_NORMS
-
-
 def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
     return torch.ops.aten.native_batch_norm(y, gamma, beta, mean, var, False, 0.0, 0.0)[0]
-
-
-def _conv_backward(
-    conv: Any, d_out: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of the convolution's input and weight."""
-    padding = conv.padding
-    if type(conv) is StridedSameConv2d:
-        rows, cols = conv.surplus(x)
-        padding = [conv.margin[0] + rows, conv.margin[1] + cols]
-        d_out = F.pad(d_out, [cols, 0, rows, 0])
-    d_x, d_weight, _ = torch.ops.aten.convolution_backward(
-        d_out, x.to(d_out.dtype), weight.to(d_out.dtype), None,
-        conv.stride, padding, conv.dilation, False, [0, 0], conv.groups, [True, needs_weight, False],
-    )  # fmt: skip
-    return d_x.to(x.dtype), d_weight
-
-
-def _call(conv: Any, x: Tensor, routing: Tensor | None) -> Tensor:
-    return conv(x) if routing is None else conv(x, routing)
 
 
 def _run(module: Any, x: Activation) -> Activation:
@@ -297,7 +263,7 @@ def _run(module: Any, x: Activation) -> Activation:
         for child in module:
             x = _run(child, x)
         return x
-    if is_intercepted(module) or not has_chain(module) or not _is_known_drop(module.drop_path):
+    if is_intercepted(module) or not has_chain(module) or not is_known_drop(module.drop_path):
         return Activation(module(x.value()))
     shortcut = x
     routing = module.route(x.value()) if isinstance(module, CondMBConv) else None
@@ -308,45 +274,6 @@ def _run(module: Any, x: Activation) -> Activation:
     return x
 
 
-def _is_known_conv(conv: Any) -> bool:
-    if type(conv) is StridedSameConv2d:
-        is_plain = conv.halves
-    elif type(conv) is CondConv2d:
-        is_plain = True
-    else:
-        is_plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    return is_plain and conv.bias is None and not is_intercepted(conv)
-
-
-def _is_known_norm(norm: Any) -> bool:
-    if type(norm) not in (BatchNormAct2d, *_FROZEN_NORMS) or is_intercepted(norm):
-        return False
-    has_drop = type(norm.drop) is not nn.Identity or is_intercepted(norm.drop)
-    is_frozen = type(norm) in _FROZEN_NORMS
-    return not has_drop and (is_frozen or (norm.track_running_stats and norm.momentum is not None))
-
-
-def _is_known_drop(drop: nn.Module) -> bool:
-    """Whether `drop` leaves all as it is, or scales each image's whole map, by whatever schedule."""
-    return (type(drop) is nn.Identity or isinstance(drop, DropPath)) and not is_intercepted(drop)
-
-
-def _is_known_act(act: nn.Module) -> bool:
-    """Whether computing `act` twice gives the same value and changes nothing."""
-    is_function = type(act) in (nn.Identity, SiLU) or type(act).__module__ in _ACT_MODULES
-    return is_function and not isinstance(act, nn.RReLU) and not act._parameters and not is_intercepted(act)
-
-
-def _is_known_attention(attention: Any) -> bool:
-    if attention is None:
-        return True
-    if type(attention) is not SqueezeExcite or any(map(is_intercepted, attention.modules())):
-        return False
-    convs = (attention.conv_reduce, attention.conv_expand)
-    are_plain = all(type(conv) is nn.Conv2d and conv.bias is not None for conv in convs)
-    return are_plain and _is_known_act(attention.act1) and type(attention.gate) is nn.Sigmoid
-
-
 def _out_of_place(act: nn.Module) -> nn.Module:
     """Return `act` as a function that leaves its input alone."""
     if not getattr(act, "inplace", False):
@@ -354,10 +281,3 @@ def _out_of_place(act: nn.Module) -> nn.Module:
     twin: Any = copy.copy(act)
     twin.inplace = False
     return twin
-
-
-def _autocast_like_now(device_type: str) -> Any:
-    if not torch.is_autocast_enabled(device_type):
-        return nullcontext()
-    # No cache: a copy of a weight made without autograd must not meet eager code.
-    return torch.autocast(device_type, dtype=torch.get_autocast_dtype(device_type), cache_enabled=False)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from timm_effnet_ext.hosts import is_transformed
 from timm_effnet_ext.models.layers import is_recorded
 
 
@@ -12,7 +13,7 @@ def is_eager(image: Any) -> bool:
     """Whether `image` is computed as the code says: by no compiler, tracer or transform of torch.func."""
     if not isinstance(image, Tensor) or is_recorded(image) or torch.compiler.is_compiling():
         return False
-    return not torch._C._are_functorch_transforms_active()
+    return not is_transformed()
 
 
 def in_fast_format(image: Tensor, training: bool) -> Tensor:

@@ -24,8 +24,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the pho
 COLOURS = ((48, 18, 59), (70, 107, 227), (27, 207, 212), (164, 252, 60), (251, 185, 56), (228, 75, 22), (122, 4, 3))
 """Cold to hot: seven stops of Google's Turbo map, evenly spaced."""
 
-OPACITY = 0.65  # of the hottest spot; the coldest is clear
-UNSEEN = 0.45  # brightness of what the model was not given
+OPACITY = 0.65  # the hottest spot has it; the coldest is clear
+UNSEEN = 0.45  # what the model was not given is darkened to this brightness
 
 
 def explain(classifier: Classifier, photo: Image.Image, index: int) -> Image.Image:

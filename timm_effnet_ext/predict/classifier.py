@@ -9,7 +9,6 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from timm.data import (
     CustomDatasetInfo,
@@ -24,12 +23,11 @@ from torch import Tensor
 from timm_effnet_ext.arch.rows import PREFIX, parse_model_name
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_config
+from timm_effnet_ext.files.hub_name import HUB_PREFIX, is_hub_name, parse_hub_name
 from timm_effnet_ext.files.outputs import PROBLEM_TYPES, REGRESSION, Activation, activation_of, usual_problem_type
 from timm_effnet_ext.models.hucorz_efficientnet import find_cfg
-from timm_effnet_ext.weights.load_errors import explained
-from timm_effnet_ext.weights.source import config_of_source
-
-HUB_PREFIX = "hf-hub:"
+from timm_effnet_ext.weights.load_errors import explain_load_errors
+from timm_effnet_ext.weights.source import read_source_config
 
 # What timm raises over a config with values of other types, missing weights, or weights of another model of its own.
 _UNFIT = (
@@ -119,34 +117,33 @@ class Classifier:
 
 
 def load_classifier(name: str) -> Classifier:
-    """Return the pretrained model `[hucorz_]NAME[.TAG]`, the one in a timm folder, or `hf-hub:USER/REPO`.
+    """Return the pretrained model `[hucorz_]NAME[.TAG]`, the one in a timm folder, or `hf-hub:USER/REPO[@REVISION]`.
 
     Raises:
         EffNetExtError: There is no such model, or its weights cannot be had.
         CheckpointFormatError: The folder or the weights are damaged or do not belong together.
     """
-    if name.startswith(HUB_PREFIX):
-        source = name
+    if is_hub_name(name):
+        source = _name_on_hub(name)
     elif Path(name).is_dir():
         _check_folder(Path(name))
         source = f"local-dir:{name}"
     else:
-        source = _registered(name)
-    with explained(name):
+        source = _name_registered(name)
+    with explain_load_errors(name):
         try:
-            classifier = classifier_of(timm.create_model(source, pretrained=True), name)
-            _check_config(classifier)
+            classifier = make_classifier(timm.create_model(source, pretrained=True), name)
+            _try_config(classifier)
             return classifier
         except EffNetExtError:
             raise
-        except HFValidationError as err:
-            raise EffNetExtError(f"{name}: expected {HUB_PREFIX}USER/REPO ({err})") from err
         except _UNFIT as err:
-            why = first_line(err)
-            raise CheckpointFormatError(f"{name}: its config.json and its weights make no model ({why})") from err
+            why = f"its config.json and its weights make no model ({first_line(err)})"
+            advice = ". Where they are not timm's, convert them: timm-effnet-ext convert" if is_hub_name(name) else ""
+            raise CheckpointFormatError(f"{name}: {why}{advice and f'{advice} {name} -o FOLDER'}") from err
 
 
-def classifier_of(model: Any, name: str = "the model") -> Classifier:
+def make_classifier(model: Any, name: str = "the model") -> Classifier:
     """Return a timm model ready to classify.
 
     Raises:
@@ -158,7 +155,7 @@ def classifier_of(model: Any, name: str = "the model") -> Classifier:
     data_config = resolve_model_data_config(model, use_test_size=True)
     if data_config["input_size"][0] not in (1, 3):
         raise EffNetExtError(f"{name} takes images of {data_config['input_size'][0]} channels, a photo has 3 or 1")
-    config = config_of_source(model.pretrained_cfg) or {}
+    config = read_source_config(model.pretrained_cfg) or {}
     stated = config.get("problem_type")
     if stated not in (None, *PROBLEM_TYPES):
         raise CheckpointFormatError(f"{name}: problem_type makes no sense: {stated!r}")
@@ -181,7 +178,7 @@ def _labels(model: Any, name: str) -> tuple[DatasetInfo | None, str]:
     return (ImageNetInfo(subset), f"{subset}'s, by the number of outputs") if subset else (None, "unknown")
 
 
-def _check_config(classifier: Classifier) -> None:
+def _try_config(classifier: Classifier) -> None:
     """Do what every photo needs, so that settings that make no sense are an error before the first one."""
     classifier.image(Image.new("RGB", (64, 64)))
     for index in range(classifier.model.num_classes + classifier.is_yes_or_no):
@@ -189,7 +186,15 @@ def _check_config(classifier: Classifier) -> None:
             raise TypeError(f"the label of class {index} is no text: {classifier.label(index)!r}")
 
 
-def _registered(name: str) -> str:
+def _name_on_hub(name: str) -> str:
+    """Return what timm calls a repository, which it takes as a whole."""
+    repo_id, revision, path = parse_hub_name(name)
+    if path:
+        raise EffNetExtError(f"{name}: names a part of a repository, expected {HUB_PREFIX}USER/REPO[@REVISION]")
+    return f"{HUB_PREFIX}{repo_id}{'' if revision is None else f'@{revision}'}"
+
+
+def _name_registered(name: str) -> str:
     """Return the registry name of a model of ours, or raise with what would have been right."""
     if Path(name).is_file():
         raise EffNetExtError(f"{name}: is a file. `timm-effnet-ext convert` makes a folder of it, to be named here")

@@ -18,7 +18,7 @@ from timm_effnet_ext.errors import EffNetExtError
 # What Pillow's decoders raise over damaged files, beside OSError.
 _DAMAGED = (SyntaxError, ValueError, RuntimeError, EOFError, IndexError, struct.error, zlib.error)
 
-_MAX_PHOTOS = 16  # of a folder
+_MAX_PHOTOS = 16  # more of a folder are not read
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # Photos that other packages bring, if they are installed: folder below the package, pattern.
 _PACKAGED_PHOTOS = (("sklearn", "datasets/images/*.jpg"), ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
@@ -30,7 +30,7 @@ def read_photo(path: Path) -> Image.Image:
     Raises:
         EffNetExtError: It is missing, no picture, cut, damaged, or larger than Pillow's limit against bombs.
     """
-    with _explained(path), Image.open(path) as photo:
+    with _explain_errors(path), Image.open(path) as photo:
         upright = ImageOps.exif_transpose(photo)
         if upright.mode.startswith("I") or upright.mode == "F":
             upright = _in_8_bits(upright, path)
@@ -80,11 +80,11 @@ def _packaged_photos() -> list[Path]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explain_errors(path: Path) -> Iterator[None]:
     """Turn what Pillow raises into one line that names the file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes up to the limit
+            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata, and of sizes below the limit
             yield
     except UnidentifiedImageError as err:
         raise EffNetExtError(f"{path}: is no picture, or of a kind that Pillow does not read") from err

@@ -12,8 +12,8 @@ import yaml
 
 from timm_effnet_ext.errors import EffNetExtError
 
-SUMMARY, ARGS = "summary.csv", "args.yaml"  # train.py's
-STAGES = "progressive.csv"  # ours, a row an epoch
+SUMMARY_FILE, ARGS_FILE = "summary.csv", "args.yaml"  # train.py's
+STAGES_FILE = "progressive.csv"  # ours, a row an epoch
 
 
 class Span(NamedTuple):
@@ -47,12 +47,12 @@ def read_run(folder: Path) -> Run:
     Raises:
         EffNetExtError: A file of it is missing or damaged.
     """
-    rows = _rows(folder / SUMMARY)
+    rows = _rows(folder / SUMMARY_FILE)
     epochs = tuple(sorted(rows))
     columns = [name for name in rows[epochs[0]] if name != "epoch"]
     metrics = {name: tuple(rows[epoch][name] for epoch in epochs) for name in columns}
-    model = str(_args(folder / ARGS).get("model", "unknown model"))
-    return Run(folder.resolve().name, model, epochs, metrics, _spans(folder / STAGES))
+    model = str(_args(folder / ARGS_FILE).get("model", "unknown model"))
+    return Run(folder.resolve().name, model, epochs, metrics, _spans(folder / STAGES_FILE))
 
 
 def _rows(path: Path) -> dict[int, dict[str, float]]:
@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError) as err:  # of a date that is none, of bytes that are no text
+    except (yaml.YAMLError, ValueError) as err:  # ValueError: a date is none, or bytes are no text
         raise EffNetExtError(f"{path}: not YAML ({err}). Is the file damaged?") from err
 
 

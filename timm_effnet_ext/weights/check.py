@@ -14,13 +14,8 @@ from timm_effnet_ext.arch.identify import identify_state
 from timm_effnet_ext.arch.layout import COUNTER_LEAF, Shape
 from timm_effnet_ext.arch.rows import BN_EPS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.weights.source import (
-    argument_of_caller,
-    check_download,
-    config_beside,
-    config_of_source,
-    name_of_source,
-)
+from timm_effnet_ext.hosts import argument_of_timm
+from timm_effnet_ext.weights.source import check_download, name_source, read_config_beside, read_source_config
 
 _logger = logging.getLogger(__name__)
 
@@ -32,24 +27,35 @@ _HEAD = ("conv_head.", "bn2.", *_CLASSIFIER)
 _MOST_FITS = 2  # that a message names: most rows are others, scaled
 
 
-def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+class Checked(dict[str, Any]):
+    """A state_dict that was its model's when it was read, and what errors call the place where it was read."""
+
+    def __init__(self, state_dict: Mapping[str, Any], where: str) -> None:
+        super().__init__(state_dict)
+        self.where = where
+
+
+def check_pretrained(state_dict: Mapping[str, Any], model: Any, cache_dir: Any = None) -> Checked:
     """Return `state_dict` if it is this model's; timm calls this before it adapts classifier and input channels.
+
+    What timm adapts differs in shape, or is gone, when it comes to be loaded: only here can be told whose weights
+    they are. `cache_dir` is what timm was given for the Hub's cache.
 
     Raises:
         CheckpointFormatError: Names or shapes are another architecture's, or the source's own config names a model
             that computes something else. The message names the architecture that fits.
     """
     cfg = model.pretrained_cfg
-    where = name_of_source(cfg)
+    where = name_source(cfg)
     if cfg.get("hf_hub_id"):
-        check_download(cfg, where)
-    _check_config(config_of_source(cfg), model, where)
+        check_download(cfg, where, cache_dir)
+    _check_config(read_source_config(cfg, cache_dir), model, where)
     classes, have, said = getattr(model, "num_classes", None), _classes(state_dict), cfg.get("num_classes")
     other_head = classes is not None and classes != said
     left_out = _HEAD if classes is None else _CLASSIFIER if other_head else ()  # a feature extractor has no head
     found, expected = (
         {k: shape for k, shape in shapes.items() if not k.startswith(left_out)}
-        for shapes in (_shapes(state_dict), _shapes_in_file(model, cfg))
+        for shapes in (_shapes(state_dict), _expect_of_file(model, cfg))
     )
     use, draw = f"add num_classes={have} to pretrained_cfg_overlay", f"pass num_classes={classes} too"
     _check_shapes(found, expected, where, state_dict, use=use, draw=draw)
@@ -61,8 +67,8 @@ def check_pretrained(state_dict: dict[str, Tensor], model: Any) -> dict[str, Ten
             "To load it, add num_classes=%d to pretrained_cfg_overlay", where, have, said, have,
         )  # fmt: skip
     if cfg.get("state_dict") and model.conv_stem.weight.is_meta:
-        return {k: v.clone() if isinstance(v, Tensor) else v for k, v in state_dict.items()}  # the caller's own
-    return state_dict
+        state_dict = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state_dict.items()}  # the caller's own
+    return Checked(state_dict, where)
 
 
 def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -> None:
@@ -75,11 +81,11 @@ def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -
         CheckpointFormatError: A shape differs, a name is missing or unknown (only with `strict`), a value is not
             finite, or a variance is negative.
     """
-    path = argument_of_caller("load_checkpoint", "checkpoint_path")
-    where, have = str(path or "state_dict"), _classes(state_dict)
+    path = argument_of_timm("load_checkpoint", "checkpoint_path")
+    where, have = getattr(state_dict, "where", str(path or "state_dict")), _classes(state_dict)
     use, draw = f"create the model with num_classes={have}", "pass strict=False without classifier.*"
     if path:
-        _check_config(config_beside(Path(path)), model, where)
+        _check_config(read_config_beside(Path(path)), model, where)
         asked = f"num_classes={model.num_classes}, " if hasattr(model, "num_classes") else ""
         overlay = f"pretrained=True, pretrained_cfg_overlay=dict(file={where!r}, num_classes={have})"
         draw = f"pass {asked}{overlay} in place of checkpoint_path (to train.py: --pretrained --pretrained-path)"
@@ -92,7 +98,7 @@ def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -
         _check_values(key, state_dict[key], where)
 
 
-def placed(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def place_values(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Return `state_dict` as a `model` without values can take it over: its dtypes, on the default device.
 
     Weights of a safetensors file stay the private memory map that they are: training writes into copies of its pages.
@@ -104,12 +110,12 @@ def placed(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
     return counters | given
 
 
-def modules_without_values(model: nn.Module) -> list[nn.Module]:
+def find_without_values(model: nn.Module) -> list[nn.Module]:
     """Return the modules that a load left without values, e.g. the classifier of other classes."""
     return [m for m in model.modules() if any(p.is_meta for p in m.parameters(recurse=False))]
 
 
-def _shapes_in_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
+def _expect_of_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the shapes that the source of a model has, before timm cuts a background class and adds up channels."""
     shapes = _shapes(model.state_dict())
     offset, chans = cfg.get("label_offset") or 0, (cfg.get("input_size") or (3,))[0]
@@ -128,7 +134,7 @@ class _Difference(NamedTuple):
     shapes: dict[str, tuple[Shape, Shape]]
 
     @classmethod
-    def of(cls, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> _Difference:
+    def between(cls, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> _Difference:
         """Compare; counters are left out: files from before PyTorch 0.4.1 and frozen norms have none."""
         missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
         return cls(
@@ -164,7 +170,7 @@ def _check_shapes(
         raise CheckpointFormatError(
             f"{where}: not a state_dict: {len(wrong)} entries are no tensors ({first_few(wrong, 3)})"
         )
-    difference = _Difference.of(found, expected)
+    difference = _Difference.between(found, expected)
     missing, unknown, shapes = difference
     if not any(difference):
         return

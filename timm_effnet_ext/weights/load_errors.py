@@ -2,70 +2,76 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
-import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+import torch
 from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few, first_line
-from timm_effnet_ext.files.hub_errors import HUB_ERRORS, hub_answer
-from timm_effnet_ext.weights.source import argument_of_caller
+from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line
+from timm_effnet_ext.files.hub_errors import hub_explained
+from timm_effnet_ext.hosts import argument_of_timm, is_damaged_archive, refused_objects
 
-_REFUSED = re.compile(r"Unsupported globals: (.+?)\. ")  # in timm's words
+_ARCHIVE = b"PK\x03\x04"
 
 
 def check_readable_checkpoint() -> None:
-    """Open the file of `create_model(checkpoint_path=…)`, if that is what is calling, before timm reads it."""
-    path = argument_of_caller("create_model", "checkpoint_path")
+    """Open the file of `create_model(checkpoint_path=…)`, if that is what is calling.
+
+    timm reads it once the model is made, and what it raises then goes past us. The values are not read for this.
+    """
+    path = argument_of_timm("create_model", "checkpoint_path")
     if path is None or not Path(path).is_file():
         return
-    with explained(str(path)):
+    with explain_load_errors(str(path)):
         if str(path).endswith(".safetensors"):
             with safe_open(path, framework="pt"):
                 pass
         else:
-            load_state_dict(str(path))
+            _open_pickle(str(path))
+
+
+def _open_pickle(path: str) -> None:
+    """Rebuild what timm would load, but for the values: they stay in the file, if it is an archive as torch writes it.
+
+    A file of torch before 1.6 is none, and is read; so is one that torch refuses, for timm's words of that.
+    """
+    with open(path, "rb") as file:
+        is_archive = file.read(len(_ARCHIVE)) == _ARCHIVE
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py's files hold one, and timm allows it
+            torch.load(path, weights_only=True, mmap=is_archive)
+    except pickle.UnpicklingError:
+        load_state_dict(path)
+    if is_archive:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                archive.open(name).close()  # what stands before the values is whole
 
 
 @contextmanager
-def explained(model_name: str) -> Iterator[None]:
+def explain_load_errors(model_name: str) -> Iterator[None]:
     """Turn the errors of safetensors, torch and the Hub client into one line that says what to do."""
     try:
-        yield
-    except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as err:
+        with hub_explained(model_name):
+            yield
+    except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, UnicodeDecodeError) as err:
         said = first_line(err)
         raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({said})") from err
-    except RepositoryNotFoundError as err:
-        raise EffNetExtError(f"{model_name}: {hub_answer(err)}. Check the name, or log in: hf auth login.") from err
-    except LocalEntryNotFoundError as err:
-        raise EffNetExtError(
-            f"{model_name}: its weights are not in the cache and {hub_answer(err.__cause__)}. "
-            "Connect once to fetch them, or name a folder that has them (for timm.create_model 'local-dir:FOLDER')."
-        ) from err
-    except EntryNotFoundError as err:
-        raise EffNetExtError(f"{model_name}: the repository has no weight file: {hub_answer(err)}") from err
-    except HUB_ERRORS as err:
-        raise EffNetExtError(f"{model_name}: the download failed: {hub_answer(err)}") from err
-    except OSError as err:
-        if "Consistency check failed" not in str(err):  # the client's words for a download of another length
-            raise
-        raise EffNetExtError(f"{model_name}: the download failed: {first_line(err)}") from err
     except RuntimeError as err:
-        text = str(err)
-        if "PytorchStreamReader" in text or "Invalid magic number" in text:
+        if is_damaged_archive(err):
             raise CheckpointFormatError(f"{model_name}: the weight file is cut or damaged ({first_line(err)})") from err
-        if "weights_only" in text:
-            named = _REFUSED.search(text)
-            held = first_few(named[1].split(", "), 2) if named else "other Python objects"
-            raise CheckpointFormatError(
-                f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds {held}, which "
-                "are never loaded. Save model.state_dict(), or convert it: python -m timm_effnet_ext convert FILE "
-                "-o FOLDER"
-            ) from err
-        raise
+        refused = refused_objects(err)
+        if refused is None:
+            raise
+        held = first_few(refused, 2) if refused else "other Python objects"
+        raise CheckpointFormatError(
+            f"{model_name}: the weight file is no plain state_dict: it is foreign, damaged, or holds {held}, which "
+            "are never loaded. Save model.state_dict(), or convert it: python -m timm_effnet_ext convert FILE "
+            "-o FOLDER"
+        ) from err

@@ -10,13 +10,19 @@ from timm.data import ImageNetInfo, create_dataset
 from tests.train.folders import write_images
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
-from timm_effnet_ext.train.classes.numbering import Numbering, differences, of_checkpoint, of_dataset, of_weights
+from timm_effnet_ext.train.classes.numbering import (
+    Numbering,
+    describe_differences,
+    read_checkpoint,
+    read_dataset,
+    read_weights,
+)
 
 NAMES = ("1", "2", "10", "Zebra", "apple", "class 9", "class 10", "Äpfel mit Öl", "日本", "a  b")
 
 
 def read(root, split="train", class_map="", name=""):
-    return of_dataset(create_dataset(name, root, split=split, class_map=class_map), split, class_map)
+    return read_dataset(create_dataset(name, root, split=split, class_map=class_map), split, class_map)
 
 
 def numbered(*names, **kwargs):
@@ -59,7 +65,7 @@ def test_a_class_map_numbers_what_it_names(kind, tmp_path):
     ],
 )
 def test_datasets_that_are_no_folders_have_the_names_that_they_say(dataset, index):
-    assert of_dataset(dataset, "train", None) == Numbering("split 'train'", index)
+    assert read_dataset(dataset, "train", None) == Numbering("split 'train'", index)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_names_that_timm_sorts_alike_are_refused_without_a_class_map(names, tmp_
 
 def test_only_folders_have_an_order_of_timms():
     index = {"Apple": 0, "apple": 1}
-    assert of_dataset(SimpleNamespace(class_to_idx=index), "train", None).index == index
+    assert read_dataset(SimpleNamespace(class_to_idx=index), "train", None).index == index
 
 
 @pytest.mark.parametrize(
@@ -108,13 +114,13 @@ def test_only_folders_have_an_order_of_timms():
 )
 def test_differences_say_which_class_is_where(names, difference):
     other = Numbering("there", {name: number for number, name in enumerate(names)})
-    assert differences(numbered("a", "b", "c"), other) == difference
+    assert describe_differences(numbered("a", "b", "c"), other) == difference
 
 
 def test_beside_a_class_map_only_other_numbers_are_a_difference():
     model = numbered("a", "b", "c")
-    assert differences(model, Numbering("there", {"b": 1, "kitten": 0}, is_mapped=True)) == ""
-    assert differences(model, Numbering("there", {"b": 0}, is_mapped=True)).startswith("1 have other numbers")
+    assert describe_differences(model, Numbering("there", {"b": 1, "kitten": 0}, is_mapped=True)) == ""
+    assert describe_differences(model, Numbering("there", {"b": 0}, is_mapped=True)).startswith("1 have other numbers")
 
 
 def model_of(num_classes=3, **cfg):
@@ -123,29 +129,29 @@ def model_of(num_classes=3, **cfg):
 
 @pytest.mark.parametrize("names", [["x", "y", "z"], ("x", "y", "z"), {"0": "x", "1": "y", "2": "z"}])
 def test_a_models_own_names_are_read_as_timm_reads_them(names):
-    assert of_weights(model_of(label_names=names)).index == {"x": 0, "y": 1, "z": 2}
+    assert read_weights(model_of(label_names=names)).index == {"x": 0, "y": 1, "z": 2}
 
 
 def test_a_model_has_the_names_of_its_weights_alone():
-    assert of_weights(model_of(label_names=["x", "y", "z"], num_classes=3)) is not None
-    assert of_weights(model_of(5, label_names=["x", "y", "z"])) is None  # another classifier
-    assert of_weights(model_of(label_names=["x", "x", "z"])) is None  # which is 'x'?
-    assert of_weights(model_of()) is None
-    assert of_weights(SimpleNamespace()) is None
+    assert read_weights(model_of(label_names=["x", "y", "z"], num_classes=3)) is not None
+    assert read_weights(model_of(5, label_names=["x", "y", "z"])) is None  # another classifier
+    assert read_weights(model_of(label_names=["x", "x", "z"])) is None  # which is 'x'?
+    assert read_weights(model_of()) is None
+    assert read_weights(SimpleNamespace()) is None
 
 
 def test_models_of_imagenet_have_its_names():
     model = SimpleNamespace(num_classes=1000, pretrained_cfg={"num_classes": 1000})
-    found = of_weights(model)
+    found = read_weights(model)
     assert found.whose == "the model (imagenet-1k)"
     assert found.in_order() == tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def test_a_checkpoint_has_the_names_of_its_run(tmp_path):
     checkpoint = tmp_path / "model_best.pth.tar"
-    assert of_checkpoint(checkpoint) is None
+    assert read_checkpoint(checkpoint) is None
     (tmp_path / CLASS_NAMES_FILE).write_text("日本\nb\n", encoding="utf-8")
-    assert of_checkpoint(checkpoint).in_order() == ("日本", "b")
+    assert read_checkpoint(checkpoint).in_order() == ("日本", "b")
     (tmp_path / CLASS_NAMES_FILE).write_bytes("Öl\n".encode("latin-1"))
     with pytest.raises(EffNetExtError, match=rf"{CLASS_NAMES_FILE}: not UTF-8 .* Save it as UTF-8"):
-        of_checkpoint(checkpoint)
+        read_checkpoint(checkpoint)

@@ -12,20 +12,20 @@ import timm.task
 import timm.utils
 import torch
 
+from tests.small_models import SMALL
 from tests.train.folders import write_images
-from tests.train.launching import TRAIN_PY, launch, needs_train_py
+from tests.train.launching import MODEL_KWARGS, TRAIN_PY, launch, needs_train_py
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
-from timm_effnet_ext.train.classes.watch import watched
+from timm_effnet_ext.train.classes.watch import watch_classes
 
-TINY = {"width_mult": 0.25, "depth_mult": 0.2}
 NAMES = ("1", "2", "10", "Zebra", "apple", "a  b", "Äpfel mit Öl", "日本")
 
 
 @pytest.fixture(scope="module")
 def model():
     """Return a function that makes a small model."""
-    return partial(timm.create_model, "hucorz_efficientnet_b0", **TINY)
+    return partial(timm.create_model, "hucorz_efficientnet_b0", **SMALL)
 
 
 def folder(root, train=NAMES, validation=None):
@@ -36,8 +36,8 @@ def folder(root, train=NAMES, validation=None):
 
 def prepare(root, output, *, num_classes=8, class_map="", resume=None):
     """Do what train.py does before its first step; return the names that were written, or None."""
-    with watched():
-        timm.create_model("hucorz_efficientnet_b0", num_classes=num_classes, checkpoint_path="", **TINY)
+    with watch_classes():
+        timm.create_model("hucorz_efficientnet_b0", num_classes=num_classes, checkpoint_path="", **SMALL)
         for split in ("train", "validation"):
             timm.data.create_dataset(
                 "", root=root, split=split, is_training=split == "train", class_map=class_map, input_key=None
@@ -143,13 +143,13 @@ def trained(tmp_path, model):
 
 def judge(checkpoint, root, class_map="", outputs=4, way="load"):
     """Do what validate.py does before it has an accuracy; return the model."""
-    with watched():
+    with watch_classes():
         if way == "load":
-            model = timm.create_model("hucorz_efficientnet_b0", pretrained=False, num_classes=4, **TINY)
+            model = timm.create_model("hucorz_efficientnet_b0", pretrained=False, num_classes=4, **SMALL)
             timm.models.load_checkpoint(model, str(checkpoint), False)
         else:
             path = str(checkpoint)
-            model = timm.models.create_model("hucorz_efficientnet_b0", num_classes=4, checkpoint_path=path, **TINY)
+            model = timm.models.create_model("hucorz_efficientnet_b0", num_classes=4, checkpoint_path=path, **SMALL)
         timm.data.create_dataset(root=root, name="", split="validation", class_map=class_map)
         timm.utils.accuracy(torch.zeros(1, outputs), torch.zeros(1, dtype=torch.long), topk=(1,))
     return model
@@ -217,9 +217,9 @@ def test_pretrained_models_are_compared_by_their_own_names(tmp_path, model):
     torch.save(model(num_classes=2).state_dict(), tmp_path / "model.pth")
     overlay = {"file": str(tmp_path / "model.pth"), "num_classes": 2, "label_names": ["b", "a"]}
     write_images(tmp_path / "images", "ab")
-    with watched():
+    with watch_classes():
         timm.create_model(
-            "hucorz_efficientnet_b0", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=2, **TINY
+            "hucorz_efficientnet_b0", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=2, **SMALL
         )
         timm.data.create_dataset("", tmp_path / "images")
         with pytest.raises(EffNetExtError, match=r"2 have other numbers .'b' is 0 in the model, 1 in "):
@@ -234,7 +234,7 @@ def test_names_are_timms_again_afterwards():
         (timm, "create_model"),
     ]
     before = [getattr(owner, name) for owner, name in owners]
-    with pytest.raises(KeyError), watched():
+    with pytest.raises(KeyError), watch_classes():
         raise KeyError
     assert [getattr(owner, name) for owner, name in owners] == before
 
@@ -257,7 +257,7 @@ def test_a_launched_program_is_stopped_in_one_line(tmp_path):
 def train_args(images, output, *args):
     return [
         *("--data-dir", images, "--num-classes", len(NAMES), "--model", "hucorz_efficientnet_b0", "--img-size", 32),
-        *("--model-kwargs", "width_mult=0.25", "depth_mult=0.2", "--device", "cpu", "-b", 4, "--workers", 0),
+        *(*MODEL_KWARGS, "--device", "cpu", "-b", 4, "--workers", 0),
         *("--epochs", 2, "--warmup-epochs", 0, "--lr", 0.01, "--output", output, *args),
     ]
 
@@ -293,7 +293,7 @@ def test_real_programs_of_timm_go_by_the_names_beside_a_checkpoint(tmp_path):
         script = Path(TRAIN_PY).with_name(name)
         if not script.exists():
             pytest.skip(f"{script} is not there: it lies beside train.py in timm's repository")
-        model = ("--model", "hucorz_efficientnet_b0", "--model-kwargs", "width_mult=0.25", "depth_mult=0.2")
+        model = ("--model", "hucorz_efficientnet_b0", *MODEL_KWARGS)
         checkpoint = ("--checkpoint", tmp_path / "run" / "last.pth.tar", "--num-classes", len(NAMES))
         machine = ("--img-size", 32, "--device", "cpu", "--workers", 0, "-b", 4)
         return launch(script, *model, *checkpoint, *machine, "--data-dir", data, *args, cwd=tmp_path)

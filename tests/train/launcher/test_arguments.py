@@ -3,8 +3,8 @@
 import pytest
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.launcher.arguments import asked, check, options, replaced_model_kwargs
-from timm_effnet_ext.train.progressive.spec import parse
+from timm_effnet_ext.train.launcher.arguments import check_options, find_asked, find_replaced_model_kwargs, make_options
+from timm_effnet_ext.train.progressive.plan import parse
 
 SPEC = "sizes=32,64 mixup=0:0.2 cutmix=0:1 dropout=0.3:0.1 drop_path=0.1"
 
@@ -22,7 +22,7 @@ def config(tmp_path):
 
 
 def values(*args):
-    return {name: given.value for name, given in asked(args).items()}
+    return {name: given.value for name, given in find_asked(args).items()}
 
 
 def test_the_command_line_goes_before_the_file(config):
@@ -63,7 +63,7 @@ def test_a_file_that_is_no_yaml_is_named(raw, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_bytes(raw)
     with pytest.raises(EffNetExtError, match=r"c\.yaml: not YAML"):
-        asked(["-c", str(path)])
+        find_asked(["-c", str(path)])
 
 
 def test_a_file_that_is_no_mapping_asks_for_nothing(config):
@@ -73,7 +73,7 @@ def test_a_file_that_is_no_mapping_asks_for_nothing(config):
 def clash(spec, *args):
     """Return what is said of a plan and of arguments that set the same; "" where they do not."""
     try:
-        check(parse(spec).plan(None), asked(args))
+        check_options(parse(spec).plan(None), find_asked(args))
     except EffNetExtError as err:
         return str(err).removeprefix("--progressive and options of the program set the same: ")
     return ""
@@ -122,7 +122,7 @@ def test_a_file_sets_values_as_the_command_line_does(config):
 
 
 def test_equal_values_and_what_the_plan_leaves_are_no_clash(config):
-    assert clash(SPEC, *options(parse(SPEC).plan(None))) == ""
+    assert clash(SPEC, *make_options(parse(SPEC).plan(None))) == ""
     assert clash("sizes=32,64", "--mixup", "0.5", "--drop", "0.3", "--drop-path", "0.1", "--mixup-off-epoch", "3") == ""
     assert clash("sizes=32,64 mixup=0:0", "--mixup-off-epoch", "3") == ""
     assert clash("sizes=32,64 dropout=0.1:0.3 mixup=off", "--drop", "0.30", "--img-size", "96") == ""
@@ -133,13 +133,13 @@ def test_equal_values_and_what_the_plan_leaves_are_no_clash(config):
 
 def test_train_py_is_told_to_mix_and_drop_and_its_epochs():
     plan = parse("sizes=32,64 mixup=0:0.2 dropout=0.3:0.1").plan(None)
-    assert options(plan) == ["--train-size-schedule", "progressive", "--mixup", "0.2", "--drop", "0.3"]
+    assert make_options(plan) == ["--train-size-schedule", "progressive", "--mixup", "0.2", "--drop", "0.3"]
 
 
 def test_model_kwargs_of_the_file_are_lost_to_those_of_the_command_line(config):
     path = config("model_kwargs: {linear_probe: true, width_mult: 0.5}")
-    assert replaced_model_kwargs(["-c", path]) == []
-    assert replaced_model_kwargs(["-c", path, "--model-kwargs", "width_mult=1"]) == ["linear_probe"]
-    assert replaced_model_kwargs(["-c", path, "--model-k", "width_mult=1", "linear_probe=1"]) == []
-    assert replaced_model_kwargs(["-c", "5", "--model-kwargs", "width_mult=1"]) == []  # another program's -c
-    assert replaced_model_kwargs(["-c", config("model_kwargs: [1]"), "--model-kwargs", "width_mult=1"]) == []
+    assert find_replaced_model_kwargs(["-c", path]) == []
+    assert find_replaced_model_kwargs(["-c", path, "--model-kwargs", "width_mult=1"]) == ["linear_probe"]
+    assert find_replaced_model_kwargs(["-c", path, "--model-k", "width_mult=1", "linear_probe=1"]) == []
+    assert find_replaced_model_kwargs(["-c", "5", "--model-kwargs", "width_mult=1"]) == []  # another program's -c
+    assert find_replaced_model_kwargs(["-c", config("model_kwargs: [1]"), "--model-kwargs", "width_mult=1"]) == []

@@ -12,9 +12,10 @@ from PIL import Image
 from timm.models import load_state_dict
 
 from tests.processes import ROOT, python
-from tests.train.launching import TRAIN_PY, launch, needs_train_py
+from tests.small_models import SMALL
+from tests.train.launching import MODEL_KWARGS, TRAIN_PY, launch, needs_train_py
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
-from timm_effnet_ext.train.runs import STAGES, csv_rows
+from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
 
 SPY = ROOT / "tests/train/spy.py"
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
@@ -113,10 +114,10 @@ def test_a_teacher_is_made_as_timm_makes_it(tmp_path):
     path.write_text(
         "import timm\n"
         "from timm.task import LogitDistillationTask\n"
-        "student = timm.create_model('hucorz_efficientnet_b0', num_classes=4, width_mult=0.25, depth_mult=0.3)\n"
+        f"student = timm.create_model('hucorz_efficientnet_b0', num_classes=4, **{SMALL})\n"
         f"weights = {str(tmp_path / 'teacher.pth')!r}\n"
         "task = LogitDistillationTask(student, 'test_efficientnet', teacher_pretrained_path=weights, verbose=False)\n"
-        "print(student.drop_rate_at, type(task.teacher.model).__name__)\n"
+        "print(student.rates, type(task.teacher.model).__name__)\n"
     )
     done = launch("--progressive", "sizes=32,64 dropout=0.1:0.3", path)
     assert done.stdout == "[(32, 0.1), (64, 0.3)] EfficientNet\n", done.stderr
@@ -169,7 +170,7 @@ def train_args(images, output, name, *args, batch=16 // STEPS):
     """Return arguments of train.py for a run of seconds on a CPU."""
     return [
         *("--data-dir", images, "--num-classes", 4, "--model", "hucorz_efficientnetv2_b0", "--img-size", 64),
-        *("--model-kwargs", "width_mult=0.25", "depth_mult=0.3", "--device", "cpu", "-b", batch, "--workers", 0),
+        *(*MODEL_KWARGS, "--device", "cpu", "-b", batch, "--workers", 0),
         *("--epochs", EPOCHS, "--warmup-epochs", 0, "--lr", 0.01, "--output", output, "--experiment", name, *args),
     ]
 
@@ -204,8 +205,8 @@ def test_real_run_killed_within_a_stage_resumes_step_for_step(images, tmp_path):
     assert killed[: 3 * STEPS] + resumed == whole
 
     columns = ("epoch", "size", "randaug", "mixup", "dropout", "images")
-    rows = [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "killed" / STAGES)]
-    assert rows == [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "whole" / STAGES)]
+    rows = [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "killed" / STAGES_FILE)]
+    assert rows == [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "whole" / STAGES_FILE)]
     assert [row[0] for row in rows] == [str(epoch) for epoch in range(EPOCHS)]
 
 
@@ -243,7 +244,7 @@ def test_real_train_py_learns_our_models_from_device_modules(images, tmp_path):
 @needs_train_py
 def test_real_linear_probe_in_two_processes_resumes_and_moves_the_classifier_alone(images, tmp_path):
     def epochs(count, *args):
-        probe = ("--epochs", count, "--model-kwargs", "width_mult=0.25", "depth_mult=0.3", "linear_probe=True")
+        probe = ("--epochs", count, *MODEL_KWARGS, "linear_probe=True")
         arguments = train_args(images, tmp_path, f"probe-{count}", *probe, "--model-ema", *args, batch=4)
         options = ("--standalone", "--nproc-per-node", 2, "-m", "timm_effnet_ext", "run")
         done = python("-m", "torch.distributed.run", *options, SPY, tmp_path / "log", 0, TRAIN_PY, *arguments)

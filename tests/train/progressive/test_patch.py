@@ -13,12 +13,13 @@ from timm.data import FastCollateMixup, Mixup, ScheduledBatchSampler
 from torch.utils.data import Dataset
 
 from tests.closeness import FLOAT32, assert_close
-from tests.small_models import SMALL
+from tests.small_models import SMALL, calibrated, images
 from tests.train.spy import Spy
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.progressive.patch import applied
-from timm_effnet_ext.train.progressive.spec import parse
-from timm_effnet_ext.train.runs import STAGES, csv_rows
+from timm_effnet_ext.models.efficientnet import EfficientNet
+from timm_effnet_ext.train.progressive.patch import make_progressive
+from timm_effnet_ext.train.progressive.plan import parse
+from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
 
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
 EPOCHS = 8
@@ -93,7 +94,7 @@ def train(spy, epochs):
 
 def test_every_step_has_the_strengths_of_its_size(spy):
     plan = plan_of()
-    with applied(plan):
+    with make_progressive(plan):
         steps = train(spy, range(EPOCHS))
     assert [step["size"] for step in steps] == [size for size in plan.sizes for _ in range(2 * 16 // 4)]
     for step in steps:
@@ -104,10 +105,10 @@ def test_every_step_has_the_strengths_of_its_size(spy):
 
 
 def test_resumed_run_equals_the_uninterrupted_one_step_for_step(spy):
-    with applied(plan_of()):
+    with make_progressive(plan_of()):
         whole = list(train(spy, range(EPOCHS)))
     spy.steps.clear()
-    with applied(plan_of()):  # a new process, in the middle of the second stage
+    with make_progressive(plan_of()):  # a new process, in the middle of the second stage
         resumed = train(spy, range(3, EPOCHS))
     assert resumed == whole[3 * 16 // 4 :]
 
@@ -116,7 +117,7 @@ def test_resumed_run_equals_the_uninterrupted_one_step_for_step(spy):
 @pytest.mark.parametrize("prefetcher", [True, False])
 def test_sizes_do_not_depend_on_workers_or_prefetcher(workers, prefetcher):
     plan = plan_of("sizes=32,64 randaug=3:9")
-    with applied(plan):
+    with make_progressive(plan):
         loader = loader_of(num_workers=workers, use_prefetcher=prefetcher, batch_schedule_epochs=2)
         sizes = []
         for epoch in range(2):
@@ -127,13 +128,13 @@ def test_sizes_do_not_depend_on_workers_or_prefetcher(workers, prefetcher):
 
 def test_spawned_workers_mix_by_size():
     plan = plan_of("sizes=32,64 mixup=0:0.5")
-    with applied(plan):
+    with make_progressive(plan):
         loader = loader_of(
             num_workers=1,
             batch_schedule_epochs=2,
             collate_fn=timm.data.FastCollateMixup(mixup_alpha=0.5, num_classes=4),
         )
-    loader._loader.loader.multiprocessing_context = multiprocessing.get_context("spawn")
+    loader.loader.multiprocessing_context = multiprocessing.get_context("spawn")
     hard = []
     for epoch in range(2):
         loader.batch_sampler.set_epoch(epoch)
@@ -144,7 +145,7 @@ def test_spawned_workers_mix_by_size():
 
 @pytest.mark.parametrize("name", ["Mixup", "FastCollateMixup"])
 def test_mixup_is_off_where_the_plan_or_the_program_says_so(name):
-    with applied(plan_of("sizes=32,64 mixup=0:0.5")):
+    with make_progressive(plan_of("sizes=32,64 mixup=0:0.5")):
         mixup = getattr(timm.data, name)(mixup_alpha=0.5, num_classes=4)
     assert isinstance(mixup, Mixup if name == "Mixup" else FastCollateMixup)
     assert mixed(mixup, 64)
@@ -166,17 +167,17 @@ def mixed(mixup, size):
 
 
 def test_what_the_plan_leaves_is_the_programs_own():
-    with applied(plan_of("sizes=32,64")):
+    with make_progressive(plan_of("sizes=32,64")):
         mixup = timm.data.Mixup(mixup_alpha=0.7, cutmix_alpha=0.2, num_classes=4)
         model = timm.create_model("hucorz_efficientnet_b0", drop_rate=0.5, **TINY)
         loader = loader_of(auto_augment="rand-m7-n1")
     assert [(m.mixup_alpha, m.cutmix_alpha) for m in mixup.by_size.values()] == [(0.7, 0.2)] * 2
-    assert model.drop_rate_at == []
+    assert type(model) is EfficientNet
     assert [magnitudes(transform) for transform in loader.dataset.transforms] == [{7}, {7}]
 
 
 def test_the_programs_policy_keeps_all_but_its_magnitude():
-    with applied(plan_of("sizes=32,64 randaug=5:8")):
+    with make_progressive(plan_of("sizes=32,64 randaug=5:8")):
         loader = loader_of(auto_augment="rand-n1-mstd0.5-inc1")
     randaugment = loader.dataset.transforms[0].transforms[-2]
     assert (randaugment.num_layers, randaugment.ops[0].magnitude_std, randaugment.ops[0].magnitude) == (1, 0.5, 5)
@@ -184,12 +185,12 @@ def test_the_programs_policy_keeps_all_but_its_magnitude():
 
 
 def test_a_policy_may_name_the_last_magnitude_and_a_program_augment_nothing():
-    with applied(plan_of("sizes=32,64 randaug=5:8")):
+    with make_progressive(plan_of("sizes=32,64 randaug=5:8")):
         assert [magnitudes(transform) for transform in loader_of(auto_augment="rand-m8-mmax8").dataset.transforms] == [
             {5},
             {8},
         ]
-    with applied(plan_of("sizes=32,64")):
+    with make_progressive(plan_of("sizes=32,64")):
         assert [magnitudes(transform) for transform in loader_of(no_aug=True).dataset.transforms] == [set(), set()]
 
 
@@ -200,8 +201,8 @@ def magnitudes(transform):
 
 def test_stochastic_depth_scales_with_the_size():
     plan = plan_of("sizes=64,128 drop_path=0.1:0.4")
-    with applied(plan):
-        model = timm.create_model("hucorz_efficientnet_b0", depth_mult=0.3, num_classes=4)
+    with make_progressive(plan):
+        model = timm.create_model("hucorz_efficientnet_b0", **TINY)
     rates = [block.drop_path.rates for stage in model.blocks for block in stage if hasattr(block.drop_path, "rates")]
     # the rate of block i of n is the model's times i / n; the first block has none
     n = sum(map(len, model.blocks))
@@ -213,7 +214,7 @@ def test_stochastic_depth_scales_with_the_size():
 
 
 def test_evaluation_loader_is_untouched():
-    with applied(plan_of()):
+    with make_progressive(plan_of()):
         loader = loader_of(is_training=False, batch_schedule_epochs=None)
     assert not isinstance(loader.batch_sampler, ScheduledBatchSampler)
     assert {x.shape[-1] for x, _ in loader} == {64}
@@ -221,14 +222,14 @@ def test_evaluation_loader_is_untouched():
 
 def test_names_are_timms_again_afterwards():
     before = timm.data.create_loader, timm.models.create_model, timm.data.Mixup, timm.data.loader.ScheduledBatchSampler
-    with pytest.raises(KeyError), applied(plan_of()):
+    with pytest.raises(KeyError), make_progressive(plan_of()):
         raise KeyError
     after = timm.data.create_loader, timm.models.create_model, timm.data.Mixup, timm.data.loader.ScheduledBatchSampler
     assert before == after
 
 
 def test_batches_grow_and_the_number_of_steps_stays():
-    with applied(plan_of("sizes=32,64 batch=grow")):
+    with make_progressive(plan_of("sizes=32,64 batch=grow")):
         loader = loader_of(batch_schedule_epochs=2)
     steps = []
     for epoch in range(2):
@@ -242,7 +243,7 @@ def test_record_is_written_beside_the_summary(tmp_path):
     summary = tmp_path / "summary.csv"
 
     def run(epochs):
-        with applied(plan):
+        with make_progressive(plan):
             loader = loader_of(batch_schedule_epochs=4)
             for epoch in epochs:
                 loader.batch_sampler.set_epoch(epoch)
@@ -251,7 +252,7 @@ def test_record_is_written_beside_the_summary(tmp_path):
 
     run(range(3))
     run(range(2, 4))  # resumed: epoch 2 again
-    rows = [row for _, row in csv_rows(tmp_path / STAGES)]
+    rows = [row for _, row in csv_rows(tmp_path / STAGES_FILE)]
     columns = ("epoch", "stage", "size", "randaug", "mixup", "dropout", "images")
     assert [tuple(row[name] for name in columns) for row in rows] == [
         ("0", "1", "32", "3", "", "0.1", "16"),
@@ -260,11 +261,11 @@ def test_record_is_written_beside_the_summary(tmp_path):
         ("3", "2", "64", "9", "", "0.3", "16"),
     ]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [STAGES, "summary.csv"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [STAGES_FILE, "summary.csv"]
 
 
 def test_plan_is_printed_before_the_first_step(capsys):
-    with applied(plan_of()):
+    with make_progressive(plan_of()):
         loader_of()
     table = capsys.readouterr().err.splitlines()
     assert table[0].split() == [
@@ -300,37 +301,37 @@ def test_plan_is_printed_before_the_first_step(capsys):
     ],
 )
 def test_a_loader_that_the_plan_does_not_fit_is_refused(spec, kwargs, message):
-    with applied(plan_of(spec)), pytest.raises(EffNetExtError, match=message):
+    with make_progressive(plan_of(spec)), pytest.raises(EffNetExtError, match=message):
         loader_of(**kwargs)
 
 
 def test_models_that_cannot_drop_by_size_are_refused():
-    with applied(plan_of()), pytest.raises(EffNetExtError, match=r"use a hucorz_.* dropout=off"):
+    with make_progressive(plan_of()), pytest.raises(EffNetExtError, match=r"use a hucorz_.* dropout=off"):
         timm.create_model("test_efficientnet")
 
 
 def test_sizes_that_look_alike_deep_in_the_model_are_refused():
     with (
-        applied(plan_of("sizes=40,48 drop_path=0:0.2")),
+        make_progressive(plan_of("sizes=40,48 drop_path=0:0.2")),
         pytest.raises(EffNetExtError, match="feature maps of 3, 3 at stride 16"),
     ):
         timm.create_model("hucorz_efficientnet_b0", **TINY)
 
 
 def test_loader_of_sequences_is_refused():
-    with applied(plan_of()), pytest.raises(EffNetExtError, match="--naflex-loader"):
+    with make_progressive(plan_of()), pytest.raises(EffNetExtError, match="--naflex-loader"):
         timm.data.create_naflex_loader(Images())
 
 
 def test_cutmix_range_beside_a_cutmix_strength_is_refused():
-    with applied(plan_of("sizes=32,64 cutmix=0:1")), pytest.raises(EffNetExtError, match="--cutmix-minmax"):
+    with make_progressive(plan_of("sizes=32,64 cutmix=0:1")), pytest.raises(EffNetExtError, match="--cutmix-minmax"):
         timm.data.Mixup(cutmix_minmax=(0.2, 0.8), num_classes=4)
 
 
 def drops_by_size():
     """Return a model that drops by size, and its plan."""
     plan = plan_of("sizes=64,128 dropout=0.1:0.9 drop_path=0.1:0.4")
-    with applied(plan):
+    with make_progressive(plan):
         return timm.create_model("hucorz_efficientnet_b0", **TINY).train(), plan
 
 
@@ -343,11 +344,11 @@ def test_a_step_is_that_of_a_model_with_the_strengths_of_its_size(training):
             "hucorz_efficientnet_b0", drop_rate=stage.dropout, drop_path_rate=stage.drop_path, **TINY
         )
         plain.load_state_dict(model.state_dict())
-        images = torch.randn(4, 3, size, size)
+        x = torch.randn(4, 3, size, size)
         outputs = []
         for one in (model, plain):
             torch.manual_seed(1)
-            outputs.append(one.train(training)(images))
+            outputs.append(one.train(training)(x))
         assert torch.equal(*outputs)
 
 
@@ -362,16 +363,27 @@ def test_model_that_drops_by_size_can_be_scripted_and_copied():
     model, plan = drops_by_size()
     for made in (torch.jit.script(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         for size in plan.sizes:
-            made(torch.randn(2, 3, size, size))
+            outputs = []
+            for one in (model, made):
+                torch.manual_seed(1)
+                outputs.append(one(images(size)))
+            assert_close(*outputs, FLOAT32)  # another mask would differ by the size of the outputs themselves
+
+
+def test_a_model_that_drops_by_size_ties_no_exported_program_to_one():
+    model, _ = drops_by_size()
+    dims = {2: torch.export.Dim("height", min=33), 3: torch.export.Dim("width", min=33)}
+    exported = torch.export.export(calibrated(model), (images(80, 96),), dynamic_shapes=(dims,)).module()
+    assert_close(exported(images(64)), model(images(64)), FLOAT32)
 
 
 def test_lean_model_drops_by_size_as_the_eager_one():
     model, plan = drops_by_size()
     for size in plan.sizes:
-        images = torch.randn(4, 3, size, size)
+        x = torch.randn(4, 3, size, size)
         features = []
         for lean in (False, True):
             model.set_lean_training(lean)
             torch.manual_seed(1)
-            features.append(model.forward_features(images))
+            features.append(model.forward_features(x))
         assert_close(*features, FLOAT32)  # another mask would differ by the size of the features themselves

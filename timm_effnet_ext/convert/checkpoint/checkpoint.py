@@ -94,3 +94,4 @@ class Checkpoint:
     habits: Callable[[Arch, int], tuple[Statement, ...]] = lambda arch, num_classes: ()
     notes: tuple[str, ...] = ()
     graph: Graph | None = None
+    origin: str | None = None  # what people call the source, where that is not the path

@@ -14,6 +14,7 @@ from timm_effnet_ext.errors import first_few
 _HEAD = 4096  # bytes of a file that are looked at
 _MAX_JSON = 64 << 20  # bytes
 _SHARD = re.compile(r".+-\d{5}-of-(?P<count>\d{5})\.(safetensors|bin|pth|pt)")
+_ADDRESS = re.compile(r"\w\w+:/")  # of which a path keeps one slash
 _WEIGHTS = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors", ".h5", ".hdf5", ".keras")
 _EXPECTED = "Expected a TensorFlow checkpoint or SavedModel, Keras' .keras or .h5, or PyTorch's .pth or .safetensors"
 _FOLDED = "BatchNorm is folded into the convolutions there, and names are gone. Ask its author for"
@@ -106,11 +107,19 @@ _KINDS: tuple[Kind, ...] = (
 def what_it_is(path: Path) -> str:
     """Return what a path is and what to do, as the rest of a message that begins with it."""
     if not path.exists():
-        return "no such file, folder or checkpoint prefix"
+        is_repository = _ADDRESS.match(str(path)) or (len(path.parts) == 2 and not path.parent.exists())
+        hint = ". A repository of the Hub is named hf-hub:USER/REPO" if is_repository else ""
+        return f"no such file, folder or checkpoint prefix{hint}"
     if path.is_dir():
         return _folder(path)
     found = _File(path, _head(path), _members(path))
     return next((text for is_one, text in _KINDS if is_one(found)), f"not a checkpoint that is known. {_EXPECTED}")
+
+
+def what_its_name_says(name: str) -> str | None:
+    """Return what a file that is not here is, and what to do, where the name alone says it."""
+    found = _File(Path(name), b"", ())
+    return None if found.ends(".json") else next((text for is_one, text in _KINDS if is_one(found)), None)
 
 
 def not_the_file(path: Path) -> str | None:

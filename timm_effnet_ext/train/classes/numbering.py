@@ -26,7 +26,7 @@ class Numbering:
     A class map of the user's may also give several names to one class, leave numbers out, and name classes by numbers.
     """
 
-    whose: str  # in messages
+    whose: str  # what messages call them after
     index: Mapping[Any, int]
     is_mapped: bool = False
 
@@ -47,35 +47,35 @@ class Numbering:
             raise ValueError(f"{self.whose} does not have one name for each number below {self.size}")
         names = sorted(self.index, key=self.index.__getitem__)
         if unfit := [name for name in names if not _is_line(name)]:
-            raise ValueError(f"a line of text cannot hold {_shown(unfit)}")
+            raise ValueError(f"a line of text cannot hold {_quote(unfit)}")
         return tuple(names)
 
 
-def of_dataset(dataset: Any, split: str, class_map: Any) -> Numbering:
+def read_dataset(dataset: Any, split: str, class_map: Any) -> Numbering:
     """Return how a dataset of timm's `create_dataset` numbers its classes.
 
     Raises:
         EffNetExtError: They are folders whose names timm's order does not tell apart.
     """
     source = getattr(dataset, "reader", dataset)
-    whose = folder_of(dataset) or f"split {split!r}"
+    whose = find_folder(dataset) or f"split {split!r}"
     index = getattr(source, "class_to_idx", None) or getattr(source, "class_name_to_idx", None) or {}
     if not all(isinstance(number, Integral) for number in index.values()):
         index = {}
     if class_map:  # an empty line of the file names no class
         return Numbering(whose, {name: number for name, number in index.items() if name != ""}, is_mapped=True)
-    if folder_of(dataset):
+    if find_folder(dataset):
         _check_order(whose, index)
     return Numbering(whose, index)
 
 
-def folder_of(dataset: Any) -> str:
+def find_folder(dataset: Any) -> str:
     """Return the folder or tar file in whose folders timm found classes; "" for another kind of dataset."""
     reader = getattr(dataset, "reader", None)
     return str(reader.root) if reader is not None and hasattr(reader, "samples") else ""
 
 
-def of_weights(model: Any) -> Numbering | None:
+def read_weights(model: Any) -> Numbering | None:
     """Return the classes of a model's own pretrained weights, None where they have no names.
 
     timm's models of ImageNet have the names that timm infers from their number.
@@ -86,20 +86,20 @@ def of_weights(model: Any) -> Numbering | None:
     if cfg.get("label_names"):
         info = CustomDatasetInfo(cfg["label_names"])
         names = {number: info.index_to_label_name(number) for number in info.label_indices()}
-        return _unless_ambiguous("the model", names)
+        return _number_names("the model", names)
     subset = infer_imagenet_subset(cfg)
     if subset is None:
         return None
-    return _unless_ambiguous(f"the model ({subset})", dict(enumerate(ImageNetInfo(subset).label_names())))
+    return _number_names(f"the model ({subset})", dict(enumerate(ImageNetInfo(subset).label_names())))
 
 
-def of_checkpoint(path: Path) -> Numbering | None:
+def read_checkpoint(path: Path) -> Numbering | None:
     """Return the classes that a run of the launcher named beside a checkpoint, None where it did not."""
     names = path.parent / CLASS_NAMES_FILE
-    return _unless_ambiguous(str(names), dict(enumerate(read_label_names(names)))) if names.exists() else None
+    return _number_names(str(names), dict(enumerate(read_label_names(names)))) if names.exists() else None
 
 
-def differences(one: Numbering, other: Numbering) -> str:
+def describe_differences(one: Numbering, other: Numbering) -> str:
     """Return which classes only one has, or the other under another number; "" where there are none.
 
     A class map says which classes the user means: only numbers are compared.
@@ -108,7 +108,7 @@ def differences(one: Numbering, other: Numbering) -> str:
     if not (one.is_mapped or other.is_mapped):
         for here, there in ((one, other), (other, one)):
             if alone := here.index.keys() - there.index.keys():
-                parts.append(f"only {here.whose} has {_shown(alone)} ({len(alone)} of its {len(here.index)})")
+                parts.append(f"only {here.whose} has {_quote(alone)} ({len(alone)} of its {len(here.index)})")
     if moved := {name for name in one.index.keys() & other.index.keys() if one.index[name] != other.index[name]}:
         name = min(moved, key=one.index.__getitem__)
         parts.append(
@@ -118,7 +118,7 @@ def differences(one: Numbering, other: Numbering) -> str:
     return "; ".join(parts)
 
 
-def _unless_ambiguous(whose: str, names: Mapping[int, str]) -> Numbering | None:
+def _number_names(whose: str, names: Mapping[int, str]) -> Numbering | None:
     index = {name: number for number, name in names.items()}
     return Numbering(whose, index) if len(index) == len(names) else None
 
@@ -129,7 +129,7 @@ def _check_order(whose: str, index: Collection[str]) -> None:
         names = list(alike)
         if len(names) > 1:
             raise EffNetExtError(
-                f"{whose}: timm sorts {_shown(names)} alike, so their numbers may change from one process to the "
+                f"{whose}: timm sorts {_quote(names)} alike, so their numbers may change from one process to the "
                 f"next. Rename one, or number the classes {BY_HAND}"
             )
 
@@ -143,6 +143,6 @@ def _is_line(name: Any) -> bool:
     return name.splitlines() == [name] and name.strip() == name
 
 
-def _shown(names: Collection[Any]) -> str:
+def _quote(names: Collection[Any]) -> str:
     text = first_few(repr(name) for name in names)
     return f"{text} (images in no class folder)" if NO_FOLDER.intersection(names) else text

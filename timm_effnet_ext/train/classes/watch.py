@@ -6,11 +6,9 @@ for granted gives classes each other's names, or an accuracy of other classes, w
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,26 +24,24 @@ from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
 from timm_effnet_ext.files.storage import new_file
 from timm_effnet_ext.train.classes import numbering
 from timm_effnet_ext.train.classes.numbering import Numbering
-from timm_effnet_ext.train.patching import Replacement, replaced
+from timm_effnet_ext.train.patching import name_arguments, wrap_names
 
 _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def watched() -> Iterator[None]:
+def watch_classes() -> Iterator[None]:
     """Watch the classes of models and datasets inside the context, for whoever takes timm's public names there."""
     watch = ClassWatch()
-    models = partial(watch.create_model, timm.models.create_model)
-    replacements: tuple[Replacement, ...] = (
-        (timm, "create_model", models),
-        (timm.models, "create_model", models),
-        (timm.models, "load_checkpoint", partial(watch.load_checkpoint, timm.models.load_checkpoint)),
-        (timm.data, "create_dataset", partial(watch.create_dataset, timm.data.create_dataset)),
-        (timm.task, "resume_task_checkpoint", partial(watch.resume_task_checkpoint, timm.task.resume_task_checkpoint)),
-        (timm.utils, "get_outdir", partial(watch.get_outdir, timm.utils.get_outdir)),
-        (timm.utils, "accuracy", partial(watch.accuracy, timm.utils.accuracy)),
-    )
-    with replaced(replacements):
+    with wrap_names(
+        (timm, "create_model", watch.create_model),
+        (timm.models, "create_model", watch.create_model),
+        (timm.models, "load_checkpoint", watch.load_checkpoint),
+        (timm.data, "create_dataset", watch.create_dataset),
+        (timm.task, "resume_task_checkpoint", watch.resume_task_checkpoint),
+        (timm.utils, "get_outdir", watch.get_outdir),
+        (timm.utils, "accuracy", watch.accuracy),
+    ):
         yield
 
 
@@ -53,28 +49,28 @@ class ClassWatch:
     """What a program has shown of its classes so far, and the functions of timm that show it."""
 
     def __init__(self) -> None:
-        self._outputs = 0  # of the model that was made last
-        self._model: Numbering | None = None  # what they stand for
+        self._outputs = 0  # how many the model has that was made last
+        self._model: Numbering | None = None  # what its outputs stand for
         self._training: Numbering | None = None
         self._training_folder = ""
-        self._notes: list[str] = []  # said by the process that has an output folder: one of several
-        self._misfit: str | None = None  # of the dataset that was made last, to the outputs
+        self._notes: list[str] = []  # one of several processes says them: that which has an output folder
+        self._misfit: str | None = None  # why the dataset that was made last does not fit the outputs
 
     def create_model(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call timm's `create_model` and take note of what the outputs stand for."""
         model = original(*args, **kwargs)
-        given = _arguments(original, args, kwargs)
+        given = name_arguments(original, args, kwargs)
         self._outputs = getattr(model, "num_classes", 0)  # none of a backbone
         if given["checkpoint_path"]:
             self._take_names_beside(given["checkpoint_path"], model)
         else:
-            self._model = numbering.of_weights(model) if given["pretrained"] else None
+            self._model = numbering.read_weights(model) if given["pretrained"] else None
         return model
 
     def load_checkpoint(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call timm's `load_checkpoint` and take note of what the outputs stand for now."""
         result = original(*args, **kwargs)
-        given = _arguments(original, args, kwargs)
+        given = name_arguments(original, args, kwargs)
         self._take_names_beside(given["checkpoint_path"], given["model"])
         return result
 
@@ -85,9 +81,9 @@ class ClassWatch:
             EffNetExtError: No training is possible with these classes, or none can be judged by them.
         """
         dataset = original(*args, **kwargs)
-        given = _arguments(original, args, kwargs)
-        classes = numbering.of_dataset(dataset, given["split"], given["class_map"])
-        folder = numbering.folder_of(dataset)
+        given = name_arguments(original, args, kwargs)
+        classes = numbering.read_dataset(dataset, given["split"], given["class_map"])
+        folder = numbering.find_folder(dataset)
         if given["is_training"]:
             self._train_on(classes, folder)
         elif self._training is not None:
@@ -102,7 +98,7 @@ class ClassWatch:
         Raises:
             EffNetExtError: They are others.
         """
-        self._check_names_in(Path(_arguments(original, args, kwargs)["checkpoint_path"]).parent)
+        self._check_names_in(Path(name_arguments(original, args, kwargs)["checkpoint_path"]).parent)
         return original(*args, **kwargs)
 
     def get_outdir(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -134,7 +130,7 @@ class ClassWatch:
 
     def _take_names_beside(self, checkpoint: Any, model: Any) -> None:
         """Know the outputs by the names of the run; the model too, which has those of its first weights, if any."""
-        self._model = numbering.of_checkpoint(Path(checkpoint))
+        self._model = numbering.read_checkpoint(Path(checkpoint))
         if self._model is not None:
             names = {number: name for name, number in self._model.index.items()}
             cfg = getattr(model, "pretrained_cfg", None) or {}
@@ -151,7 +147,7 @@ class ClassWatch:
         self._notes.append(f"{found}, the last {outputs - size} for no class. --num-classes {size} leaves them out")
 
     def _judge_training_by(self, classes: Numbering, folder: str, training: Numbering) -> None:
-        if training.index and classes.index and (difference := numbering.differences(training, classes)):
+        if training.index and classes.index and (difference := numbering.describe_differences(training, classes)):
             raise EffNetExtError(
                 "classes of training and validation differ, and timm numbers each for itself: "
                 f"{difference}. Give both the same, or number them {numbering.BY_HAND}"
@@ -161,10 +157,10 @@ class ClassWatch:
 
     def _find_misfit(self, classes: Numbering) -> str | None:
         """Return why accuracy would be of other classes; say it at once too, as the program may fail of it before."""
-        if classes.index and numbering.NO_FOLDER.issuperset(classes.index):  # as inference.py may have them
+        if classes.index and numbering.NO_FOLDER.issuperset(classes.index):  # inference.py may have such
             return f"{classes.whose}: images without class folders, so that nothing says what they show"
-        misfit = _misfit(classes, self._model, self._outputs)
-        if note := misfit or _assumption(classes, self._model, self._outputs):
+        misfit = _describe_misfit(classes, self._model, self._outputs)
+        if note := misfit or _describe_assumption(classes, self._model, self._outputs):
             _logger.warning(note)
         return misfit
 
@@ -173,7 +169,7 @@ class ClassWatch:
         if self._training is None or not path.exists():
             return
         there = read_label_names(path)
-        names, why = _names_or_why(self._training)
+        names, why = _order_names(self._training)
         if there != names:
             raise EffNetExtError(
                 f"{path}: of a run with other classes ({why or _first_difference(there, names or ())}). Train on the "
@@ -181,24 +177,17 @@ class ClassWatch:
             )
 
 
-def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, with the defaults."""
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.arguments
-
-
-def _misfit(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
+def _describe_misfit(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
     """Return why numbers of a dataset are not those of a model's outputs, as far as it is known."""
     if model is not None and model.index.keys() & classes.index.keys():
-        difference = numbering.differences(model, classes)
+        difference = numbering.describe_differences(model, classes)
         return f"classes of model and images differ: {difference}" if difference else None
     if classes.size > outputs > 0:
         return f"{classes.whose}: {classes.size} classes, but the model has {outputs} outputs"
     return None
 
 
-def _assumption(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
+def _describe_assumption(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
     """Return what is taken for granted where no names tell."""
     if not classes.index or not outputs or classes.is_mapped:
         return None
@@ -208,7 +197,7 @@ def _assumption(classes: Numbering, model: Numbering | None, outputs: int) -> st
     return f"{classes.whose}: its {classes.size} classes are taken for outputs 0 to {classes.size - 1}, which {known}"
 
 
-def _names_or_why(classes: Numbering) -> tuple[tuple[str, ...] | None, str]:
+def _order_names(classes: Numbering) -> tuple[tuple[str, ...] | None, str]:
     try:
         return classes.in_order(), ""
     except ValueError as err:
@@ -221,7 +210,7 @@ def _first_difference(there: tuple[str, ...], now: tuple[str, ...]) -> str:
 
 
 def _write_names(classes: Numbering, path: Path) -> None:
-    names, why = _names_or_why(classes)
+    names, why = _order_names(classes)
     if names is None:
         _logger.warning(f"class names are unknown, and {CLASS_NAMES_FILE} is not written: {why}")
     elif not path.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.progressive.schedule import Plan
+from timm_effnet_ext.train.progressive.plan import Plan
 from timm_effnet_ext.train.runs import read_yaml
 
 
@@ -24,7 +24,7 @@ _STRENGTHS = {"mixup": "mixup", "cutmix": "cutmix", "dropout": "drop", "drop_pat
 
 # What goes with train.py's own image sizes, in whose place a plan stands, and the value that changes nothing.
 _SIZES: Mapping[str, Any] = {
-    "train_size_schedule": "progressive",  # as `options` tells it
+    "train_size_schedule": "progressive",  # `make_options` tells it so
     "train_batch_sizes": None,
     "train_size_probs": None,
     "train_size_schedule_spread": 0.65,
@@ -55,7 +55,7 @@ for _name in _NAMES:
     _LINE.add_argument(_option(_name), nargs=_LISTS.get(_name))
 
 
-def asked(args: Sequence[str]) -> dict[str, Asked]:
+def find_asked(args: Sequence[str]) -> dict[str, Asked]:
     """Return by name what a command line asks train.py for, or else the file of its `-c`; options of this module alone.
 
     Raises:
@@ -71,7 +71,7 @@ def asked(args: Sequence[str]) -> dict[str, Asked]:
     return {name: given for name, given in found.items() if given.value is not None}
 
 
-def replaced_model_kwargs(args: Sequence[str]) -> list[str]:
+def find_replaced_model_kwargs(args: Sequence[str]) -> list[str]:
     """Return the names in the `model_kwargs` of the `-c` file that are lost, as `--model-kwargs` replaces all."""
     config, on_line = _split(args)
     if not config or "model_kwargs" not in on_line or not Path(config).is_file():
@@ -81,25 +81,26 @@ def replaced_model_kwargs(args: Sequence[str]) -> list[str]:
     return sorted(in_file.keys() - kept) if isinstance(in_file, dict) else []
 
 
-def check(plan: Plan, given: Mapping[str, Asked]) -> None:
+def check_options(plan: Plan, given: Mapping[str, Asked]) -> None:
     """Raise `EffNetExtError` where options of the user's set what a plan sets, and to something else."""
     clashes = []
     for name, option in _STRENGTHS.items():
         values = plan.strengths(name)
-        if values is not None and option in given and not _same(given[option].value, max(values)):
+        if values is not None and option in given and not _is_same(given[option].value, max(values)):
             own = f"{name}={','.join(f'{value:.3g}' for value in values)}"
             clashes.append(f"{given[option].spelling} beside {own} (write {name}=off, or leave {_option(option)} out)")
     off = given.get("mixup_off_epoch", Asked(0, ""))
-    if not _same(off.value, 0) and (mixes := [name for name in ("mixup", "cutmix") if any(plan.strengths(name) or ())]):
+    mixes = [name for name in ("mixup", "cutmix") if any(plan.strengths(name) or ())]
+    if mixes and not _is_same(off.value, 0):
         clashes.append(f"{off.spelling} beside {' and '.join(mixes)} (give one number a stage, 0 for the last)")
     for option, neutral in _SIZES.items():
-        if option in given and not _same(given[option].value, neutral):
+        if option in given and not _is_same(given[option].value, neutral):
             clashes.append(f"{given[option].spelling} beside the plan's sizes (leave {_option(option)} out)")
     if clashes:
         raise EffNetExtError(f"--progressive and options of the program set the same: {'; '.join(clashes)}")
 
 
-def options(plan: Plan) -> list[str]:
+def make_options(plan: Plan) -> list[str]:
     """Return what train.py must be told so that it mixes, drops and schedules at all."""
     told = ["--train-size-schedule", "progressive"]  # train.py then tells the loader its number of epochs
     for name, option in _STRENGTHS.items():
@@ -123,7 +124,7 @@ def _read(config: str) -> dict[str, Any]:
     return {name: content[name] for name in _NAMES if name in content} if isinstance(content, dict) else {}
 
 
-def _same(value: Any, told: Any) -> bool:
+def _is_same(value: Any, told: Any) -> bool:
     try:
         return f"{float(value):g}" == f"{told:g}"
     except (TypeError, ValueError):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.hosts import set_memory_budget
 from timm_effnet_ext.train.launcher import arguments
-from timm_effnet_ext.train.progressive.schedule import Plan
-from timm_effnet_ext.train.progressive.spec import Spec
+from timm_effnet_ext.train.progressive.plan import Plan, Spec
 
 _logger = logging.getLogger(__name__)
 
@@ -51,20 +51,18 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
             or its classes do not fit each other.
     """
     program.check()
-    if lost := arguments.replaced_model_kwargs(program.args):
+    if lost := arguments.find_replaced_model_kwargs(program.args):
         _logger.warning(f"--model-kwargs replaces all model_kwargs of the -c file, {', '.join(lost)} among them")
     plan = None if spec is None else _plan(spec, program.args)
     if memory_budget is not None:
-        _set_memory_budget(memory_budget)
-    sys.argv = [program.target, *program.args, *([] if plan is None else arguments.options(plan))]
+        set_memory_budget(memory_budget)
+    sys.argv = [program.target, *program.args, *([] if plan is None else arguments.make_options(plan))]
     if not program.is_module:
         _tell_of_another_timm(Path(program.target))
     logging.root.handlers.clear()  # a program starts with no handlers: ours would print its lines twice
-    from timm_effnet_ext.train.classes.watch import (
-        watched,  # here, as it imports timm: whoever asks for help need not wait
-    )
+    from timm_effnet_ext.train.classes.watch import watch_classes  # imports timm: who asks for help need not wait
 
-    with watched(), _progressive(plan) as recorder:
+    with watch_classes(), _progressive(plan) as recorder:
         code = _run(program)
     if recorder is not None and not recorder.epochs and code == 0:
         raise EffNetExtError(
@@ -74,10 +72,10 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
 
 
 def _plan(spec: Spec, args: tuple[str, ...]) -> Plan:
-    given = arguments.asked(args)
+    given = arguments.find_asked(args)
     model = given["model"].value if "model" in given else None
     plan = spec.plan(model if isinstance(model, str) else None)
-    arguments.check(plan, given)
+    arguments.check_options(plan, given)
     return plan
 
 
@@ -92,22 +90,16 @@ def _tell_of_another_timm(script: Path) -> None:
 def _is_module(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # of a package above it
+    except ModuleNotFoundError:  # a package above it is not there
         return False
-
-
-def _set_memory_budget(budget: float) -> None:
-    import torch._functorch.config as config  # where torch documents this setting
-
-    config.activation_memory_budget = budget
 
 
 def _progressive(plan: Plan | None) -> AbstractContextManager[Any]:
     if plan is None:
         return nullcontext()
-    from timm_effnet_ext.train.progressive.patch import applied
+    from timm_effnet_ext.train.progressive.patch import make_progressive
 
-    return applied(plan)
+    return make_progressive(plan)
 
 
 def _run(program: Program) -> int:

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from tabulate import tabulate
 
 from timm_effnet_ext.files.storage import new_file
-from timm_effnet_ext.train.progressive.schedule import STRENGTHS, Plan, stage_of
-from timm_effnet_ext.train.runs import STAGES, csv_rows
+from timm_effnet_ext.train.progressive.plan import STRENGTHS, Plan, stage_of
+from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class EpochRow:
     """What one epoch trained on: a row of the CSV. Strengths that the program's own options set are empty."""
 
     epoch: int
-    stage: int  # from 1
+    stage: int  # the first is 1
     batch_size: int
     images: int
     seconds: float
@@ -50,8 +50,9 @@ class Recorder:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.epochs = 0  # of the run; 0 until a training loader is made
+        self.epochs = 0  # how many the run has; 0 until a training loader is made
         self._rows: list[EpochRow] = []
+        self._written: dict[int, dict[str, str]] | None = None  # rows of the CSV by epoch, once it was looked for
 
     def start(self, epochs: int, batch_sizes: tuple[int, ...], eval_size: int) -> None:
         """Print the plan; call it before the first step."""
@@ -83,14 +84,15 @@ class Recorder:
 
     def write(self, folder: Path) -> None:
         """Add the epochs recorded since the last call to the CSV in `folder`, in place of rows of the same epochs."""
-        path = folder / STAGES
-        rows = {int(row["epoch"]): row for _, row in csv_rows(path)} if path.exists() else {}
-        rows.update((row.epoch, _cells(row)) for row in self._rows)
+        path = folder / STAGES_FILE
+        if self._written is None:  # those of a run that is resumed
+            self._written = {int(row["epoch"]): row for _, row in csv_rows(path)} if path.exists() else {}
+        self._written.update((row.epoch, _cells(row)) for row in self._rows)
         self._rows.clear()
         with new_file(path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, HEADERS)
             writer.writeheader()
-            writer.writerows(rows[epoch] for epoch in sorted(rows))
+            writer.writerows(self._written[epoch] for epoch in sorted(self._written))
 
 
 class RecordingLoader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.convert.readers.keras._files import TOLERANCE, converted, error, fold
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.readers.keras.in_tensorflow import METADATA_FILE, from_bundle, has_keras_names
+from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.readers.tensorflow.source import open_bundle
 from timm_effnet_ext.convert.readers.tensorflow.variables import variables
 from timm_effnet_ext.errors import CheckpointFormatError
@@ -46,6 +48,17 @@ def test_a_saved_model_of_keras_2_has_its_graph() -> None:
         assert checkpoint.statements[0].problem_type == SINGLE_LABEL
         assert said(checkpoint, "preprocessing")["input_size"] == (3, 64, 64)
         assert checkpoint.files[-1].name == METADATA_FILE
+
+
+@pytest.mark.parametrize("part", ["saved_model.pb", "variables/variables", "variables/variables.index", "packed.tgz"])
+def test_it_has_it_whichever_part_of_it_is_named(part: str, tmp_path: Path) -> None:
+    whole = shutil.copytree(folder() / "keras2_nested_saved", tmp_path / "whole")
+    (whole / "saved_model.pb").write_bytes(b"a graph that nobody reads")
+    with tarfile.open(whole / "packed.tgz", "w:gz") as tar:
+        tar.add(folder() / "keras2_nested_saved", "net")
+    with open_checkpoint(whole / part) as checkpoint:
+        assert checkpoint.graph is not None
+        assert [file.name for file in checkpoint.files][-1] == METADATA_FILE
 
 
 @pytest.mark.parametrize("name", SOURCES[1:])

@@ -18,6 +18,7 @@ from timm_effnet_ext.convert.readers.keras.description import keras_checkpoint
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, parse_config
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights, Layers
 from timm_effnet_ext.convert.readers.tensorflow.protowire import chunk, fields, text
+from timm_effnet_ext.convert.readers.tensorflow.source import is_of_saved_model
 from timm_effnet_ext.errors import CheckpointFormatError, located
 
 METADATA_FILE = "keras_metadata.pb"
@@ -32,15 +33,16 @@ def has_keras_names(variables: Variables) -> bool:
 
 
 def from_bundle(path: Path, kind: str, files: tuple[Path, ...], variables: Variables) -> Checkpoint:
-    """Return the checkpoint of a bundle with Keras' names; `path` is the SavedModel's folder if it is one.
+    """Return the checkpoint of a bundle with Keras' names; the first of its files is its index.
 
     Raises:
         CheckpointFormatError: The config beside the variables is damaged.
         NameMappingError: A model with layers that no timm EfficientNet has.
     """
-    metadata = path / METADATA_FILE
+    index = files[0]
+    metadata = index.parent.parent / METADATA_FILE  # whichever part of the SavedModel the path names
     with located(metadata):
-        config = _config(metadata) if metadata.is_file() else None
+        config = _config(metadata) if is_of_saved_model(index.with_suffix("")) and metadata.is_file() else None
         graph = parse_config(config) if config is not None else None
     weights = KerasWeights(_layers(variables.model, graph), variables.slots, dict(variables.counters))
     return keras_checkpoint(path, f"Keras {kind}", (*files, *([metadata] if config else [])), graph, weights)

@@ -1,6 +1,7 @@
 """A Keras file on disk, whichever of its formats -> an open Checkpoint.
 
     .keras          zip of config.json, metadata.json and model.weights.h5 (Keras 3, and Keras 2 from 2.12 on)
+    folder          of these three: `model.save` with `zipped=False`, as Keras saves to `hf://USER/REPO`
     .weights.h5     the last of them alone: no config
     .h5             whole model with the config as an attribute, or weights only (Keras 2, tf_keras; legacy in Keras 3)
 
@@ -28,7 +29,7 @@ from timm_effnet_ext.convert.readers.keras.weights import LAYER_NAME, read_weigh
 from timm_effnet_ext.errors import CheckpointFormatError
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
-_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_CONFIG, _METADATA, _WEIGHTS = _MEMBERS = "config.json", "metadata.json", "model.weights.h5"
 _VERSION, _MODEL_CONFIG = "keras_version", "model_config"
 _ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
@@ -46,10 +47,10 @@ class _Parts(NamedTuple):
 
 
 def is_keras(path: str | Path) -> bool:
-    """Whether a path is a file that `open_keras` is for, told by its first bytes or its suffix."""
+    """Whether a path is one that `open_keras` is for, told by its first bytes or its suffix, or by what it holds."""
     path = Path(path)
     if not path.is_file():
-        return False
+        return all((path / name).is_file() for name in _MEMBERS) and not _is_of_keras_hub(path)
     if path.suffix in _SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -69,11 +70,15 @@ def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     with _open_parts(path, crc) as parts:
         graph = parse_config(parts.config) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
-        yield keras_checkpoint(path, parts.format, (path,), graph, weights)
+        files = tuple(path / name for name in _MEMBERS) if path.is_dir() else (path,)
+        yield keras_checkpoint(path, parts.format, files, graph, weights)
 
 
 @contextmanager
 def _open_parts(path: Path, crc: bool) -> Iterator[_Parts]:
+    if path.is_dir():
+        yield _read_folder(path)
+        return
     if not path.is_file():
         raise CheckpointFormatError("no such file")
     with path.open("rb") as file:
@@ -90,6 +95,16 @@ def _read_h5(path: Path) -> _Parts:
     version, config = file.text(_VERSION) or file.text(_VERSION, "model_weights"), file.text(_MODEL_CONFIG)
     kind = ".weights.h5" if version is None else ".h5, whole model" if config else ".h5, weights only"
     return _Parts(file, config, f"Keras {version or 3} {kind}")
+
+
+def _read_folder(folder: Path) -> _Parts:
+    for name in (_CONFIG, _METADATA):
+        _check_size(name, (folder / name).stat().st_size)
+    try:
+        config, metadata = ((folder / name).read_text(encoding="utf-8") for name in (_CONFIG, _METADATA))
+    except UnicodeDecodeError as err:
+        raise CheckpointFormatError(f"broken .keras file: {err}") from err
+    return _Parts(Hdf5(folder / _WEIGHTS, _ATTRIBUTES), config, f"Keras {_version(metadata)} .keras, unpacked")
 
 
 @contextmanager
@@ -123,8 +138,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 def _text(archive: zipfile.ZipFile, name: str) -> str:
     info = _member(archive, name)
-    if info.file_size > _MAX_CONFIG:
-        raise CheckpointFormatError(f"{name} has {info.file_size} bytes, at most {_MAX_CONFIG} are expected")
+    _check_size(name, info.file_size)
     return archive.read(info).decode("utf-8")
 
 
@@ -156,9 +170,22 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Pa
     return target
 
 
+def _check_size(name: str, size: int) -> None:
+    if size > _MAX_CONFIG:
+        raise CheckpointFormatError(f"{name} has {size} bytes, at most {_MAX_CONFIG} are expected")
+
+
 def _version(metadata: str) -> str:
-    version = json.loads(metadata).get("keras_version") if metadata.startswith("{") else None
+    try:
+        version = json.loads(metadata)["keras_version"]
+    except (ValueError, TypeError, LookupError, RecursionError):  # it is for people alone
+        version = None
     return version if isinstance(version, str) else "3"
+
+
+def _is_of_keras_hub(folder: Path) -> bool:
+    """Whether a folder is a preset of KerasHub, whose config is none of Keras'."""
+    return b'"keras_hub_version"' in (folder / _METADATA).read_bytes()[:_CHUNK]
 
 
 def _is_keras_zip(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import IO, cast
 
 from timm_effnet_ext.errors import CheckpointFormatError
 
-_MEMBER = re.compile(r"checkpoint|saved_model\.pb|.+\.index|.+\.data-\d{5}-of-\d{5}")
+_MEMBER = re.compile(r"checkpoint|saved_model\.pb|keras_metadata\.pb|.+\.index|.+\.data-\d{5}-of-\d{5}")
 # Weights hardly compress: Google's archives grow by about 1.1. Whoever asks for much more has other plans.
 MAX_GROWTH, MAX_UNPACKED_FLOOR = 100, 1 << 30  # times the archive's size; bytes that any archive may have
 _MAX_MEMBERS = 10_000

@@ -4,16 +4,8 @@ import pytest
 
 from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.progressive.schedule import (
-    GOOGLE,
-    PAPER,
-    PRESETS,
-    Plan,
-    Ramp,
-    TrainStage,
-    make_plan,
-    stage_of,
-)
+from timm_effnet_ext.train.progressive.plan import Plan, TrainStage, make_plan, stage_of
+from timm_effnet_ext.train.progressive.presets import GOOGLE, PAPER, PRESETS, Ramp
 
 # arXiv:2104.00298 Table 6: (smallest, largest) of image size, RandAugment, mixup alpha, dropout rate
 TABLE_6 = {

@@ -3,8 +3,8 @@
 import pytest
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.progressive.schedule import GOOGLE, PAPER, make_plan
-from timm_effnet_ext.train.progressive.spec import parse
+from timm_effnet_ext.train.progressive.plan import make_plan, parse
+from timm_effnet_ext.train.progressive.presets import GOOGLE, PAPER
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""What this package uses of torch, timm and the Hub's client that they do not promise to keep: all of it stands here.
+
+Each function says why no public door leads there. `tests/test_hosts.py` fails in plain words where a host has changed,
+so that nothing that depended on it is left undone in silence. The hosts are imported by those functions that need
+them, as this module is imported where there is no torch, too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
+"""Where torch and timm define their activations, which have no base class in common but `nn.Module`."""
+
+_BLOB = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
+_REFUSED = re.compile(r"Unsupported globals: (.+?)\. ")
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func`, such as vmap, is at work; torch tells this to nobody else."""
+    import torch
+
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_batched_gradient(gradient: Any) -> bool:
+    """Whether a gradient is several at once, as with `is_grads_batched`; else it looks like any other tensor."""
+    import torch
+
+    return torch._C._functorch.is_legacy_batchedtensor(gradient)
+
+
+def is_intercepted(module: Any) -> bool:
+    """Whether calling a module is more than its class's forward: hooks, a forward of its own, a compiled one.
+
+    torch has functions that add hooks, and none that tells whether there are any.
+    """
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or has_own_forward(module) or module._compiled_call_impl is not None
+
+
+def has_own_forward(module: Any) -> bool:
+    """Whether a module has a forward of its own in place of its class's."""
+    return "forward" in vars(module)
+
+
+def set_memory_budget(budget: float) -> None:
+    """Set which share of the activations `torch.compile` may keep for backward.
+
+    torch documents the setting at this place, and takes no argument instead.
+    """
+    import torch._functorch.config as config
+
+    config.activation_memory_budget = budget
+
+
+def is_damaged_archive(err: RuntimeError) -> bool:
+    """Whether `torch.load` failed of a file that is cut or damaged: its C++ part has no kinds of errors, only texts."""
+    return "PytorchStreamReader" in str(err) or "Invalid magic number" in str(err)
+
+
+def refused_objects(err: RuntimeError) -> list[str] | None:
+    """Return which objects timm did not load of a pickle, perhaps none by name; None for an error of another kind.
+
+    timm turns torch's error of a kind into a text.
+    """
+    if "weights_only" not in str(err):
+        return None
+    named = _REFUSED.search(str(err))
+    return named[1].split(", ") if named else []
+
+
+def is_download_of_another_length(err: OSError) -> bool:
+    """Whether the Hub's client got fewer or more bytes than the Hub announced: it raises a bare OSError over that."""
+    return "Consistency check failed" in str(err)
+
+
+def announced_hash(cached: Path) -> str | None:
+    """Return the hash that the Hub announced of a file in its client's cache, None where that is not known.
+
+    It is a sha256 or a sha1. The client names the file after it, and keeps it nowhere else; the Hub may be gone.
+    """
+    blob = cached.resolve().name
+    return blob if _BLOB.fullmatch(blob) else None
+
+
+def argument_of_timm(function: str, name: str) -> Any:
+    """Return an argument of timm's `function` that is calling us, or None where it is not.
+
+    `create_model` keeps its `checkpoint_path` to itself, and `load_checkpoint` gives a model the tensors of a file
+    without its name: only the stack knows which file that is, hence what errors call it and which config is beside it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == function and frame.f_globals.get("__name__", "").startswith("timm."):
+            return frame.f_locals.get(name)
+        frame = frame.f_back
+    return None
+
+
+def loader_module() -> ModuleType:
+    """Return where timm's `create_loader` finds the `ScheduledBatchSampler` and `create_transform` that it calls.
+
+    It takes neither as an argument, and its own schedule mixes sizes within a stage.
+    """
+    from timm.data import create_loader
+
+    return inspect.getmodule(create_loader)  # type: ignore[return-value]
