@@ -338,6 +338,14 @@ def test_the_folder_is_complete_and_the_record_says_what_is_in_it(tmp_path: Path
     assert rows["conv_stem.weight"]["perm"] == [3, 2, 0, 1]
 
 
+def test_the_mapping_says_how_experts_are_laid_out(tmp_path: Path) -> None:
+    report = convert(DATA / "tpu_condconv_b0_4e", tmp_path / "out", UNVERIFIED)
+    rows = {row["torch"]: row for row in report.mapping}
+    routed, plain = rows["blocks.4.0.conv_pw.weight"], rows["blocks.3.0.conv_pw.weight"]
+    assert (routed["shape"], routed["perm"], routed["kernel"]) == ((4, 384), (3, 2, 0, 1), (1, 1, 8, 48))
+    assert (plain["perm"], "kernel" in plain) == ((3, 2, 0, 1), False)
+
+
 def test_the_mapping_says_which_of_the_twins_was_read(tmp_path: Path) -> None:
     report = convert(tiny_bundle(tmp_path, with_ema(tiny_variables())), tmp_path / "out", UNVERIFIED)
     assert {row["stored"] for row in report.mapping} == {row["source"] + EMA for row in report.mapping}
