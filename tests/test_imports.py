@@ -32,13 +32,14 @@ ARROWS: dict[str, set[str]] = {
     "convert.readers.keras": {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "files",
     },
-    "convert.readers.pytorch": {"arch", "convert.checkpoint", "errors", "files", "models"},
+    "convert.readers.pytorch": {"arch", "convert.checkpoint", "convert.dialects", "errors", "files", "models"},
     "predict": {"arch", "errors", "files", "models", "weights"},
     "train.progressive": {"arch", "errors", "files", "hosts", "models", "train"},
     "convert.readers": {
         "convert.checkpoint", "convert.readers.keras", "convert.readers.pytorch", "convert.readers.tensorflow",
         "errors",
     },
+    "export": {"errors", "files", "models", "predict"},
     "train.launcher": {"errors", "hosts", "train", "train.classes", "train.progressive"},
     "convert": {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers", "convert.readers.keras",
@@ -47,13 +48,16 @@ ARROWS: dict[str, set[str]] = {
     "convert.google": {"arch", "convert", "convert.readers.tensorflow", "errors", "files", "models"},
     "hub": {"arch", "convert", "convert.google", "errors", "files"},
     "cli": {
-        "arch", "convert", "convert.checkpoint", "convert.dialects", "convert.google", "errors", "files", "hub",
-        "models", "predict", "train", "train.launcher", "train.progressive",
+        "arch", "convert", "convert.checkpoint", "convert.dialects", "convert.google", "errors", "export",
+        "files", "hub", "models", "predict", "train", "train.launcher", "train.progressive",
     },
     "__main__": {"cli", "errors"},
 }  # fmt: skip
 STANDARD_LIBRARY_ONLY = {"arch", "errors", "_register"}
-NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "onnx", "onnxruntime", "openvino", "benchmarks", "tests"}
+NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "openvino", "benchmarks", "tests"}
+# What these modules import in functions alone: an extra of the package brings it.
+EXTRAS = {"onnx", "onnxruntime", "onnxscript"}
+ON_REQUEST = {"export.int8": {"onnx", "onnxruntime"}, "predict.onnx_file": {"onnxruntime"}}
 
 
 def imported(file: Path, whole: bool = True) -> Iterator[str]:
@@ -120,6 +124,8 @@ def test_modules_have_no_cycle() -> None:
 def test_nobody_imports_frameworks_or_private_names_of_timm(file: Path) -> None:
     modules = set(imported(file))
     assert not {module.split(".")[0] for module in modules} & NEVER
+    asked, at_once = ({module.split(".")[0] for module in imported(file, whole)} & EXTRAS for whole in (True, False))
+    assert (asked, at_once) == (ON_REQUEST.get(name_of(file), set()), set())
     assert not [module for module in modules if module.startswith("timm.") and "._" in module]
 
 

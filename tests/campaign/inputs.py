@@ -117,6 +117,10 @@ def _keras(name: str) -> Callable[[Path], Path]:
     return make
 
 
+def _preset(file: str) -> Callable[[Path], Path]:
+    return lambda folder: Path(shutil.copytree(keras_folder() / "other3_kerashub_preset", folder)) / file
+
+
 def _packed(folder: Path) -> Path:
     """Write a .weights.h5 whose larger tensors are compressed and in pieces, unlike Keras'."""
     folder.mkdir()
@@ -256,6 +260,19 @@ INPUTS = (
         ".keras, its weights, below its checksum", 300, _keras("keras3_sequential.keras"), _convert, UNCHECKED,
         damage.in_zip(".weights.h5"), LONGEST,
     ),
+    Input(
+        ".h5, operators", 300, _keras("other2_operators.h5"), _convert_verified, UNCHECKED, differing=LONGEST
+    ),
+    Input(".h5, custom dropout", 200, _keras("other2_qubvel.h5"), _convert, UNCHECKED, differing=LONGEST),
+    Input(
+        ".weights.h5, Keras 2.12", 300, _keras("other2_tutorial.weights.h5"), _convert, UNCHECKED, differing=LONGEST
+    ),
+    Input(
+        ".keras, its config, KerasHub", 300, _keras("other3_kerashub.keras"), _convert_verified, OTHER,
+        damage.in_zip("config.json", damage.nonsensical),
+    ),
+    Input("preset, task.json", 200, _preset("task.json"), _convert_folder_verified, OTHER, damage.nonsensical),
+    Input("preset, weights", 200, _preset("model.weights.h5"), _convert_folder, UNCHECKED, differing=LONGEST),
     Input(".pth", 800, _pth(), _convert, CHECKED),
     Input(".pth, its pickle, below its checksum", 500, _pth(), _convert, OTHER, damage.in_zip("data.pkl"), None),
     Input(

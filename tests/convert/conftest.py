@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
-from tests.convert._sources import DATA
+from tests.convert._sources import DATA, TINY
+from tests.weights.test_hub_loading import hub_files
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.convert.verification import Converted
@@ -36,3 +39,11 @@ def photo_folder(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no photo")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def hub_folder() -> dict[str, bytes]:
+    """A tiny model in timm's Hub format."""
+    torch.manual_seed(0)
+    model = timm.create_model("hucorz_efficientnetv2_b0", **TINY)
+    return hub_files(model, architecture="hucorz_efficientnetv2_b0", model_args={"width_mult": 0.04, "depth_mult": 0.2})

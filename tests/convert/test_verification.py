@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.convert._sources import DATA
+from tests.small_models import SMALL, create
 from timm_effnet_ext.convert.plausibility import trial_size
 from timm_effnet_ext.convert.verification import (
     MAX_TOLERANCE,
@@ -217,3 +218,17 @@ class _Rough(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.model(x)
         return y + 5e-5 * y.abs().max() if x.dtype == torch.float32 else y
+
+
+def test_of_a_network_without_classifier_the_last_feature_map_can_be_compared(tmp_path: Path) -> None:
+    model = create("hucorz_efficientnetv2_b0", **SMALL, num_classes=0)
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3))
+    with torch.inference_mode():
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+        maps = model.eval().double().forward_intermediates(batch, intermediates_only=True)[-1].mean((2, 3)).numpy()
+    found = Converted(model, np.zeros(3), np.ones(3), (64, 64), 3)
+    for name, output in (("right", maps), ("wrong", maps + 1)):
+        np.savez(tmp_path / name, input=images, output=output)
+    assert "1 of them of the last feature map, before the head" in by_reference(found, tmp_path / "right.npz").detail
+    with pytest.raises(VerificationError, match="largest difference of outputs"):
+        by_reference(found, tmp_path / "wrong.npz")

@@ -15,13 +15,17 @@ _LAST_NORMS = ("bn3", "bn2", "bn1")  # the first of them that a block has gives 
 
 
 class Match(NamedTuple):
-    """One architecture whose every key and shape agree; the multipliers are the roundest that do."""
+    """One architecture whose every key and shape agree; the multipliers are the roundest that do.
+
+    Without `head` it ends with the last block, as networks do that are made for their feature maps.
+    """
 
     arch_name: str
     num_classes: int
     in_chans: int
     width_mult: float = 1.0
     depth_mult: float = 1.0
+    head: bool = True
 
     @property
     def is_exact(self) -> bool:
@@ -30,7 +34,8 @@ class Match(NamedTuple):
 
     def __str__(self) -> str:
         scaled = "" if self.is_exact else f", width_mult={self.width_mult:g}, depth_mult={self.depth_mult:g}"
-        return f"{self.arch_name} (num_classes={self.num_classes}, in_chans={self.in_chans}{scaled})"
+        what = f"num_classes={self.num_classes}" if self.head else "without head"
+        return f"{self.arch_name} ({what}, in_chans={self.in_chans}{scaled})"
 
 
 class _Seen(NamedTuple):
@@ -39,7 +44,7 @@ class _Seen(NamedTuple):
     in_chans: int
     num_classes: int
     stem: int
-    head: int
+    head: int  # 0: none
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     parts: tuple[frozenset[str], ...]  # module names in the first block
@@ -64,7 +69,7 @@ def identify_state(shapes: Mapping[str, Sequence[int]]) -> list[Match]:
         match = _fit(arch, seen)
         if match is None:
             continue
-        network = (arch.blocks(match.width_mult, match.depth_mult), arch.head_width(match.width_mult))
+        network = (arch.blocks(match.width_mult, match.depth_mult), seen.head)
         if network not in verified:
             verified[network] = _needs(match) == given
         if verified[network]:
@@ -110,7 +115,7 @@ def _look(shapes: Mapping[str, Shape]) -> _Seen | None:
             indices.setdefault(int(name[1]), set()).add(int(name[2]))
             if name[2] == "0":
                 parts.setdefault(int(name[1]), set()).add(_part(key.rpartition(".")[0]))
-    if len(stem) != 4 or len(head) != 4 or len(end) not in (0, 2) or not _is_counted(indices):
+    if len(stem) != 4 or len(head) not in (0, 4) or len(end) not in (0, 2) or not _is_counted(indices):
         return None
     if not all(_is_counted(blocks) for blocks in indices.values()):
         return None
@@ -125,7 +130,7 @@ def _look(shapes: Mapping[str, Shape]) -> _Seen | None:
         in_chans=stem[1],
         num_classes=end[0] if end else 0,
         stem=stem[0],
-        head=head[0],
+        head=head[0] if head else 0,
         depths=tuple(len(indices[stage]) for stage in range(len(indices))),
         widths=tuple(widths),
         parts=tuple(frozenset(parts[stage]) for stage in range(len(indices))),
@@ -142,10 +147,10 @@ def _fit(arch: Arch, seen: _Seen) -> Match | None:
     lo = max((width - 12) / chs for chs, width in per_stage)
     hi = min((width + 4) / chs for chs, width in per_stage)
     for mult in round_values(lo, hi):
-        if (arch.stem_width(mult), arch.head_width(mult)) != (seen.stem, seen.head):
+        if arch.stem_width(mult) != seen.stem or (seen.head and arch.head_width(mult) != seen.head):
             continue
         if tuple(stage[0].out_chs for stage in arch.blocks(mult)) == seen.widths:
-            return Match(arch.name, seen.num_classes, seen.in_chans, mult, depth)
+            return Match(arch.name, seen.num_classes, seen.in_chans, mult, depth, bool(seen.head))
     return None
 
 

@@ -54,9 +54,13 @@ def layers(
     in_chans: int = 3,
     width_mult: float = 1.0,
     depth_mult: float = 1.0,
+    head: bool = True,
 ) -> tuple[Layer, ...]:
-    """Return every layer with weights in the order of computation; `num_classes=0` has no classifier."""
-    stem, head = arch.stem_width(width_mult), arch.head_width(width_mult)
+    """Return every layer with weights in the order of computation.
+
+    `num_classes=0` has no classifier; without `head` there is none either, nor what comes before the pooling.
+    """
+    stem, width = arch.stem_width(width_mult), arch.head_width(width_mult)
     stages = arch.blocks(width_mult, depth_mult)
     out = [
         Layer("conv_stem", "stem", None, "conv", in_chans, stem, 3, 2),
@@ -66,9 +70,10 @@ def layers(
         for block in stage:
             out += block_layers(block)
     last = stages[-1][-1].out_chs
-    out += [Layer("conv_head", "head", None, "conv", last, head), Layer("bn2", "head", None, "norm", head, head)]
-    if num_classes:
-        out.append(Layer("classifier", "classifier", None, "linear", head, num_classes, bias=True))
+    if head:
+        out += [Layer("conv_head", "head", None, "conv", last, width), Layer("bn2", "head", None, "norm", width, width)]
+    if head and num_classes:
+        out.append(Layer("classifier", "classifier", None, "linear", width, num_classes, bias=True))
     return tuple(out)
 
 

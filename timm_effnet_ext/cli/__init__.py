@@ -23,6 +23,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("info", "print the stage table of a model as its paper does"),
     Command("predict", "classify photos, and show where the model looked"),
     Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads"),
+    Command("export", "write a classifier as ONNX or as a program of torch.export, verified"),
     Command("google", "list, convert and publish the checkpoints that Google published"),
     Command("inspect", "tell what a checkpoint is, without converting it"),
     Command("run", "run a timm program, train.py for one, with our models and progressive learning"),

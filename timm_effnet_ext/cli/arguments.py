@@ -60,6 +60,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "padding and epsilon, tf_efficientnet_b0 and hucorz_efficientnet_b0 have TensorFlow's",
     },
     "--prefix": {"help": "what stands before the network's names, where the file holds several"},
+    "--headless": _flag("leave the classifier out, whatever it is: the result gives features"),
     "--label-names": {"metavar": "FILE", "type": Path, "help": "class names: one a line, or a JSON list"},
     "--multi-label": _flag("each output is a class by itself (sigmoid)"),
     "--keep-background": _flag("do not cut the first of 1001 classes"),

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, "-o/--out", "--overwrite", "--json", "--quiet")
     add_options(
         parser.add_argument_group(READING),
-        *("--weights", "--model", "--prefix", "--label-names", "--multi-label", "--keep-background", "--license"),
-        "--timm-native",
+        *("--weights", "--model", "--prefix", "--headless", "--label-names", "--multi-label", "--keep-background"),
+        *("--license", "--timm-native"),
     )
     add_options(
         parser.add_argument_group("how images are prepared, where the file does not say it"),

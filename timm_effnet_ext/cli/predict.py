@@ -20,7 +20,9 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the photos, and what to make of them."""
     parser.add_argument(
-        "model", metavar="MODEL", help=f"{PREFIX}NAME[.TAG] for pretrained weights, a timm folder, or hf-hub:USER/REPO"
+        "model",
+        metavar="MODEL",
+        help=f"{PREFIX}NAME[.TAG] for pretrained weights, a timm folder, hf-hub:USER/REPO, or FILE.onnx",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="photo of any kind that Pillow reads")
     parser.add_argument("--topk", type=positive_int, default=5, metavar="K", help="labels for each photo (default: 5)")

@@ -77,11 +77,12 @@ def _needs_us(report: Report) -> bool:
 
 def _usage(report: Report, repo: str | None) -> str:
     where = f"hf-hub:{repo}" if repo else "local-dir:FOLDER"
+    made = "logits" if report.num_classes else "maps" if report.model_args.get("features_only") else "features"
     plugin = "import timm_effnet_ext  # registers the model\n" if _needs_us(report) else ""
     return (
         f'import timm\n{plugin}\nmodel = timm.create_model("{where}", pretrained=True).eval()\n'
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
-        f"{'logits' if report.num_classes else 'features'} = model(transform(image).unsqueeze(0))  # image: PIL"
+        f"{made} = model(transform(image).unsqueeze(0))  # image: PIL"
     )
 
 

@@ -11,6 +11,7 @@ from timm_effnet_ext.errors import EffNetExtError, first_few
 from timm_effnet_ext.files.outputs import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type
 
 WITH_BACKGROUND = 1001  # ImageNet-1k and class 0 for none of them: tensorflow/tpu efficientnet_edgetpu_builder.py
+NO_HEAD = "feature maps: there is no head (conv_head, bn2) and no classifier"
 _KNOWN = {1000: "ImageNet-1k", 21841: "ImageNet-21k", 21843: "ImageNet-21k and two more"}
 
 
@@ -34,8 +35,8 @@ class Classes(NamedTuple):
     text: str  # all of it, for people
 
 
-def choose_classes(found: int, checkpoint: Checkpoint, options: Options) -> Classes:
-    """Return what to write of a classifier with `found` outputs.
+def choose_classes(found: int, checkpoint: Checkpoint, options: Options, *, has_head: bool = True) -> Classes:
+    """Return what to write of a classifier with `found` outputs, 0 for none; without head there are feature maps alone.
 
     1001 outputs in a TensorFlow file are ImageNet behind a background class, unless 1001 names are given for them.
 
@@ -52,7 +53,7 @@ def choose_classes(found: int, checkpoint: Checkpoint, options: Options) -> Clas
         raise EffNetExtError(f"{num_classes} classes came out, expected {options.num_classes}: another checkpoint?")
     problem_type, origin = _problem_type(num_classes, checkpoint.statements, options)
     named = _names(num_classes, checkpoint.statements, names)
-    text = _text(num_classes, cut, problem_type, origin, named)
+    text = _text(num_classes, cut, problem_type, origin, named) if has_head else NO_HEAD
     return Classes(num_classes, cut, problem_type, origin, named, text)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from timm_effnet_ext.arch.identify import Match
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Graph
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
+from timm_effnet_ext.convert.padding import sizes_as_stated
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, located
 from timm_effnet_ext.files.hub_format import PREPROCESSING
@@ -51,6 +53,8 @@ def model_config(
         name: Sourced(getattr(match, name), _SHAPES) for name, usual in SCALE.items() if getattr(match, name) != usual
     }
     args |= {name: Sourced(value, numerics.origins[name]) for name, value in numerics.model_args.items()}
+    if not match.head:
+        args["features_only"] = Sourced(True, _SHAPES)  # timm builds it so from the folder alone
     if options.timm_native:
         with located(checkpoint.path):
             architecture, args = _native(arch, args)
@@ -59,9 +63,10 @@ def model_config(
     top = {
         "architecture": Sourced(architecture, candidate.reason),
         "num_classes": Sourced(classes.num_classes, _SHAPES),
-        "num_features": Sourced(arch.head_width(match.width_mult), _COMPUTED),
-        "global_pool": args.get("global_pool", Sourced("avg", _COMPUTED)),
+        "num_features": Sourced(_features(match), _COMPUTED),
     }
+    if match.head:
+        top["global_pool"] = args.get("global_pool", Sourced("avg", _COMPUTED))
     if classes.problem_type is not None:
         top["problem_type"] = Sourced(classes.problem_type, classes.problem_origin)
     if classes.named.names is not None:
@@ -76,6 +81,12 @@ def model_config(
             values[part] = {name: entry.value for name, entry in entries.items()}
             origins |= {f"{part}.{name}": entry.origin for name, entry in entries.items()}
     return Config(values, origins, tuple(_notes(cfg)))
+
+
+def _features(match: Match) -> int:
+    """Return the channels of the head, or of the last block where there is none."""
+    arch = ARCHS[match.arch_name]
+    return arch.head_width(match.width_mult) if match.head else arch.blocks(match.width_mult)[-1][-1].out_chs
 
 
 def _names(names: tuple[str | None, ...]) -> list[str | None] | dict[str, str]:
@@ -115,7 +126,7 @@ def _pretrained_cfg(
     cfg = {name: Sourced(value, f"{ASSUMED}, as for {whose}") for name, value in assumed.items()}
     for statement in reversed((*checkpoint.statements, *checkpoint.habits(arch, num_classes))):
         cfg = _with_sizes(cfg, statement.preprocessing, statement.where)
-    cfg = _with_sizes(_fitting(cfg, checkpoint.graph), options.pretrained_cfg, options.knows)
+    cfg = _with_sizes(_fitting(cfg, checkpoint, candidate), options.pretrained_cfg, options.knows)
     for key in ("input_size", "test_input_size"):
         if key in cfg:
             cfg[key] = cfg[key]._replace(value=(match.in_chans, *cfg[key].value[1:]))
@@ -135,14 +146,18 @@ def _pretrained_cfg(
     return cfg
 
 
-def _fitting(cfg: Mapping[str, Sourced], graph: Graph | None) -> Mapping[str, Sourced]:
-    """Return settings with a size at which the graph pads as our model does."""
+def _fitting(cfg: Mapping[str, Sourced], checkpoint: Checkpoint, candidate: Candidate) -> Mapping[str, Sourced]:
+    """Return settings with a size at which the source pads as our model does."""
     channels, *size = cfg["input_size"].value
-    if graph is None or graph.fits(*size):
+    graph, sizes = checkpoint.graph, sizes_as_stated(candidate, checkpoint.statements)
+    if sizes is not None and not all(side in sizes for side in size):
+        whose, near = "its own code", [*map(sizes.nearest, size)]
+    elif graph is not None and not graph.fits(*size):
+        whose, near = "the graph", [max(_REDUCTION, round(side / _REDUCTION) * _REDUCTION) for side in size]
+    else:
         return cfg
-    even = (channels, *(max(_REDUCTION, round(side / _REDUCTION) * _REDUCTION) for side in size))
-    why = f"{ASSUMED} in place of {'x'.join(map(str, size))}, for which the graph pads otherwise than SAME does"
-    return _with_sizes(cfg, {"input_size": even}, why)
+    why = f"{ASSUMED} in place of {'x'.join(map(str, size))}, for which {whose} pads otherwise than SAME does"
+    return _with_sizes(cfg, {"input_size": (channels, *near)}, why)
 
 
 def _with_sizes(cfg: Mapping[str, Sourced], more: Mapping[str, Any], origin: str) -> dict[str, Sourced]:

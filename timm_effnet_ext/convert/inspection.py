@@ -85,7 +85,8 @@ def _told(checkpoint: Checkpoint, candidate: Candidate) -> dict[str, Any]:
     options = Options()
     try:
         numerics = decide(candidate, checkpoint.statements)
-        classes = choose_classes(candidate.match.num_classes, checkpoint, options)
+        match = candidate.match
+        classes = choose_classes(match.num_classes, checkpoint, options, has_head=match.head)
         config = model_config(checkpoint, candidate, numerics, classes, options)
     except EffNetExtError as err:
         return {"problem": str(err)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
@@ -93,7 +94,9 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
         NameMappingError: A name that is stated is another model's, or contradicts the one that was asked for; or
             our model computes something else than the code of that dialect does with so few channels.
     """
-    statements = about(statements, candidate.prefix)
+    statements = tuple(
+        one for one in about(statements, candidate.prefix) if not one.dialects or candidate.dialect.name in one.dialects
+    )
     arch = ARCHS[candidate.match.arch_name]
     numerics = _by_names(candidate, statements, model) if candidate.dialect.numerics is None else _by_dialect(candidate)
     args, origins = dict(numerics.model_args), dict(numerics.origins)
@@ -123,7 +126,8 @@ def _by_dialect(candidate: Candidate) -> Numerics:
             f"{match} is so narrow that the first block of a stage keeps its number of channels: our model adds its "
             f"input then, the code of dialect {dialect.name!r} does not. It cannot be converted"
         )
-    args = dialect.numerics(arch)  # type: ignore[misc]
+    scaled = replace(arch, width=arch.width * match.width_mult, depth=arch.depth * match.depth_mult)
+    args = dialect.numerics(scaled)  # type: ignore[misc]
     return _numerics(args, f"files of dialect {dialect.name!r}")
 
 
@@ -170,4 +174,4 @@ def _words(args: Mapping[str, Any]) -> str:
 
 
 def _numerics(args: Mapping[str, Any], origin: str, **more: Any) -> Numerics:
-    return Numerics(args, dict.fromkeys(PYTORCH, origin), **more)
+    return Numerics(args, dict.fromkeys((*PYTORCH, *args), origin), **more)

@@ -54,8 +54,9 @@ def convert(
     with open_source(source, progress=progress) as checkpoint, ThreadPoolExecutor(2) as beside:
         hashes = beside.submit(_hashes, checkpoint)
         with located(checkpoint.path):
-            chosen = select(checkpoint, readings(checkpoint), options)
-        classes = choose_classes(chosen.candidate.match.num_classes, checkpoint, options)
+            chosen = select(checkpoint, readings(checkpoint, headless=options.headless), options)
+        match = chosen.candidate.match
+        classes = choose_classes(match.num_classes, checkpoint, options, has_head=match.head)
         config = model_config(checkpoint, chosen.candidate, chosen.numerics, classes, options)
         slots = tuple(_slots(checkpoint.path, chosen, classes))
         with new_folder(out, FILES, overwrite=options.overwrite) as folder:
@@ -138,7 +139,7 @@ def _verify(
 
     proofs = verify(
         folder,
-        graph=checkpoint.graph,
+        graph=None if options.headless else checkpoint.graph,  # which goes on to the head that was left out
         reference=options.reference,
         images=options.images,
         cut=classes.cut,

@@ -25,6 +25,7 @@ class Options:
         model: Model that was trained, where the file fits several. Of timm's names, one without `tf_` means PyTorch's
             padding and epsilon, one with `tf_` or `hucorz_` TensorFlow's.
         prefix: What stands before all names of the network, where a file holds several.
+        headless: Leave the classifier out, whatever it is: a network that gives pooled features, or maps.
         label_names: One name for each class that is written; of one output the name of yes, or those of no and yes.
         multi_label: Each output is a class by itself, where the source does not say it.
         keep_background: Keep class 0 of 1001 instead of cutting it.
@@ -48,6 +49,7 @@ class Options:
     weights: WeightsKind = "ema"
     model: str | None = None
     prefix: str | None = None
+    headless: bool = False
     label_names: Sequence[str] | None = None
     multi_label: bool = False
     keep_background: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from timm_effnet_ext.arch.rows import row_name
+from timm_effnet_ext.convert.checkpoint.affine import behind_norm
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.dialects import match
@@ -16,6 +17,7 @@ from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.dialects.pytorch import TORCH_DIALECTS
 from timm_effnet_ext.convert.dialects.tensorflow import TF_DIALECTS
 from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of
+from timm_effnet_ext.convert.padding import sizes_as_stated
 from timm_effnet_ext.convert.records import Options, WeightsKind
 from timm_effnet_ext.errors import NameMappingError, first_few
 
@@ -24,7 +26,10 @@ _OF_TRAINING = re.compile(
     r"(^|[._/])(\w*criterion|\w*loss(es)?(_fn|_func)?|\w*metrics?|pos_weight|class_weights?)([._/]|$)"
 )
 
-_HEAD = ("conv_head.", "bn2.", "classifier.")
+_NORM = (
+    "{} were folded into the classifier: it was assumed that nothing but dropout stands between, and the epsilon that "
+    "such layers have by themselves; a file of weights says neither"
+)
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,18 @@ class Selection:
 
 
 def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
-    """Return the dialects that files of this framework can have; Keras writes SavedModels too."""
-    table = {"tensorflow": (*TF_DIALECTS, *KERAS_DIALECTS), "keras": KERAS_DIALECTS, "torch": TORCH_DIALECTS}
+    """Return the dialects that files of this framework can have; Keras writes SavedModels, and has them as layers."""
+    both = (*KERAS_DIALECTS, *TF_DIALECTS)
+    table = {"tensorflow": both, "keras": both, "torch": TORCH_DIALECTS}
     return table[checkpoint.framework]
 
 
-def readings(checkpoint: Checkpoint) -> list[Candidate]:
-    """Return every reading of a checkpoint, the likeliest first."""
+def readings(checkpoint: Checkpoint, *, headless: bool = False) -> list[Candidate]:
+    """Return every reading of a checkpoint, the likeliest first; `headless` ones have no classifier."""
     found = checkpoint.variables.model
     shapes = {name: entry.shape for name, entry in found.items()}
+    if headless:
+        return match.without_classifier(shapes, dialects_for(checkpoint))
     return match.readings(shapes, dialects_for(checkpoint), lambda name: _is_of_training(name, found[name]))
 
 
@@ -69,17 +77,21 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     spare = {name for name in found.model if name not in used and candidate.is_spare(name)}
     others = {name for other in candidates if other.prefix != candidate.prefix for name in other.sources} - used
     outside = _outside(found, candidate, used | others)
-    left = found.model.keys() - used - spare - others - outside
+    left = found.model.keys() - candidate.sources - spare - others - outside
+    if options.headless:
+        outside |= {name for name in left if not candidate.is_inside(name)}
+        left -= outside
     if left:
         raise NameMappingError(_left_over(candidate, len(used), left))
     numerics = decide(candidate, checkpoint.statements, options.model)
     if numerics.problem:
         raise NameMappingError(numerics.problem)
-    source, kind = _weights(found, used, options.weights)
-    notes = (*notes, *numerics.notes, *([candidate.dialect.note] if candidate.dialect.note else []))
+    source, kind = _weights(found, used | set(candidate.norm.values()), options.weights)
+    notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
+    notes = (*notes, *([_NORM.format(first_few(candidate.norm.values()))] if candidate.norm else []))
     if outside:
-        where = f"outside {candidate.prefix!r} were left out: {first_few(outside)}"
-        notes = (*notes, f"{len(outside)} variables {where}")
+        where = "outside the network" if options.headless else f"outside {candidate.prefix!r}"
+        notes = (*notes, f"{len(outside)} variables {where} were left out: {first_few(outside)}")
     if kind != options.weights:
         notes = (*notes, "the file has no EMA weights: the raw ones were taken")
     counts = {
@@ -90,11 +102,20 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         "other_model": len(others),
         "outside_the_model": len(outside),
         "no_counterpart": len(spare),
+        "folded": len(found.folded) + len(candidate.norm),
         "optimizer_slots": len(found.slots),
         "counters": len(found.counters),
         "metadata": len(found.metadata),
     }
-    return Selection(candidate, numerics, entries, source, kind, counts, notes)
+    return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, notes)
+
+
+def _padding_note(candidate: Candidate, statements: Sequence[Statement]) -> tuple[str, ...]:
+    """Say where a code that pads by fixed numbers of pixels computes something else, as exactly as is known."""
+    sizes = sizes_as_stated(candidate, statements)
+    if sizes is None:
+        return (candidate.dialect.note,) if candidate.dialect.note else ()
+    return (f"its own code pads for images whose sides are {sizes}: at others it computes otherwise",)
 
 
 def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> set[str]:
@@ -183,7 +204,7 @@ def _names(candidates: Iterable[Candidate]) -> str:
 def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
     return (
         f"{len(left)} variables are left over after {used} were used for {candidate.match}: {first_few(left)}. "
-        "Is this a model with parts of its own?"
+        "Is this a model with parts of its own? If they are its head, --headless leaves it out"
     )
 
 
@@ -194,7 +215,7 @@ def why_none(checkpoint: Checkpoint) -> str:
         if name.row is None:
             return f"{statement.where} says {name.name}, which is none of the 29 architectures"
     dialects = dialects_for(checkpoint)
-    for candidate in match.without_foreign(shapes, dialects):
+    for candidate in (*match.without_foreign(shapes, dialects), *match.without_classifier(shapes, dialects)):
         used = candidate.sources
         left = {name for name in shapes.keys() - used if not candidate.is_spare(name)}
         return _left_over(candidate, len(used), left)
@@ -210,8 +231,6 @@ def _misfit(candidate: Candidate, shapes: Mapping[str, Sequence[int]]) -> str:
     wanted = {entry.source: entry for entry in candidate.plan()}
     below = {name for name in shapes if name.startswith(candidate.prefix) and not candidate.is_spare(name)}
     missing = wanted.keys() - below
-    if missing and all(wanted[name].torch.startswith(_HEAD) for name in missing) and below <= wanted.keys():
-        return "it has no head (conv_head, bn2), as a network for features alone"
     wrong = [
         f"{name} has {tuple(shapes[name])}, needs {entry.source_shape}"
         for name, entry in wanted.items()
@@ -219,6 +238,17 @@ def _misfit(candidate: Candidate, shapes: Mapping[str, Sequence[int]]) -> str:
     ]
     problems = (("of another shape", wrong), ("missing", missing), ("too many", below - wanted.keys()))
     return "; ".join(f"{len(names)} {what}: {first_few(names)}" for what, names in problems if names)
+
+
+def _behind_norm(candidate: Candidate, source: Mapping[str, TensorEntry]) -> Mapping[str, TensorEntry]:
+    """Return the tensors, with a BatchNorm in front of the classifier folded into it."""
+    if not candidate.norm:
+        return source
+    names = {entry.torch: entry.source for entry in candidate.plan()}
+    kernel, bias = (names[f"classifier.{leaf}"] for leaf in ("weight", "bias"))
+    norm = {leaf: source[name] for leaf, name in candidate.norm.items()}
+    one = behind_norm(source[kernel], source[bias], norm, candidate.dialect.head_eps or 0.0)
+    return {**source, kernel: one["kernel"], bias: one["bias"]}
 
 
 def _weights(found: Variables, used: set[str], weights: WeightsKind) -> tuple[dict[str, TensorEntry], WeightsKind]:

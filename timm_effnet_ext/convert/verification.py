@@ -12,6 +12,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from timm.models import FeatureInfo
 from torch import nn
 
 import timm_effnet_ext.models.hucorz_efficientnet  # noqa: F401  registers the models
@@ -65,12 +66,21 @@ class Converted(NamedTuple):
         channels, *size = cfg["input_size"]
         return cls(model.eval().double(), np.array(cfg["mean"]), np.array(cfg["std"]), tuple(size), channels)
 
-    def run(self, images: np.ndarray, dtype: torch.dtype = torch.float64) -> np.ndarray:
-        """Return the outputs for images (B, H, W, C) as the network gets them."""
-        model = self.model.to(dtype)  # float32 there and back is lossless: so the weights are stored
+    def run(self, images: np.ndarray, dtype: torch.dtype = torch.float64, *, maps: bool = False) -> np.ndarray:
+        """Return the outputs (B, outputs) for images (B, H, W, C) as the network gets them.
+
+        Of a network without head, and with `maps`, these are the pooled channels of the last feature map.
+        """
+        model: Any = self.model.to(dtype)  # float32 there and back is lossless: so the weights are stored
+        maps |= _gives_maps(model)
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(dtype)
-            return torch.cat([model(image[None]) for image in batch]).numpy()
+            return torch.cat([_last_map(model, image) if maps else model(image) for image in batch.split(1)]).numpy()
+
+    def ends_with_maps(self, outputs: int) -> bool:
+        """Whether so many outputs are the last feature map's channels, and not those of the head."""
+        model: Any = self.model
+        return getattr(model, "num_classes", 1) == 0 and model.feature_info[-1]["num_chs"] == outputs
 
     def pixels(self, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
         """Return a photo as a batch (1, H, W, C) of 0 … 255 of that height and width."""
@@ -81,6 +91,17 @@ class Converted(NamedTuple):
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """Return images of 0 … 255 as the network gets them."""
         return (images.astype(np.float64) / 255 - self.mean) / self.std
+
+
+def _gives_maps(model: Any) -> bool:
+    """Whether a model of timm's gives its feature maps, and no more."""
+    return isinstance(getattr(model, "feature_info", None), FeatureInfo)
+
+
+def _last_map(model: Any, image: torch.Tensor) -> torch.Tensor:
+    """Return the average of each channel of the last feature map (1, channels), before the head."""
+    found = model(image) if _gives_maps(model) else model.forward_intermediates(image, intermediates_only=True)
+    return found[-1].mean((2, 3))
 
 
 class _Difference(NamedTuple):
@@ -138,19 +159,27 @@ def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
 
     The file holds pairs `input`/`output`, numbered or not (`input_1`/`output_1`, …): inputs (B, H, W, C) as the
     network gets them, or under `images` instead of `input` as they were before normalisation, 0 … 255. Outputs are
-    logits, or pooled features of a model without classifier. Where both are there, preprocessing is compared apart.
+    logits; of a model without classifier pooled features, of the head or of the last feature map. Where both images and
+    inputs are there, preprocessing is compared apart.
     """
-    differences, prepared = [], []
+    differences, prepared, headless = [], [], 0
     for images, given, output in _batches(path):
         if images is not None and given is not None:
             prepared.append(_prepared(converted.normalise(images), given, str(path)))
         inputs = converted.normalise(images) if given is None else given  # type: ignore[arg-type]
-        found = converted.run(inputs)
+        maps = converted.ends_with_maps(output.shape[1])
+        headless += maps
+        found = converted.run(inputs, maps=maps)
         difference = _difference(found, output[:, cut:], str(path))
-        rounding = float(np.abs(converted.run(inputs, torch.float32) - found).max()) / max(1, difference.largest)
+        rounding = float(np.abs(converted.run(inputs, torch.float32, maps=maps) - found).max()) / max(
+            1, difference.largest
+        )
         tolerance = min(max(TOLERANCE, ROUNDING_FACTOR * rounding), MAX_TOLERANCE)
         differences.append(difference._replace(tolerance=tolerance))
-    return _compared("reference", differences, prepared, f"{len(differences)} batches of {path.name}")
+    what = f"{len(differences)} batches of {path.name}"
+    if headless:
+        what += f" ({headless} of them of the last feature map, before the head)"
+    return _compared("reference", differences, prepared, what)
 
 
 Batch = tuple[np.ndarray | None, np.ndarray | None, np.ndarray]

@@ -20,19 +20,20 @@ CROP_MODES = ("center", "squash", "border")
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 WEIGHT_FILES = (WEIGHTS_FILE, "pytorch_model.bin")  # timm takes the first that is there
+INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)  # transformers' of weights in several files
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Return a config.json.
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, such as a config.json.
 
     Raises:
         CheckpointFormatError: It cannot be read, or is no object.
     """
     with located(path):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as err:
             raise CheckpointFormatError(f"not readable as JSON ({err})") from err
-        if not isinstance(config, dict):
-            raise CheckpointFormatError(f"expected an object in timm's Hub format, found {type(config).__name__}")
-    return config
+        if not isinstance(found, dict):
+            raise CheckpointFormatError(f"expected a JSON object, found {type(found).__name__}")
+    return found

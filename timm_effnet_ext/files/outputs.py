@@ -28,11 +28,31 @@ def activation_of(problem_type: str, num_outputs: int) -> Activation:
 def stated_names(config: Mapping[str, Any]) -> dict[int, str]:
     """Return the class names that a config.json has, by output; none where it has none.
 
-    They are a list or an object {index: name}, at the top of the config or in its `pretrained_cfg`.
+    They are a list or an object {index: name}, at the top of the config or in its `pretrained_cfg`. The placeholders
+    LABEL_0, LABEL_1, … of transformers are none.
 
     Raises:
         ValueError: They are no texts, or their keys are no numbers.
     """
+    names = _names_in(config)
+    return {} if are_placeholders(names) else names
+
+
+def has_placeholders(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json has placeholders in place of names.
+
+    Raises:
+        ValueError: As of `stated_names`.
+    """
+    return are_placeholders(_names_in(config))
+
+
+def are_placeholders(names: Mapping[int, str]) -> bool:
+    """Whether they are what transformers/configuration_utils.py fills in for want of names."""
+    return bool(names) and all(name == f"LABEL_{i}" for i, name in names.items())
+
+
+def _names_in(config: Mapping[str, Any]) -> dict[int, str]:
     inner = config.get("pretrained_cfg")
     parts = (config, inner if isinstance(inner, Mapping) else {})
     key, found = next(((key, part[key]) for part in parts for key in _NAMES if part.get(key)), ("", []))

@@ -44,8 +44,10 @@ def grad_cam(model: Any, image: Tensor, index: int, sign: int = 1) -> np.ndarray
         sign: 1 for what raises it, -1 for what lowers it.
 
     Raises:
-        EffNetExtError: The features are no map, as those of a transformer.
+        EffNetExtError: The features are no map, as those of a transformer, or stay inside an exported file.
     """
+    if not hasattr(model, "forward_features"):
+        raise EffNetExtError("a CAM needs the features, which an exported file keeps to itself: name the model instead")
     with torch.no_grad():
         features = model.forward_features(image)
     if features.ndim != 4:

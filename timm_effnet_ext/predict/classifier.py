@@ -22,7 +22,7 @@ from torch import Tensor
 
 from timm_effnet_ext.arch.rows import PREFIX, parse_model_name
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_config
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_object
 from timm_effnet_ext.files.hub_name import HUB_PREFIX, is_hub_name, parse_hub_name
 from timm_effnet_ext.files.outputs import PROBLEM_TYPES, REGRESSION, Activation, activation_of, usual_problem_type
 from timm_effnet_ext.models.hucorz_efficientnet import find_cfg
@@ -30,7 +30,7 @@ from timm_effnet_ext.weights.load_errors import explain_load_errors
 from timm_effnet_ext.weights.source import read_source_config
 
 # What timm raises over a config with values of other types, missing weights, or weights of another model of its own.
-_UNFIT = (
+UNFIT = (
     RuntimeError,
     TypeError,
     ValueError,
@@ -93,17 +93,24 @@ class Classifier:
         Raises:
             CheckpointFormatError: The model was built, from settings that fit its weights, but cannot be run.
         """
-        image = self.image(photo)
-        try:
-            with torch.inference_mode():
-                logits = self.model(image)[0]
-        except RuntimeError as err:
-            raise CheckpointFormatError(f"the model cannot be run on {tuple(image.shape)}: {first_line(err)}") from err
-        probabilities = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
+        probabilities = self.probabilities(self.image(photo))[0]
         if self.is_yes_or_no:
             probabilities = torch.cat([1 - probabilities, probabilities])
         values, indices = probabilities.topk(min(k, len(probabilities)))
         return [Prediction(i, self.label(i), p) for i, p in zip(indices.tolist(), values.tolist(), strict=True)]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return how probable each output is for images (B, C, H, W): (B, outputs), fractions.
+
+        Raises:
+            CheckpointFormatError: The model was built, from settings that fit its weights, but cannot be run.
+        """
+        try:
+            with torch.inference_mode():
+                logits = self.model(images)
+        except RuntimeError as err:
+            raise CheckpointFormatError(f"the model cannot be run on {tuple(images.shape)}: {first_line(err)}") from err
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
 
     def output_of(self, index: int) -> tuple[int, int]:
         """Return the output that speaks of a class, and the sign with which it does: no is the opposite of yes."""
@@ -117,12 +124,16 @@ class Classifier:
 
 
 def load_classifier(name: str) -> Classifier:
-    """Return the pretrained model `[hucorz_]NAME[.TAG]`, the one in a timm folder, or `hf-hub:USER/REPO[@REVISION]`.
+    """Return the pretrained model `[hucorz_]NAME[.TAG]`, or what a timm folder, a Hub name or FILE.onnx holds.
 
     Raises:
         EffNetExtError: There is no such model, or its weights cannot be had.
         CheckpointFormatError: The folder or the weights are damaged or do not belong together.
     """
+    if Path(name).suffix == ".onnx" and Path(name).is_file():
+        from timm_effnet_ext.predict.onnx_file import load_onnx
+
+        return load_onnx(Path(name))
     if is_hub_name(name):
         source = _name_on_hub(name)
     elif Path(name).is_dir():
@@ -133,11 +144,11 @@ def load_classifier(name: str) -> Classifier:
     with explain_load_errors(name):
         try:
             classifier = make_classifier(timm.create_model(source, pretrained=True), name)
-            _try_config(classifier)
+            try_config(classifier)
             return classifier
         except EffNetExtError:
             raise
-        except _UNFIT as err:
+        except UNFIT as err:
             why = f"its config.json and its weights make no model ({first_line(err)})"
             advice = ". Where they are not timm's, convert them: timm-effnet-ext convert" if is_hub_name(name) else ""
             raise CheckpointFormatError(f"{name}: {why}{advice and f'{advice} {name} -o FOLDER'}") from err
@@ -150,7 +161,7 @@ def make_classifier(model: Any, name: str = "the model") -> Classifier:
         EffNetExtError: It has no classifier, its outputs are no classes, or it takes no photos.
         CheckpointFormatError: There are labels for other outputs.
     """
-    if not model.num_classes:
+    if not getattr(model, "num_classes", 0):  # a feature extractor has no such number
         raise EffNetExtError(f"{name} has no classifier (num_classes=0): it gives features, no labels")
     data_config = resolve_model_data_config(model, use_test_size=True)
     if data_config["input_size"][0] not in (1, 3):
@@ -178,7 +189,7 @@ def _labels(model: Any, name: str) -> tuple[DatasetInfo | None, str]:
     return (ImageNetInfo(subset), f"{subset}'s, by the number of outputs") if subset else (None, "unknown")
 
 
-def _try_config(classifier: Classifier) -> None:
+def try_config(classifier: Classifier) -> None:
     """Do what every photo needs, so that settings that make no sense are an error before the first one."""
     classifier.image(Image.new("RGB", (64, 64)))
     for index in range(classifier.model.num_classes + classifier.is_yes_or_no):
@@ -214,7 +225,7 @@ def _check_folder(folder: Path) -> None:
     if not path.is_file():
         raise CheckpointFormatError(f"{folder}: holds no config.json. Is it a timm folder?")
     try:
-        architecture = read_config(path)["architecture"]
+        architecture = read_object(path)["architecture"]
     except (CheckpointFormatError, KeyError) as err:
         raise CheckpointFormatError(f"{path}: is no timm config with an 'architecture' ({err})") from err
     if not isinstance(architecture, str) or not timm.is_model(architecture.partition(".")[0]):

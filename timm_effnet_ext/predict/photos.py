@@ -48,12 +48,21 @@ def read_photos(folder: Path | None = None) -> list[Image.Image]:
     """
     if folder is None:
         return [read_photo(path) for path in _packaged_photos()]
+    return [read_photo(path) for path in photo_files(folder)[:_MAX_PHOTOS]]
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """Return the files of photos in a folder and those below it, in the order of their names.
+
+    Raises:
+        EffNetExtError: No folder, or none in it.
+    """
     if not folder.is_dir():
         raise EffNetExtError(f"{folder}: no such folder of photos")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTO_SUFFIXES)[:_MAX_PHOTOS]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTO_SUFFIXES)
     if not paths:
         raise EffNetExtError(f"{folder}: no photos ({', '.join(_PHOTO_SUFFIXES)})")
-    return [read_photo(path) for path in paths]
+    return paths
 
 
 def in_channels(pixels: np.ndarray, count: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm_effnet_ext.errors import located
 from timm_effnet_ext.files.hub_errors import HUB_ERRORS
 from timm_effnet_ext.files.hub_files import check_hash
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES, read_config
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES, read_object
 
 _STARTED = time.time()  # before anything was downloaded
 
@@ -59,7 +59,7 @@ def read_source_config(cfg: Mapping[str, Any], cache_dir: Any = None) -> dict[st
         if path is not None and not isinstance(path, str):
             return None  # known not to be there
         try:
-            return read_config(Path(path or hf_hub_download(repo, CONFIG_FILE, **where)))
+            return read_object(Path(path or hf_hub_download(repo, CONFIG_FILE, **where)))
         except (EntryNotFoundError, *HUB_ERRORS):
             return None  # the weights were had: a repository without config.json
     return None
@@ -68,7 +68,7 @@ def read_source_config(cfg: Mapping[str, Any], cache_dir: Any = None) -> dict[st
 def read_config_beside(weights: Path) -> dict[str, Any] | None:
     """Return the config.json in the folder of a weight file, or None."""
     path = (weights if weights.is_dir() else weights.parent) / CONFIG_FILE
-    return read_config(path) if path.is_file() else None
+    return read_object(path) if path.is_file() else None
 
 
 def _in_cache(cfg: Mapping[str, Any], cache_dir: Any) -> tuple[str, dict[str, Any]]:

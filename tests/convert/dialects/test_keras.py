@@ -6,20 +6,23 @@ import pytest
 
 from timm_effnet_ext.arch.identify import Match
 from timm_effnet_ext.arch.rows import ARCHS, V1, V2_BASE, V2_L, V2_M, V2_S
-from timm_effnet_ext.convert.dialects.dialect import plan
+from timm_effnet_ext.convert.dialects.dialect import Dialect, plan
 from timm_effnet_ext.convert.dialects.keras import KERAS_COUNTED, KERAS_DIALECTS
 from timm_effnet_ext.convert.dialects.match import identify
 
 IN_KERAS = [a.name for a in ARCHS.values() if a.stages in (V1, V2_BASE, V2_S, V2_M, V2_L) and a.width <= 2]
 
 
-def fits(name: str, dialect: str) -> bool:
-    return not dialect.endswith(("v1", "v2")) or dialect.endswith("v2") == name.startswith("efficientnetv2")
+def fits(name: str, dialect: Dialect) -> bool:
+    if not {stage[0].kind for stage in ARCHS[name].blocks()} <= dialect.kinds:
+        return False
+    is_of_one = dialect.name.endswith(("v1", "v2"))
+    return not is_of_one or dialect.name.endswith("v2") == name.startswith("efficientnetv2")
 
 
 @pytest.mark.parametrize(
     ("name", "dialect"),
-    [(name, dialect) for dialect in KERAS_DIALECTS for name in IN_KERAS if fits(name, dialect.name)],
+    [(name, dialect) for dialect in KERAS_DIALECTS for name in IN_KERAS if fits(name, dialect)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_each_architecture_is_found_by_its_names_alone(name: str, dialect) -> None:

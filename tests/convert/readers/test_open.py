@@ -165,7 +165,7 @@ def no_state_dict(folder: Path) -> str:
         (edited_h5(big_endian, zipfile.ZIP_STORED), "/a.keras: 'layers/dense/vars/0' is of type >f4"),
         (edited_h5(big_endian, zipfile.ZIP_DEFLATED), "/a.keras: 'layers/dense/vars/0' is of type >f4"),
         (cut_weights, "/model.safetensors: cut or no safetensors file"),
-        (wrong_config, "/config.json: expected an object in timm's Hub format, found list"),
+        (wrong_config, "/config.json: expected a JSON object, found list"),
         (wrong_setting, "/config.json: problem_type makes no sense: 'guess'"),
         (wrong_names, "/class_names.txt: line 2 is empty"),
         (no_plain_numbers, "/pytorch_model.bin: 'conv_stem.weight' is a torch.sparse_coo tensor"),

@@ -23,7 +23,6 @@ FILES = [
     ("model.mlmodel", b"\x08\x01", "is a model compiled for deployment"),
     ("model.npz", b"PK\3\4", "is a table of arrays"),
     ("model.pkl", pickle.dumps({"a": 1}), "is a Python pickle, which is never loaded"),
-    ("model.safetensors.index.json", b'{"weight_map": {}}', "is the index of a checkpoint in several files"),
     ("model-00001-of-00003.safetensors", b"\x02\0\0\0\0\0\0\0{}", "is one of 3 shards of a checkpoint"),
     ("model.pth", b"", "is empty"),
     ("model.keras", b"", "is empty"),
@@ -62,7 +61,6 @@ def test_a_zip_is_named_by_what_it_holds(member: str, message: str, tmp_path: Pa
     ("names", "message"),
     [
         (["export/saved_model.pb"], "a folder around 1 SavedModels. Give the one in it: export"),
-        (["config.json", "model.weights.h5"], "a preset of KerasHub"),
         (["__0_0.distcp", ".metadata"], "a sharded checkpoint of torch.distributed"),
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "holds 2 shards of one checkpoint"),
         (["last.pth.tar", "summary.csv"], "a folder with weights in it. Name the file: last.pth.tar"),

@@ -15,7 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from keras.src.applications import efficientnet, efficientnet_v2
+
+try:
+    from keras.src.applications import efficientnet, efficientnet_v2
+except ImportError:  # before Keras 2.13
+    from keras.applications import efficientnet, efficientnet_v2
 
 HERE = Path(__file__).parent
 MAJOR = int(keras.__version__[0])

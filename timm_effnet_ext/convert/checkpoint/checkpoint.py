@@ -17,13 +17,17 @@ Framework = Literal["tensorflow", "keras", "torch"]
 
 @dataclass(frozen=True)
 class Variables:
-    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables."""
+    """A checkpoint's tensors by what they are; names are those that the model's code gave its variables.
+
+    `folded` are those that are read as parts of others, as a BatchNorm in front of the classifier is.
+    """
 
     model: dict[str, TensorEntry] = field(default_factory=dict)
     ema: dict[str, TensorEntry] = field(default_factory=dict)  # by the name of the variable that they average
     slots: dict[str, TensorEntry] = field(default_factory=dict)
     counters: dict[str, TensorEntry] = field(default_factory=dict)
     metadata: tuple[str, ...] = ()  # what holds no values, such as the object graph
+    folded: dict[str, TensorEntry] = field(default_factory=dict)
 
     @property
     def step(self) -> int | None:
@@ -40,7 +44,9 @@ class Statement:
     model's there; where it may be another model's, such as one of several hyper-parameters, `is_certain` is false.
     `model_args` are arguments of the model that change
     what it computes, `preprocessing` entries of timm's pretrained_cfg that say how images are prepared. `label_names`
-    are by output, `label_descriptions` by label name, as timm has them.
+    are by output, `label_descriptions` by label name, as timm has them. `symmetric_blocks` is there where the model's
+    code pads by fixed numbers of pixels: the blocks, counted through the network, that it pads alike on both sides.
+    With `dialects` it says how networks compute whose tensors have the names of these, and of no other one.
     """
 
     where: str
@@ -52,6 +58,8 @@ class Statement:
     problem_type: str | None = None
     label_names: Mapping[int, str] = field(default_factory=dict)
     label_descriptions: Mapping[str, str] = field(default_factory=dict)
+    symmetric_blocks: frozenset[int] | None = None
+    dialects: tuple[str, ...] = ()
 
 
 class Graph(Protocol):

@@ -111,6 +111,8 @@ class Dialect:
     Names are templates of `str.format`, so a dialect numbers blocks as its files do: `{flat}` counts through the
     network, `{stage}` and `{block}` within, from 0; `{stage1}`, `{block1}`, `{flat1}` the same from 1; `{letter}` is
     the block within its stage as a, b, c, …; `{stages}` and `{stages1}` are the number of stages, and one more.
+    `{size}`, `{size_block}` and `{sizes}` are the same, where stages that keep the size of the maps count as one with
+    the stage before them.
     `{nth}` tells apart layers that would have the same name: "" for the first, then _1, _2, …. `{timm}` is timm's own
     name of a layer, below the block. `alike` gives further numbers by how many blocks of the same kind stand before.
 
@@ -134,6 +136,7 @@ class Dialect:
     preparation: Preparation = by_google
     note: str | None = None
     alike: Callable[[int], Mapping[str, str]] | None = None
+    head_eps: float | None = None
 
     def __post_init__(self) -> None:
         for table in ("leaves", "names", "other"):
@@ -148,10 +151,13 @@ class Dialect:
             names, before = self.other.get(kind, self.names).get(role, names), before + self.block
         return tuple(before + name for name in names)
 
-    def end(self, role: Role, stages: int = 0) -> Names:
-        """Return the source name of the first tensor of each layer that has a role outside the blocks."""
+    def end(self, role: Role, arch: Arch | None = None) -> Names:
+        """Return the source name of the first tensor of each layer that has a role outside the blocks.
+
+        The stem's are every architecture's.
+        """
         kinds: tuple[LayerKind, ...] = ("linear",) if role == "classifier" else ("conv", "norm")
-        numbers = {"stages": stages, "stages1": stages + 1, "nth": ""}
+        numbers = {**({} if arch is None else _numbers(None, arch, ())), "nth": ""}
         pairs = zip(self.templates(role), kinds, strict=True)
         return tuple(f"{name.format_map(numbers)}{self.sep}{self.leaves[kind][0].source}" for name, kind in pairs)
 
@@ -169,15 +175,18 @@ def plan(
     in_chans: int = 3,
     width_mult: float = 1.0,
     depth_mult: float = 1.0,
+    head: bool = True,
 ) -> tuple[Entry, ...]:
     """Return an entry for every tensor of the network that a source must give, in order of computation.
 
     Raises:
         NameMappingError: A block of a kind that the dialect does not know, or two tensors with one name on either side.
     """
-    network = layers(arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult)
+    network = layers(
+        arch, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, depth_mult=depth_mult, head=head
+    )
     entries = []
-    for layer, name in _named(network, dialect, arch.depths(depth_mult)):
+    for layer, name in _named(network, dialect, arch, arch.depths(depth_mult)):
         shapes = layer.shapes()
         for leaf in dialect.leaves[layer.kind]:
             if leaf.torch in shapes:
@@ -187,6 +196,13 @@ def plan(
                 entries.append(Entry(f"{layer.name}.{leaf.torch}", source, layout, shapes[leaf.torch]))
     to_source(entries), to_torch(entries)
     return tuple(entries)
+
+
+def block_prefixes(arch: Arch, dialect: Dialect, *, prefix: str = "", depth_mult: float = 1.0) -> tuple[str, ...]:
+    """Return what the names of each block's variables begin with."""
+    template, depths = dialect.trunk + dialect.block, arch.depths(depth_mult)
+    blocks = (block for stage in arch.blocks(depth_mult=depth_mult) for block in stage)
+    return tuple(prefix + template.format_map(_numbers(block, arch, depths)) for block in blocks)
 
 
 def to_torch(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -199,12 +215,14 @@ def to_source(entries: Iterable[Entry]) -> dict[str, Entry]:
     return _by((entry.torch, entry) for entry in entries)
 
 
-def _named(network: Iterable[Layer], dialect: Dialect, depths: tuple[int, ...]) -> Iterator[tuple[Layer, str]]:
+def _named(
+    network: Iterable[Layer], dialect: Dialect, arch: Arch, depths: tuple[int, ...]
+) -> Iterator[tuple[Layer, str]]:
     """Yield every layer with its source name; `depths` has the number of blocks of each stage."""
     seen: Counter[str] = Counter()
     alike: Counter[BlockKind] = Counter()
     for block, part in groupby(network, key=attrgetter("block")):
-        numbers = _numbers(block, depths)
+        numbers = _numbers(block, arch, depths)
         if block is not None and dialect.alike is not None:
             numbers |= dialect.alike(alike[block.kind])
             alike[block.kind] += 1
@@ -218,11 +236,14 @@ def _named(network: Iterable[Layer], dialect: Dialect, depths: tuple[int, ...]) 
                 yield layer, name
 
 
-def _numbers(block: Block | None, depths: tuple[int, ...]) -> dict[str, int | str]:
+def _numbers(block: Block | None, arch: Arch, depths: tuple[int, ...]) -> dict[str, int | str]:
     """Return what a template may name; see `Dialect`."""
-    counts = {"stages": len(depths)}
+    firsts = [number for number, stage in enumerate(arch.stages) if not number or stage.stride > 1]
+    counts = {"stages": len(arch.stages), "sizes": len(firsts)}
     if block is not None:
         counts |= {"flat": sum(depths[: block.stage]) + block.index, "stage": block.stage, "block": block.index}
+        counts["size"] = sum(first <= block.stage for first in firsts) - 1
+        counts["size_block"] = sum(depths[firsts[counts["size"]] : block.stage]) + block.index
     letter = chr(ord("a") + counts.get("block", 0))  # behind z Keras goes on with {, |, …
     return {**counts, **{f"{key}1": n + 1 for key, n in counts.items()}, "letter": letter, "nth": _NTH}
 

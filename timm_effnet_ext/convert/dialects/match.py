@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from timm_effnet_ext.arch.identify import Match, depth_fits, identify_state, stage_parts
 from timm_effnet_ext.arch.layout import COUNTER_LEAF, Layer, LayerKind, Role, Shape, block_layers, layers
 from timm_effnet_ext.arch.rows import ARCHS, Arch
-from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry, plan
+from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry, block_prefixes, plan
 from timm_effnet_ext.errors import first_few
 
 _MAX_DEPTH_MULT = 64.0
@@ -30,6 +30,7 @@ class Candidate(NamedTuple):
     prefix: str  # what stands before the dialect's own names, e.g. "efficientnet-b0/"
     reason: str
     classifier: Mapping[str, str] = {}  # the dialect's names of a classifier -> the file's, where they are the user's
+    norm: Mapping[str, str] = {}  # torch's names of the tensors of a BatchNorm before the classifier -> the file's
 
     def plan(self) -> tuple[Entry, ...]:
         """Return the entries that read the checkpoint so."""
@@ -37,10 +38,17 @@ class Candidate(NamedTuple):
         entries = plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
         return tuple(entry._replace(source=self.classifier.get(entry.source, entry.source)) for entry in entries)
 
+    def is_inside(self, name: str) -> bool:
+        """Whether a variable that it does not use would belong to one of its layers or blocks."""
+        layers = {source.rpartition(self.dialect.sep)[0] for source in self.sources}
+        arch, match = ARCHS[self.match.arch_name], self.match
+        blocks = block_prefixes(arch, self.dialect, prefix=self.prefix, depth_mult=match.depth_mult)
+        return name.rpartition(self.dialect.sep)[0] in layers or name.startswith(blocks)
+
     @property
     def sources(self) -> set[str]:
         """The names of the variables that it uses."""
-        return {entry.source for entry in self.plan()}
+        return {entry.source for entry in self.plan()} | set(self.norm.values())
 
     def is_spare(self, name: str) -> bool:
         """Whether a variable is known to have no counterpart here."""
@@ -58,7 +66,8 @@ class Candidate(NamedTuple):
         """Return what tells it from a reading that computes something else."""
         match = self.match
         arch = ARCHS[match.arch_name]
-        widths = arch.stem_width(match.width_mult), arch.head_width(match.width_mult), match.num_classes
+        head = arch.head_width(match.width_mult) if match.head else 0
+        widths = arch.stem_width(match.width_mult), head, match.num_classes
         return self.prefix, self.dialect.name, arch.act, widths, arch.blocks(match.width_mult, match.depth_mult)
 
 
@@ -71,20 +80,41 @@ def readings(
     weights.
     """
     found = identify(shapes, dialects)
-    headless = [one for one in found or without_foreign(shapes, dialects) if not one.match.num_classes]
-    own = [mine for one in headless if (mine := _with_own_classifier(one, shapes, is_of_training))]
+    near = found or without_foreign(shapes, dialects)
+    own = [mine for one in near if (mine := _with_own_head(one, shapes, is_of_training))]
     # Dialects that differ outside the blocks alone are one where the classifier's name is the user's.
     distinct = {(one.match, one.dialect.block, *one.classifier.values()): one for one in reversed(own)}
     return [*reversed(distinct.values())] or found
 
 
-def _with_own_classifier(
-    headless: Candidate, shapes: Mapping[str, Shape], is_of_training: Callable[[str], bool]
+def without_classifier(shapes: Mapping[str, Shape], dialects: Sequence[Dialect]) -> list[Candidate]:
+    """Return the readings of a checkpoint as networks that give features, whatever stands behind them."""
+    found = without_foreign(shapes, dialects, has_classifier=False)
+    distinct: dict[tuple[Match, frozenset[str]], Candidate] = {}
+    for one in found:  # dialects that differ in the classifier alone read the same
+        distinct.setdefault((one.match, frozenset(one.sources)), one)
+    return sorted(distinct.values(), key=_likeliest)
+
+
+def _with_own_head(
+    one: Candidate, shapes: Mapping[str, Shape], is_of_training: Callable[[str], bool]
 ) -> Candidate | None:
-    left = {name for name in shapes.keys() - headless.sources if not headless.is_spare(name)}
-    left = {name for name in left if not is_of_training(name) or name.startswith(headless.prefix or ".")}
+    """Return a reading with a classifier of the user's own, or a BatchNorm in front of it, that it leaves over."""
+    left = {name for name in shapes.keys() - one.sources if not one.is_spare(name)}
+    left = {name for name in left if not is_of_training(name) or name.startswith(one.prefix or ".")}
+    norm = _norm(left, one.dialect, shapes)
+    whole = one if one.match.num_classes else _with_classifier(one, left - set(norm.values()), shapes)
+    if whole is None or not left or left != {*whole.classifier.values(), *norm.values()}:
+        return None
+    outputs, features = next(entry.shape for entry in whole.plan() if entry.torch == "classifier.weight")
+    if norm and (features == outputs or {shapes[name] for name in norm.values()} != {(features,)}):
+        return None
+    return whole._replace(norm=norm)
+
+
+def _with_classifier(headless: Candidate, left: Set[str], shapes: Mapping[str, Shape]) -> Candidate | None:
     own = {len(shapes[name]): name for name in left}
-    if len(left) != 2 or own.keys() != {1, 2}:
+    if not headless.match.head or len(left) != 2 or own.keys() != {1, 2}:
         return None
     complete = headless._replace(match=headless.match._replace(num_classes=shapes[own[1]][0]))
     classifier = {e.source: own[len(e.source_shape)] for e in complete.plan() if e.torch.startswith("classifier.")}
@@ -92,6 +122,15 @@ def _with_own_classifier(
         return None
     reason = _reason(complete.match, complete.dialect, complete.prefix, len(complete.plan()))
     return complete._replace(reason=f"{reason}, the classifier being {first_few(left)}", classifier=classifier)
+
+
+def _norm(left: Iterable[str], dialect: Dialect, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Return the tensors of the one BatchNorm among some, by torch's names; none where there are several."""
+    leaves = {leaf.source: leaf.torch for leaf in dialect.leaves["norm"]} if dialect.head_eps is not None else {}
+    parts = {name: name.rpartition(dialect.sep) for name in left if len(shapes[name]) == 1}
+    found = [(leaves[leaf], name) for name, (_, _, leaf) in parts.items() if leaf in leaves]
+    is_one = len({parts[name][0] for _, name in found}) == 1 and len(found) == len(leaves)
+    return dict(found) if is_one else {}
 
 
 def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:
@@ -113,7 +152,11 @@ def identify(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -
                 if not any(mine.keys() < names or (match, mine.keys()) == (known, names) for known, names in read):
                     read.append((match, mine.keys()))
                     found.append(Candidate(match, dialect, prefix, _reason(match, dialect, prefix, len(mine))))
-    return sorted(found, key=lambda candidate: (not candidate.match.is_exact, not candidate.is_named))
+    return sorted(found, key=_likeliest)
+
+
+def _likeliest(candidate: Candidate) -> tuple[bool, bool]:
+    return not candidate.match.is_exact, not candidate.is_named
 
 
 def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> Candidate | None:
@@ -130,7 +173,7 @@ def nearest(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) ->
             for scope, names in below.items():
                 score = len(wanted & names) / len(wanted | names)
                 if score > best_score:
-                    match = Match(arch.name, *_ends(dialect, scope, len(arch.stages), shapes))
+                    match = Match(arch.name, *_ends(dialect, scope, arch, shapes))
                     best, best_score = Candidate(match, dialect, scope, f"{score:.0%} of the names are shared"), score
     return best
 
@@ -142,22 +185,26 @@ def _nameable(dialect: Dialect) -> list[Arch]:
     ]
 
 
-def without_foreign(shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect]) -> list[Candidate]:
+def without_foreign(
+    shapes: Mapping[str, Sequence[int]], dialects: Iterable[Dialect], *, has_classifier: bool = True
+) -> list[Candidate]:
     """Return the readings of a checkpoint after names that no layer of the dialect can have were left out."""
     found: list[Candidate] = []
     for dialect in dialects:
         prefixes = _prefixes(dialect, shapes)
-        vocabulary = _vocabulary(dialect) if prefixes else frozenset()
+        vocabulary = _vocabulary(dialect, int(has_classifier)) if prefixes else frozenset()
         for prefix in prefixes:
             known = {n: s for n, s in shapes.items() if n.startswith(prefix) and _form(n[len(prefix) :]) in vocabulary}
             found += identify(known, (dialect,))
     return found
 
 
-def _vocabulary(dialect: Dialect) -> frozenset[str]:
+def _vocabulary(dialect: Dialect, num_classes: int = 1) -> frozenset[str]:
     """Return the forms of all names that architectures have in a dialect."""
     deepest = {arch.stages: arch for arch in sorted(_nameable(dialect), key=lambda arch: arch.depth)}
-    return frozenset(_form(entry.source) for arch in deepest.values() for entry in plan(arch, dialect))
+    return frozenset(
+        _form(entry.source) for arch in deepest.values() for entry in plan(arch, dialect, num_classes=num_classes)
+    )
 
 
 def _form(name: str) -> str:
@@ -165,11 +212,11 @@ def _form(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
-def _ends(dialect: Dialect, prefix: str, stages: int, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+def _ends(dialect: Dialect, prefix: str, arch: Arch, shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
     """Return the classes and the image's channels that the shapes of classifier and stem say."""
 
     def width(role: Role, kind: LayerKind, axis: int) -> int | None:
-        shape = shapes.get(prefix + dialect.end(role, stages)[0])
+        shape = shapes.get(prefix + dialect.end(role, arch)[0])
         state = None if shape is None else dialect.leaves[kind][0].layout.shape(tuple(shape))
         return state[axis] if state is not None and len(state) > axis else None
 
@@ -189,25 +236,37 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
     tried: set[tuple[object, ...]] = set()
     found: list[Match] = []
     for arch in _nameable(dialect):
-        has_classifier = prefix + dialect.end("classifier", len(arch.stages))[0] in given
-        for depth_mult in _depth_mults(arch, len(given), has_classifier):
+        ends = _Ends(*(prefix + dialect.end(role, arch)[0] in given for role in ("head", "classifier")))
+        for depth_mult in _depth_mults(arch, len(given), ends):
             network = (stage_parts(arch), arch.depths(depth_mult))
             if network in tried:
                 continue
             tried.add(network)
-            entries = plan(arch, dialect, prefix=prefix, num_classes=int(has_classifier), depth_mult=depth_mult)
+            entries = plan(arch, dialect, prefix=prefix, depth_mult=depth_mult, **ends.options)
             if {entry.source for entry in entries} == given.keys():
                 state = {entry.torch: entry.layout.shape(given[entry.source]) or () for entry in entries}
                 found += [match for match in identify_state(state) if match not in found]
     return found
 
 
-def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[float]:
+class _Ends(NamedTuple):
+    """Which layers a network has behind its blocks."""
+
+    head: bool
+    classifier: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As arguments of `layers`."""
+        return {"head": self.head, "num_classes": int(self.classifier)}
+
+
+def _depth_mults(arch: Arch, tensors: int, ends: _Ends) -> Iterator[float]:
     """Yield 1 or another depth multiplier, if one gives the network that many tensors."""
-    ends, *per_block = _tensors_of(arch, has_classifier)
+    outside, *per_block = _tensors_of(arch, ends)
 
     def count(depth_mult: float) -> int:
-        return ends + sum(map(operator.mul, per_block, arch.depths(depth_mult)))
+        return outside + sum(map(operator.mul, per_block, arch.depths(depth_mult)))
 
     if count(1.0) == tensors:
         yield 1.0
@@ -222,10 +281,10 @@ def _depth_mults(arch: Arch, tensors: int, has_classifier: bool) -> Iterator[flo
 
 
 @lru_cache
-def _tensors_of(arch: Arch, has_classifier: bool) -> tuple[int, ...]:
+def _tensors_of(arch: Arch, ends: _Ends) -> tuple[int, ...]:
     """Return how many tensors a source has outside the blocks, and in a block of each stage."""
-    ends = [layer for layer in layers(arch, num_classes=int(has_classifier)) if layer.block is None]
-    return _count(ends), *(_count(block_layers(stage[0])) for stage in arch.blocks())
+    outside = [layer for layer in layers(arch, **ends.options) if layer.block is None]
+    return _count(outside), *(_count(block_layers(stage[0])) for stage in arch.blocks())
 
 
 def _count(layer_list: Iterable[Layer]) -> int:

@@ -10,7 +10,12 @@ from typing import Any
 from timm_effnet_ext.arch.layout import NORM_LEAVES, LayerKind
 from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.dialects.dialect import COND, FUSED, MB, Dialect, Leaf, Names
-from timm_effnet_ext.convert.dialects.pytorch_preparation import by_torchvision, by_wzmiaomiao_v1, by_wzmiaomiao_v2
+from timm_effnet_ext.convert.dialects.pytorch_preparation import (
+    by_mmpretrain_v2,
+    by_torchvision,
+    by_wzmiaomiao_v1,
+    by_wzmiaomiao_v2,
+)
 
 _WEIGHT, _BIAS = Leaf("weight", "weight"), Leaf("bias", "bias")
 _LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
@@ -156,4 +161,38 @@ TRANSFORMERS = _Torch(
 # EfficientNetModel: the same file. It has no classifier, and stands under any name in networks of the user's own.
 TRANSFORMERS_MODEL = replace(TRANSFORMERS, name="transformers_model", trunk="")
 
-TORCH_DIALECTS = (TIMM, LUKEMELAS, TORCHVISION, WZMIAOMIAO_V1, WZMIAOMIAO_V2, TRANSFORMERS, TRANSFORMERS_MODEL)
+# open-mmlab/mmpretrain (mmcls) models/backbones/efficientnet.py: Conv2dAdaptivePadding is SAME. Not of EdgeTPU, whose
+# activation is SiLU or ReLU by the user's config.
+MMPRETRAIN_V1 = _Torch(
+    name="mmpretrain_v1",
+    kinds=MB,
+    trunk="backbone.",
+    block="layers.{size1}.{size_block}.",
+    names={
+        "stem": ("layers.0.conv", "layers.0.bn"),
+        "expand": ("expand_conv.conv", "expand_conv.bn"),
+        "depthwise": ("depthwise_conv.conv", "depthwise_conv.bn"),
+        "se": ("se.conv1.conv", "se.conv2.conv"),
+        "project": ("linear_conv.conv", "linear_conv.bn"),
+        "head": ("layers.{sizes1}.conv", "layers.{sizes1}.bn"),
+        "classifier": ("head.fc",),
+    },
+)
+# open-mmlab/mmpretrain models/backbones/efficientnet_v2.py
+MMPRETRAIN_V2 = replace(
+    MMPRETRAIN_V1,
+    name="mmpretrain_v2",
+    preparation=by_mmpretrain_v2,
+    kinds=FUSED | {("mb", True)},
+    block="layers.{stage1}.{block}.",
+    names={**MMPRETRAIN_V1.names, "head": ("layers.{stages1}.conv", "layers.{stages1}.bn")},
+    other={
+        ("fused", True): {"expand": ("conv1.conv", "conv1.bn"), "project": ("conv2.conv", "conv2.bn")},
+        ("fused", False): {"project": ("conv", "bn")},
+    },
+)
+
+TORCH_DIALECTS = (
+    TIMM, LUKEMELAS, TORCHVISION, WZMIAOMIAO_V1, WZMIAOMIAO_V2, TRANSFORMERS, TRANSFORMERS_MODEL,
+    MMPRETRAIN_V1, MMPRETRAIN_V2,
+)  # fmt: skip

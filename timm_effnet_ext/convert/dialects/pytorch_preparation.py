@@ -42,3 +42,10 @@ def by_wzmiaomiao_v2(arch: Arch) -> Prepared:
     mean, std = HALF
     whose, cfg = by_wzmiaomiao_v1(arch)
     return Prepared(whose, {**cfg, "mean": mean, "std": std})
+
+
+def by_mmpretrain_v2(arch: Arch) -> Prepared:
+    """Return how mmpretrain's configs/efficientnet_v2 do for testing: the whole shorter side, mean and std of 127.5."""
+    whose, cfg = f"mmpretrain's config of {arch.name}", by_google(arch).cfg
+    mean, std = IMAGENET if cfg["mean"] == IMAGENET[0] else HALF
+    return Prepared(whose, {**cfg, "crop_pct": 1.0, "crop_mode": "center", "mean": mean, "std": std})

@@ -40,7 +40,7 @@ def _reader(path: Path, crc: bool) -> AbstractContextManager[Checkpoint]:
     from timm_effnet_ext.convert.readers.keras.source import is_keras, open_keras  # h5py: only for those who need it
 
     if is_keras(path):
-        return open_keras(path, crc=crc)
+        return open_keras(path)
     raise CheckpointFormatError(what_it_is(path))
 
 

@@ -82,10 +82,6 @@ _KINDS: tuple[Kind, ...] = (
     ),
     (lambda f: f.ends(".msgpack", ".npz", ".npy"), f"is a table of arrays (JAX or numpy). {_NAMED}"),
     (
-        lambda f: f.ends(".index.json"),
-        "is the index of a checkpoint in several files. Save it in one file",
-    ),
-    (
         lambda f: f.holds(r"(^|/)saved_model\.pb$"),
         "is a zip around a SavedModel. Unpack it, and give the folder that holds saved_model.pb",
     ),
@@ -128,7 +124,10 @@ def not_the_file(path: Path) -> str | None:
         return None
     found = _File(path, _head(path), ())
     if (shard := _SHARD.fullmatch(path.name)) and int(shard["count"]) > 1:
-        return f"is one of {int(shard['count'])} shards of a checkpoint. Save it in one file"
+        return (
+            f"is one of {int(shard['count'])} shards of a checkpoint. Give their index (.index.json) or their folder, "
+            "or save it in one file"
+        )
     return next((text for is_one, text in _NOT_THE_FILE if is_one(found)), None)
 
 
@@ -142,15 +141,18 @@ def _folder(folder: Path) -> str:
     inner = sorted(path.parent for path in folder.glob("*/saved_model.pb"))
     if inner:
         return f"a folder around {len(inner)} SavedModels. Give the one in it: {first_few(path.name for path in inner)}"
-    if (folder / "model.weights.h5").is_file() and (folder / "config.json").is_file():
-        return "a preset of KerasHub. Load it with keras_hub and save it as one .keras file"
     if (folder / "model.json").is_file() and _is_tensorflow_js(folder / "model.json"):
         return f"holds TensorFlow.js. {_FOLDED}the SavedModel or Keras file that it was converted from"
     if any(folder.glob("*.distcp")):
         return "a sharded checkpoint of torch.distributed. Join it: python -m torch.distributed.checkpoint.format_utils"
     files = [path for path in folder.iterdir() if path.is_file()]
     if shards := [path.name for path in files if _SHARD.fullmatch(path.name)]:
-        return f"holds {len(shards)} shards of one checkpoint ({first_few(shards, 2)}). Save it in one file"
+        return (
+            f"holds {len(shards)} shards of one checkpoint ({first_few(shards, 2)}) without their index (.index.json). "
+            "Copy it there, or save the checkpoint in one file"
+        )
+    if runs := [path.name for path in folder.glob("checkpoint-*") if path.is_dir()]:
+        return f"holds {len(runs)} checkpoints of transformers' Trainer. Give one of these folders: {first_few(runs)}"
     weights = [path.name for path in files if path.name.lower().endswith(_WEIGHTS)]
     if weights:
         return f"a folder with weights in it. Name the file: {first_few(weights)}"

@@ -60,7 +60,7 @@ class ClassWatch:
         """Call timm's `create_model` and take note of what the outputs stand for."""
         model = original(*args, **kwargs)
         given = name_arguments(original, args, kwargs)
-        self._outputs = getattr(model, "num_classes", 0)  # none of a backbone
+        self._outputs = getattr(model, "num_classes", 0)  # a backbone has none
         if given["checkpoint_path"]:
             self._take_names_beside(given["checkpoint_path"], model)
         else:

@@ -149,15 +149,6 @@ def test_a_dataset_that_is_no_array_in_the_file_is_refused_when_it_is_read(
         file["a"].read()
 
 
-def test_part_of_a_file_is_a_file(path: Path, tmp_path: Path) -> None:
-    write(path, lambda file: file.create_dataset("a", data=VALUES))
-    inner = path.read_bytes()
-    outer = tmp_path / "outer"
-    outer.write_bytes(b"x" * 123 + inner + b"y" * 77)
-    file = Hdf5(outer, start=123, size=len(inner))
-    assert (file["a"].read() == VALUES).all()
-
-
 def tiny(path: Path) -> bytes:
     def fill(file: h5py.File) -> None:
         for name in ("a/vars/0", "a/vars/1", "b/vars/0"):

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
+from timm_effnet_ext.convert.readers.keras.fold import with_one_classifier
 from timm_effnet_ext.convert.readers.keras.front import RESIZING, assumed, preprocessing
 from timm_effnet_ext.convert.readers.keras.head import head, model_args
+from timm_effnet_ext.convert.readers.keras.identities import without_droppings
 from timm_effnet_ext.convert.readers.keras.interpreter import KerasGraph, check_kinds
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, sensible
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights
+from timm_effnet_ext.errors import first_few
 from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
 
 _IMAGENET_CLASSES = 1000
@@ -19,7 +22,7 @@ _IMAGENET_CLASSES = 1000
 _GRAPH = "the file's layers"
 _APPLICATIONS = "assumed, as keras.applications puts it in front of this architecture"
 _LOADER = "assumed, as Keras' image_dataset_from_directory resizes for a classifier of one's own"
-_NO_GRAPH = "the file has no layer graph: nothing in it can be compared with"
+_NO_GRAPH = "the file has no layer graph of the network: nothing in it can be compared with"
 _UNSAID = (
     "the file has no layers that scale images: keras.applications documents -1 … 1 for V2 without preprocessing layers"
 )
@@ -30,21 +33,27 @@ def keras_checkpoint(
     path: Path, kind: str, files: tuple[Path, ...], graph: LayerGraph | None, weights: KerasWeights
 ) -> Checkpoint:
     """Return what a file's layers and weights come to, whatever its format."""
-    make = partial(Checkpoint, path, "keras", kind, files, weights.variables())
+    make = partial(Checkpoint, path, "keras", kind, files)
     if graph is None:
-        return make(habits=partial(_habits, weights), notes=(_NO_GRAPH,))
+        return make(weights.variables(), habits=partial(_habits, weights), notes=(_NO_GRAPH,))
+    graph, dropped = without_droppings(graph, weights.layers.keys())
     check_kinds(graph)
     with sensible():
         end = head(graph)
         found = preprocessing(graph, weights.layers)
         args = model_args(graph, end.pool)
+        whole = with_one_classifier(weights, end.dense)
     said = Statement(_GRAPH, model_args=args, preprocessing=found, problem_type=_PROBLEMS.get(end.activation or ""))
     has_mean = "mean" in found
+    folded = [f"{first_few(node.name for node in end.dense)} were folded into one classifier"] if whole.folded else []
+    is_whole = graph.network is None
+    unsaid = [*([] if has_mean else [_UNSAID]), *([] if is_whole else [_NO_GRAPH])]
     return make(
+        whole.variables(),
         statements=(said,),
         habits=partial(_habits, None),
-        notes=() if has_mean else (_UNSAID,),
-        graph=KerasGraph(graph, weights.layers, end.logits, has_preprocessing=has_mean),
+        notes=(*dropped, *folded, *unsaid),
+        graph=KerasGraph(graph, weights.layers, end.logits, has_preprocessing=has_mean) if is_whole else None,
     )
 
 

@@ -1,19 +1,19 @@
 """What a Keras model does to an image before its first convolution, as timm's mean and std.
 
 Source: keras/src/layers/preprocessing (Rescaling, Normalization and the image layers, which at inference do nothing
-but for Resizing).
+but for Resizing); operators.py has the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.dialects.preparation import IMAGENET
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path, is_side
+from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, OPAQUE, LayerGraph, Node, Path, is_side
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
 # Layers that do nothing at inference: what drops, and Keras' random image layers (RandomCrop is none of them).
@@ -25,6 +25,7 @@ IDENTITY = frozenset({
     "RandomGaussianBlur", "RandomErasing", "RandomElasticTransform", "RandomPerspective", "RandAugment", "AugMix",
     "MixUp", "CutMix",
 })  # fmt: skip
+_NETWORK = ("ZeroPadding2D", "Conv2D", *OPAQUE)
 _EPSILON = 1e-7  # keras.config.epsilon(): the smallest standard deviation of a Normalization layer
 _WHITE = 255.0
 _MAX_CHANNELS = 64
@@ -48,9 +49,42 @@ _TO_UNIT: Affine = np.array([1 / _WHITE]), np.zeros(1)
 _V2_LARGE: Affine = np.array([1 / 128]), -np.ones(1)  # S, M and L: keras/src/applications/efficientnet_v2.py
 
 
-def rescaling(node: Node) -> Affine:
+def rescaling(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
     """Return what a Rescaling layer does."""
-    return _numbers(node, "scale"), _numbers(node, "offset")
+    return numbers(node, "scale", node.config.get("scale", 0.0)), numbers(
+        node, "offset", node.config.get("offset", 0.0)
+    )
+
+
+def operator(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
+    """Return what an operator does with a constant, e.g. the subtraction in `x / 127.5 - 1`.
+
+    Raises:
+        NameMappingError: It takes two images, divides by one, or rounds it.
+    """
+    constants = [numbers(node, "a constant", value) for value in node.operands if value is not None]
+    if problem := _no_scaling(node, len(constants)):
+        raise NameMappingError(
+            f"layer {node.name!r} ({node.kind}) stands before the network and {problem}. Save the model without it"
+        )
+    (constant,) = constants or [np.ones(1)]
+    is_first = node.operands[0] is None  # the image, as in x - 1; else 1 - x
+    with np.errstate(divide="ignore"):  # by zero, which `mean_std` refuses
+        return {
+            "Add": (np.ones(1), constant),
+            "Subtract": (np.ones(1), -constant) if is_first else (-np.ones(1), constant),
+            "Multiply": (constant, np.zeros(1)),
+            "Negative": (-constant, np.zeros(1)),
+        }.get(node.kind, (1 / constant, np.zeros(1)))
+
+
+def _no_scaling(node: Node, constants: int) -> str | None:
+    """Return what an operator does to an image that no mean and std do."""
+    if node.kind == "Cast" and "float" not in str(node.config.get("dtype")):
+        return f"rounds to {node.config.get('dtype')}"
+    if len(node.operands) != constants + 1 or constants != (node.kind not in ("Negative", "Cast")):
+        return f"takes {len(node.operands)} values, {constants} of them constant"
+    return "divides by the image" if node.kind.endswith("Divide") and node.operands[0] is not None else None
 
 
 def normalization(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
@@ -59,7 +93,7 @@ def normalization(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
     if axis not in ([3], [-1], 3, -1, None, []) or node.config.get("invert"):
         raise NameMappingError(f"layer {node.name!r} normalises over axis {axis}, expected the channels")
     if node.config.get("mean") is not None:
-        mean, variance = _numbers(node, "mean"), _numbers(node, "variance")
+        mean, variance = setting(node, "mean"), setting(node, "variance")
     else:
         missing = {"mean", "variance"} - weights.keys()
         if missing or any(weights[name].size > _MAX_CHANNELS for name in ("mean", "variance")):
@@ -74,6 +108,13 @@ def statistics(mean: np.ndarray, variance: np.ndarray) -> Affine:
         raise CheckpointFormatError(f"a Normalization layer has the variance {variance.tolist()}")
     scale = 1 / np.maximum(np.sqrt(variance), _EPSILON)
     return scale, -mean * scale
+
+
+_STEPS: Mapping[str, Callable[[Node, Mapping[str, TensorEntry]], Affine]] = {
+    "Rescaling": rescaling,
+    "Normalization": normalization,
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast"), operator),
+}
 
 
 def fold(steps: Iterable[Affine]) -> Affine:
@@ -98,13 +139,22 @@ def mean_std(affine: Affine, channels: int) -> dict[str, tuple[float, ...]]:
 
 
 def front(graph: LayerGraph) -> list[Node]:
-    """Return the layers between the input and the first padding or convolution."""
+    """Return the layers between the input and the first padding or convolution.
+
+    Raises:
+        NameMappingError: They are no single line.
+    """
     nodes: list[Node] = []
     path = INPUT
     while True:
         users = graph.users[path]
-        if len(users) != 1 or users[0].kind in ("ZeroPadding2D", "Conv2D"):
+        if all(user.kind in _NETWORK for user in users):
             return nodes
+        if len(users) > 1:
+            raise NameMappingError(
+                f"layer {users[0].name!r} ({users[0].kind}) stands before the network and is not the only one "
+                "that takes what comes before. Save the model without it"
+            )
         nodes.append(users[0])
         path = users[0].path
 
@@ -125,17 +175,15 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
     found: dict[str, Any] = {}
     height, width, channels = graph.input_shape
     for node in front(graph):
-        if node.kind == "Rescaling":
-            steps.append(rescaling(node))
-        elif node.kind == "Normalization":
-            steps.append(normalization(node, weights.get(node.path, {})))
+        if node.kind in _STEPS:
+            steps.append(_STEPS[node.kind](node, weights.get(node.path, {})))
         elif node.kind == "Resizing":
             height, width = node.config.get("height"), node.config.get("width")
             found |= {**RESIZING, **_resizing(node)}
         elif node.kind not in IDENTITY:
             raise NameMappingError(
-                f"layer {node.name!r} ({node.kind}) stands before the network; only Rescaling, Normalization, "
-                "Resizing and random image layers can be taken over. Save the model without it"
+                f"layer {node.name!r} ({node.kind}) stands before the network; only scaling, Resizing and "
+                "random image layers can be taken over. Save the model without it"
             )
     if steps:
         found |= mean_std(fold(steps), channels or 3)
@@ -177,15 +225,20 @@ def _resizing(node: Node) -> dict[str, Any]:
     return {"interpolation": _INTERPOLATIONS[interpolation], **({"crop_mode": modes[0]} if modes else {})}
 
 
-def _numbers(node: Node, key: str) -> np.ndarray:
-    """Return a setting as a vector; Keras 3 wraps arrays in a record of their own."""
-    value = node.config.get(key, 0.0)
+def setting(node: Node, key: str) -> np.ndarray:
+    """Return a setting as a vector, 0 where there is none."""
+    return numbers(node, key, node.config.get(key, 0.0))
+
+
+def numbers(node: Node, what: str, value: Any) -> np.ndarray:
+    """Return numbers as a vector, for all channels or for each; Keras 3 wraps arrays in a record of their own."""
     if isinstance(value, dict):
         value = value.get("config", {}).get("value")
     try:
-        numbers = np.asarray(value, np.float64).ravel()
+        found = np.asarray(value, np.float64)
     except (TypeError, ValueError) as err:
-        raise CheckpointFormatError(f"layer {node.name!r}: {key} is {value!r}, expected numbers") from err
-    if not 0 < numbers.size <= _MAX_CHANNELS or not np.isfinite(numbers).all():
-        raise CheckpointFormatError(f"layer {node.name!r}: {key} is {value!r}, expected a number for each channel")
-    return numbers
+        raise CheckpointFormatError(f"layer {node.name!r}: {what} is {value!r}, expected numbers") from err
+    is_of_channels = found.size == found.shape[-1] if found.ndim else True
+    if not is_of_channels or not 0 < found.size <= _MAX_CHANNELS or not np.isfinite(found).all():
+        raise CheckpointFormatError(f"layer {node.name!r}: {what} is {value!r}, expected a number for each channel")
+    return found.ravel()

@@ -1,4 +1,4 @@
-"""HDF5 file, or a part of a file that is one -> Mapping of path -> TensorEntry, with nothing followed out of it.
+"""HDF5 file -> Mapping of path -> TensorEntry, with nothing followed out of it.
 
 h5py reads the structure, in a process of its own (isolate.py): HDF5 crashes or hangs on some damaged files. Values that
 lie in one piece are mapped, not copied. What HDF5 may do beyond holding arrays is refused: links and data in other
@@ -7,14 +7,12 @@ files, virtual datasets, filters from plugins, and sizes that the file cannot ho
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -53,28 +51,20 @@ class _Dataset(NamedTuple):
 class Hdf5(Mapping[str, TensorEntry]):
     """The datasets of a file by their paths, e.g. "model_weights/stem_conv/stem_conv/kernel:0".
 
-    `size` and `start` say which part of the file it is, if not the whole, `unpacked` where its bytes lie, if elsewhere;
-    `attributes` are the names of those that `text` can give.
+    `attributes` are the names of those that `text` can give. Where the file is a member of the archive `path`,
+    `unpacked` is where its bytes lie.
 
     Raises:
         CheckpointFormatError: Whatever is wrong with the file, when it is met: opening or reading.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        attributes: Sequence[str] = (),
-        *,
-        start: int = 0,
-        size: int | None = None,
-        unpacked: Path | None = None,
-    ) -> None:
+    def __init__(self, path: Path, attributes: Sequence[str] = (), unpacked: Path | None = None) -> None:
         self.path = path
-        self._part = (unpacked or path, start, size)
-        found = json.loads(isolated(lambda: _describe(*self._part, attributes)))
+        self._file = unpacked or path
+        found = json.loads(isolated(lambda: _describe(self._file, attributes)))
         self._texts: dict[str, dict[str, str]] = found["texts"]
         self._datasets = {name: _Dataset(*fields) for name, fields in found["datasets"].items()}
-        self._bytes = np.memmap(self._part[0], np.uint8, "r")[start:]
+        self._bytes = np.memmap(self._file, np.uint8, "r")
 
     def __getitem__(self, name: str) -> TensorEntry:
         dataset = self._datasets[name]
@@ -98,7 +88,7 @@ class Hdf5(Mapping[str, TensorEntry]):
         need = math.prod(shape) * kind.itemsize
         if dataset.offset is None:
             with located(repr(name)):
-                data = np.frombuffer(isolated(lambda: _values(*self._part, name)), np.uint8)
+                data = np.frombuffer(isolated(lambda: _values(self._file, name)), np.uint8)
         else:
             data = self._bytes[dataset.offset : dataset.offset + need]
         if len(data) != need:
@@ -109,43 +99,12 @@ class Hdf5(Mapping[str, TensorEntry]):
         return widened(array) if dataset.dtype == _BFLOAT16 else array
 
 
-class _Window(io.RawIOBase):
-    """A part of a file as a file of its own."""
-
-    def __init__(self, file: io.BufferedReader, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._start + self._at)
-        count = self._file.readinto(memoryview(buffer)[: max(0, self._size - self._at)])
-        self._at += count
-        return count
-
-
 @contextmanager
-def _opened(path: Path, start: int, size: int | None) -> Iterator[h5py.File]:
+def _opened(path: Path) -> Iterator[h5py.File]:
     """Open a file for as long as the block runs; what h5py raises about it becomes our error."""
     try:
-        with path.open("rb") as raw:
-            if size is None:
-                with h5py.File(path, "r", locking=False) as file:
-                    yield file
-            else:
-                with h5py.File(_Window(raw, start, size), "r") as file:
-                    yield file
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
     except CheckpointFormatError:
         raise
     except _BROKEN as err:
@@ -153,10 +112,10 @@ def _opened(path: Path, start: int, size: int | None) -> Iterator[h5py.File]:
         raise CheckpointFormatError(f"HDF5 is damaged or cut: {reason}") from err
 
 
-def _describe(path: Path, start: int, size: int | None, attributes: Sequence[str]) -> bytes:
+def _describe(path: Path, attributes: Sequence[str]) -> bytes:
     """Return datasets and texts as JSON; links to elsewhere and groups inside themselves are refused."""
     datasets: dict[str, _Dataset] = {}
-    with _opened(path, start, size) as file:
+    with _opened(path) as file:
         root = file["/"].id
         texts = {"": _texts(root, attributes)}
         seen: set[int] = set()
@@ -217,7 +176,7 @@ def _dataset(dataset: h5d.DatasetID) -> _Dataset:
     return _Dataset(dtype or str(kind.dtype), shape, stored, offset, problem)
 
 
-def _values(path: Path, start: int, size: int | None, name: str) -> bytes:
+def _values(path: Path, name: str) -> bytes:
     """Return the bytes of a dataset that is in pieces, compressed perhaps, or in the header."""
-    with _opened(path, start, size) as file:
+    with _opened(path) as file:
         return np.asarray(file[name][()]).tobytes()

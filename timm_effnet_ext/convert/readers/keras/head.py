@@ -8,30 +8,40 @@ from typing import Any
 
 from timm_effnet_ext.arch.rows import BN_EPS
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path
+from timm_effnet_ext.convert.readers.keras.kerashub import BACKBONE, backbone_args
+from timm_effnet_ext.convert.readers.keras.layer_graph import HUB_LAYER, INPUT, LayerGraph, Node, Path
 from timm_effnet_ext.errors import NameMappingError
 
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
 _FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"}
+_NONE = (None, "linear")
 _NO_TRUNK = frozenset({"softmax", "sigmoid", "linear"})
-_POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max"}
+_POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max", "Mean": "avg"}
 
 
 @dataclass(frozen=True)
 class Head:
-    """What follows the last convolution: `logits` is the last layer before the last activation."""
+    """What follows the last convolution: `logits` is the last layer before the last activation.
+
+    `dense` are the layers between that multiply and add alone, BatchNormalization and Dense.
+    """
 
     logits: Path
     pool: str | None  # timm's name; None where the graph ends with a map
     activation: str | None
+    dense: tuple[Node, ...] = ()
 
 
 def head(graph: LayerGraph) -> Head:
-    """Return the head, which must be one that timm's EfficientNet has.
+    """Return the head, which must be one that timm's EfficientNet has, or folds into one.
 
     Raises:
         NameMappingError: Another layer stands there.
     """
+    if (network := graph.network) is not None:
+        behind = graph.nodes[graph.nodes.index(network) + 1 :]
+        pool = "avg" if network.kind == HUB_LAYER else None  # a feature vector is what TensorFlow Hub's networks give
+        return _folded(network.path, [node for node in behind if node.kind not in IDENTITY], pool)
     last = max((i for i, node in enumerate(graph.nodes) if node.kind == "Conv2D"), default=-1)
     if last < 0:
         raise NameMappingError(f"no convolution among {len(graph.nodes)} layers: no EfficientNet")
@@ -39,22 +49,44 @@ def head(graph: LayerGraph) -> Head:
     trunk, rest = tail[:2], tail[2:]
     if [node.kind for node in trunk] != ["BatchNormalization", "Activation"]:
         raise NameMappingError("the last convolution is not followed by BatchNormalization and Activation")
-    logits, pool, activation = trunk[-1].path, None, None
-    if rest and rest[0].kind in _POOLS:
-        pool, logits = _POOLS[rest[0].kind], rest[0].path
-        rest = rest[2:] if len(rest) > 1 and rest[1].kind == "Flatten" else rest[1:]
-        if rest and rest[0].kind == "Dense":
-            dense, *rest = rest
-            logits, activation = dense.path, _final(dense)
-            if rest and rest[0].kind in ("Activation", "Softmax") and activation is None:
-                activation = "softmax" if rest[0].kind == "Softmax" else _final(rest[0])
-                rest = rest[1:]
-    if rest:
+    return _folded(trunk[-1].path, rest)
+
+
+def _folded(end: Path, rest: list[Node], pool: str | None = None) -> Head:
+    """Return the head that the layers behind the network's last one come to; `pool` says what was pooled there."""
+    dense, activation = list[Node](), None
+    while rest:
+        node = rest[0]
+        if node.kind in _POOLS and pool is None and not (dense and _POOLS[node.kind] == "max"):
+            pool = _POOLS[node.kind]  # of averages the scale and offset of each channel are the same before and behind
+        elif node.kind == "BatchNormalization" or (node.kind == "Dense" and pool and _is_linear(node, rest)):
+            dense.append(node)
+        elif node.kind != "Flatten" or pool is None:
+            break
+        end, rest = node.path, rest[1:]
+    has_classifier = any(node.kind == "Dense" for node in dense)
+    if has_classifier:
+        activation, rest = _last_activation(dense[-1], rest)
+    if rest or (dense and not has_classifier):
+        node = (rest or dense)[0]
         raise NameMappingError(
-            f"layer {rest[0].name!r} ({rest[0].kind}) stands in the head; timm's EfficientNet has pooling, "
-            "dropout and one Dense layer there. Convert a model without it"
+            f"layer {node.name!r} ({node.kind}) stands in the head; timm's EfficientNet has pooling and "
+            "one Dense layer there, into which BatchNormalization can be folded. Convert a model without it"
         )
-    return Head(logits, pool, activation)
+    return Head(end, pool, activation, tuple(dense))
+
+
+def _is_linear(node: Node, rest: list[Node]) -> bool:
+    """Whether a Dense layer has no activation of its own, or has it as the last one of all."""
+    return node.config.get("activation") in _NONE or len(rest) == 1
+
+
+def _last_activation(last: Node, rest: list[Node]) -> tuple[str | None, list[Node]]:
+    """Return the activation of the logits, which the last layer has or which follows it, and what is left."""
+    activation = _final(last) if last.kind == "Dense" else None
+    if activation is None and rest and rest[0].kind in ("Activation", "Softmax"):
+        return ("softmax" if rest[0].kind == "Softmax" else _final(rest[0])), rest[1:]
+    return activation, rest
 
 
 def _final(node: Node) -> str | None:
@@ -70,30 +102,49 @@ def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
     Raises:
         NameMappingError: The layers differ among each other, so no argument says it.
     """
+    if graph.network is not None:
+        args = backbone_args(graph.network.config) if graph.network.kind == BACKBONE else {}
+        return {**args, **({"global_pool": pool} if pool == "max" else {})}
     eps = {node.config.get("epsilon") for node in graph.nodes if node.kind == "BatchNormalization"}
     # An activation that is no name is Python code or its settings.
     acts = {str(node.config.get("activation")) for node in graph.nodes if node.kind == "Activation"} - _NO_TRUNK
     names = {_ACTIVATIONS.get(act) for act in acts}
-    args: dict[str, Any] = {}
+    args = {}
     if len(eps) != 1 or not isinstance(eps_value := eps.pop(), float):
         raise NameMappingError(f"BatchNormalization layers with different epsilon: {sorted(map(str, eps))}")
     if len(names) != 1 or None in names:
         raise NameMappingError(f"activations {sorted(acts)}, supported is one of {set(_ACTIVATIONS)}")
     if not math.isclose(eps_value, BN_EPS, rel_tol=1e-6):
         args["bn_eps"] = eps_value
-    if (act := names.pop()) != "silu":
-        args["act_layer"] = act
+    args["act_layer"] = names.pop()
     if pool == "max":
         args["global_pool"] = pool
+    if _is_symmetric(graph):
+        args["pad_type"] = ""
     return args
 
 
+def _is_symmetric(graph: LayerGraph) -> bool:
+    """Whether every convolution is padded by as much before as behind, as in PyTorch, whatever its stride.
+
+    At a stride of 2 and odd sizes SAME is the same; at a stride of 1 no code writes that with a layer.
+    """
+    padded = {user.path: node.config["padding"] for node in graph.nodes if node.kind == "ZeroPadding2D"
+              for user in graph.users[node.path]}  # fmt: skip
+    kernels = {node.path: node.config["kernel_size"] for node in graph.nodes if "kernel_size" in node.config}
+    return all(
+        padded.get(path) == [[size // 2] * 2 for size in kernel] for path, kernel in kernels.items() if max(kernel) > 1
+    )
+
+
 def wrong_paddings(graph: LayerGraph, height: int, width: int) -> list[str]:
-    """Return the padding layers that pad an image of this size otherwise than SAME does.
+    """Return the padding layers that pad an image of this size otherwise than SAME does; none where all are PyTorch's.
 
     keras.applications pads v1 for the size that it builds a model for; without a size, for even ones:
     keras/src/applications/imagenet_utils.py `correct_pad`.
     """
+    if _is_symmetric(graph):
+        return []
     sizes: dict[Path, tuple[int, int]] = {INPUT: (height, width)}
     wrong = []
     for node in graph.nodes:

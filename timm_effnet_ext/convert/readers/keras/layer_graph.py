@@ -15,12 +15,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from timm_effnet_ext.convert.readers.keras.kerashub import BACKBONE, as_layers
+from timm_effnet_ext.convert.readers.keras.operators import Taken, kind_of, operands, settings
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 from timm_effnet_ext.files.hub_format import MAX_SIDE
 
 Path = tuple[str, ...]
 INPUT: Path = ()
 """What a layer takes that sees the model's input itself."""
+
+HUB_LAYER = "KerasLayer"
+OPAQUE = (BACKBONE, HUB_LAYER)
+"""Layers that are whole networks: KerasHub's, and a SavedModel of TensorFlow Hub's."""
 
 _MAX_LAYERS = 5_000  # L2, the largest architecture, has some 1,500
 _WORD = re.compile(r"(.)([A-Z][a-z]+)")
@@ -29,13 +35,17 @@ _CAPITAL = re.compile(r"([a-z])([A-Z])")
 
 @dataclass(frozen=True)
 class Node:
-    """One layer: names of the models around it and its own, class, settings, and the layers that it takes."""
+    """One layer: names of the models around it and its own, class, settings, and the layers that it takes.
+
+    `operands` are what it is given in its order, constants too; None stands for each of the `inputs`.
+    """
 
     path: Path
     kind: str
     config: Mapping[str, Any] = field(repr=False)
     inputs: tuple[Path, ...]
     stored_as: str  # Keras 3's group in a weights file, e.g. "layers/functional/layers/conv2d_3"
+    operands: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,9 +62,9 @@ class LayerGraph:
     input_shape: tuple[int | None, ...]
 
     @cached_property
-    def by_group(self) -> Mapping[str, Node]:
-        """The layers by Keras 3's group in a weights file."""
-        return {node.stored_as: node for node in self.nodes}
+    def network(self) -> Node | None:
+        """The layer that is the network, where its own layers are not in the config."""
+        return next((node for node in self.nodes if node.kind in OPAQUE), None)
 
     @cached_property
     def users(self) -> Mapping[Path, list[Node]]:
@@ -78,17 +88,20 @@ def sensible(setting: str = "a setting") -> Iterator[None]:
         raise CheckpointFormatError(f"{setting} makes no sense ({type(err).__name__}: {err})") from err
 
 
-def parse_config(text: str) -> LayerGraph | None:
+def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | None:
     """Return the graph of a model's config, or None for a model that is Python code and says no layers.
+
+    `preprocessor` is the config of what KerasHub does to images, where that is a file of its own.
 
     Raises:
         CheckpointFormatError: No model's config, or a graph with several inputs, outputs or uses of one layer.
     """
     try:
-        config = json.loads(text)
+        config, front = json.loads(text), json.loads(preprocessor or "{}")
     except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
-    model = _Layer.of(config)
+    with sensible():
+        model = _Layer.of(as_layers(config, front))
     if "layers" not in model.config:
         return None
     builder = _Builder()
@@ -184,7 +197,9 @@ class _Builder:
             if len(sources) != 1:
                 raise CheckpointFormatError(f"model {layer.name!r} takes {len(sources)} inputs, expected 1")
             return self.model(layer, inner, f"{counted[layer.name]}/", sources[0])
-        self.nodes.append(Node(inner, layer.kind, layer.config, tuple(sources), counted[layer.name]))
+        kind, config = kind_of(layer.kind, layer.config), {**layer.config, **settings(layer.inbound)}
+        given = tuple(None if isinstance(value, Taken) else value for value in operands(layer.inbound))
+        self.nodes.append(Node(inner, kind, config, tuple(sources), counted[layer.name], given))
         return inner
 
     def _ends(self, model: _Layer, key: str) -> list[str]:
@@ -201,25 +216,7 @@ class _Builder:
         """Return the names of the layers that a layer takes."""
         if len(layer.inbound) > 1 and not isinstance(layer.inbound[0], str):
             raise CheckpointFormatError(f"layer {layer.name!r} is used {len(layer.inbound)} times, expected 1")
-        return list(_tensors(layer.inbound))
-
-
-def _tensors(value: Any) -> Iterator[str]:
-    """Yield the layer names in inbound nodes: [name, 0, 0, {…}] of Keras 2, __keras_tensor__ of Keras 3."""
-    if isinstance(value, dict):
-        if value.get("class_name") == "__keras_tensor__":
-            history = value.get("config", {}).get("keras_history") or [None]
-            if isinstance(history[0], str):
-                yield history[0]
-        else:
-            for item in value.values():
-                yield from _tensors(item)
-    elif isinstance(value, list):
-        if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[1], int):
-            yield value[0]
-        else:
-            for item in value:
-                yield from _tensors(item)
+        return [given.layer for given in operands(layer.inbound) if isinstance(given, Taken)]
 
 
 def _counted(layers: list[_Layer]) -> Iterator[tuple[_Layer, str]]:

@@ -3,6 +3,7 @@
     .keras          zip of config.json, metadata.json and model.weights.h5 (Keras 3, and Keras 2 from 2.12 on)
     folder          of these three: `model.save` with `zipped=False`, as Keras saves to `hf://USER/REPO`
     .weights.h5     the last of them alone: no config
+    preset          of KerasHub, a folder of config.json and model.weights.h5, with task.json and others
     .h5             whole model with the config as an attribute, or weights only (Keras 2, tf_keras; legacy in Keras 3)
 
 hdf5.py reads the tensors, weights.py sorts them, checkpoint.py says what they come to.
@@ -25,11 +26,14 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.readers.keras.description import keras_checkpoint
 from timm_effnet_ext.convert.readers.keras.hdf5 import SIGNATURE, Hdf5
 from timm_effnet_ext.convert.readers.keras.layer_graph import parse_config
-from timm_effnet_ext.convert.readers.keras.weights import LAYER_NAME, read_weights
-from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.convert.readers.keras.weights import LAYER_NAME, KerasWeights, read_weights
+from timm_effnet_ext.errors import CheckpointFormatError, located
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG, _METADATA, _WEIGHTS = _MEMBERS = "config.json", "metadata.json", "model.weights.h5"
+_TASK, _TASK_WEIGHTS = "task.json", "task.weights.h5"
+_PREPROCESSOR, _CONVERTER = "preprocessor.json", "image_converter.json"
+_OF_PRESET = (_CONFIG, _WEIGHTS, _TASK, _TASK_WEIGHTS, _PREPROCESSOR, _CONVERTER)
 _VERSION, _MODEL_CONFIG = "keras_version", "model_config"
 _ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
@@ -47,10 +51,10 @@ class _Parts(NamedTuple):
 
 
 def is_keras(path: str | Path) -> bool:
-    """Whether a path is one that `open_keras` is for, told by its first bytes or its suffix, or by what it holds."""
+    """Whether a path is what `open_keras` is for, told by its first bytes, its suffix, or the files in a folder."""
     path = Path(path)
     if not path.is_file():
-        return all((path / name).is_file() for name in _MEMBERS) and not _is_of_keras_hub(path)
+        return all((path / name).is_file() for name in (_CONFIG, _WEIGHTS))
     if path.suffix in _SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -59,23 +63,54 @@ def is_keras(path: str | Path) -> bool:
 
 
 @contextmanager
-def open_keras(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
-    """Open a Keras file; its tensors can be read as long as it is open. `crc` checks the whole of a zip first.
+def open_keras(path: str | Path) -> Iterator[Checkpoint]:
+    """Open a Keras file; its tensors can be read as long as it is open.
 
     Raises:
         CheckpointFormatError: No Keras file, or a damaged one.
         NameMappingError: A model with layers that no timm EfficientNet has.
     """
     path = Path(path)
-    with _open_parts(path, crc) as parts:
+    if path.is_dir():
+        yield _preset(path)
+        return
+    with _open_parts(path) as parts:
         graph = parse_config(parts.config) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
         files = tuple(path / name for name in _MEMBERS) if path.is_dir() else (path,)
         yield keras_checkpoint(path, parts.format, files, graph, weights)
 
 
+def _preset(folder: Path) -> Checkpoint:
+    """Return what KerasHub's `save_to_preset` wrote: a backbone, and a task's head and preprocessor beside it."""
+    there = {name: folder / name for name in _OF_PRESET if (folder / name).is_file()}
+    texts = {name: _beside(path) for name, path in there.items() if path.suffix == ".json"}
+    preprocessor = texts.get(_PREPROCESSOR) or texts.get(_CONVERTER)
+    graph = parse_config(texts.get(_TASK) or texts[_CONFIG], preprocessor)
+    parts = []
+    for name in (_WEIGHTS, _TASK_WEIGHTS):
+        if name in there:
+            with located(there[name]):
+                parts.append(read_weights(Hdf5(there[name], _ATTRIBUTES), graph))
+    layers = {path: tensors for part in parts for path, tensors in part.layers.items()}
+    slots, counters = ({key: entry for part in parts for key, entry in getattr(part, kind).items()}
+                       for kind in ("slots", "counters"))  # fmt: skip
+    return keras_checkpoint(
+        folder, "KerasHub preset", tuple(there.values()), graph, KerasWeights(layers, slots, counters)
+    )
+
+
+def _beside(path: Path) -> str:
+    with located(path):
+        _check_size(path.name, path.stat().st_size)
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as err:
+            raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
+
+
 @contextmanager
-def _open_parts(path: Path, crc: bool) -> Iterator[_Parts]:
+def _open_parts(path: Path) -> Iterator[_Parts]:
     if path.is_dir():
         yield _read_folder(path)
         return
@@ -84,7 +119,7 @@ def _open_parts(path: Path, crc: bool) -> Iterator[_Parts]:
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
     if is_zip:
-        with _open_zip(path, crc) as parts:
+        with _open_zip(path) as parts:
             yield parts
     else:
         yield _read_h5(path)
@@ -98,31 +133,22 @@ def _read_h5(path: Path) -> _Parts:
 
 
 def _read_folder(folder: Path) -> _Parts:
-    for name in (_CONFIG, _METADATA):
-        _check_size(name, (folder / name).stat().st_size)
-    try:
-        config, metadata = ((folder / name).read_text(encoding="utf-8") for name in (_CONFIG, _METADATA))
-    except UnicodeDecodeError as err:
-        raise CheckpointFormatError(f"broken .keras file: {err}") from err
+    config, metadata = (_beside(folder / name) for name in (_CONFIG, _METADATA))
     return _Parts(Hdf5(folder / _WEIGHTS, _ATTRIBUTES), config, f"Keras {_version(metadata)} .keras, unpacked")
 
 
 @contextmanager
-def _open_zip(path: Path, crc: bool) -> Iterator[_Parts]:
+def _open_zip(path: Path) -> Iterator[_Parts]:
     with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 config, metadata = (_text(archive, name) for name in (_CONFIG, _METADATA))
-                info = _member(archive, _WEIGHTS)
-                is_stored = info.compress_type == zipfile.ZIP_STORED
-                start, size = (_start(path, info, crc), info.file_size) if is_stored else (0, None)
-                unpacked = None if is_stored else _unpack(archive, info, Path(folder, "weights.h5"))
+                unpacked = _unpack(archive, _member(archive, _WEIGHTS), Path(folder, "weights.h5"))
         except CheckpointFormatError:
             raise
         except _BROKEN_ZIP as err:
             raise CheckpointFormatError(f"broken .keras file: {err}") from err
-        file = Hdf5(path, _ATTRIBUTES, start=start, size=size, unpacked=unpacked)
-        yield _Parts(file, config, f"Keras {_version(metadata)} .keras")
+        yield _Parts(Hdf5(path, _ATTRIBUTES, unpacked), config, f"Keras {_version(metadata)} .keras")
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
@@ -131,6 +157,8 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     info = archive.getinfo(name)
     if info.flag_bits & 1:
         raise CheckpointFormatError(f"{name} is encrypted")
+    if info.header_offset + info.compress_size > os.path.getsize(archive.filename or ""):
+        raise CheckpointFormatError(f"{name} is cut")
     if info.file_size > max(_CHUNK, _MAX_GROWTH * info.compress_size):
         raise CheckpointFormatError(f"{name} unpacks {info.compress_size} bytes to {info.file_size}: refused")
     return info
@@ -140,28 +168,6 @@ def _text(archive: zipfile.ZipFile, name: str) -> str:
     info = _member(archive, name)
     _check_size(name, info.file_size)
     return archive.read(info).decode("utf-8")
-
-
-def _start(path: Path, info: zipfile.ZipInfo, crc: bool) -> int:
-    """Return where a stored member's bytes begin, after checking them."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset)
-        header = file.read(30)
-        if header[:4] != b"PK\3\4":
-            raise CheckpointFormatError(f"no member at offset {info.header_offset}")
-        name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))  # lengths
-        start = info.header_offset + 30 + name + extra
-        if start + info.file_size > os.path.getsize(path):
-            raise CheckpointFormatError(f"{info.filename} is cut")
-        if crc:
-            file.seek(start)
-            left, found = info.file_size, 0
-            while left:
-                chunk = file.read(min(left, _CHUNK))
-                found, left = zlib.crc32(chunk, found), left - len(chunk)
-            if found != info.CRC:
-                raise CheckpointFormatError(f"{info.filename} has a wrong checksum: the file is damaged")
-    return start
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Path:
@@ -183,9 +189,10 @@ def _version(metadata: str) -> str:
     return version if isinstance(version, str) else "3"
 
 
-def _is_of_keras_hub(folder: Path) -> bool:
-    """Whether a folder is a preset of KerasHub, whose config is none of Keras'."""
-    return b'"keras_hub_version"' in (folder / _METADATA).read_bytes()[:_CHUNK]
+def _is_preset(folder: Path) -> bool:
+    """Whether a folder is KerasHub's, whose config is none of Keras': its metadata say so, or it has none."""
+    metadata = folder / _METADATA
+    return not metadata.is_file() or b'"keras_hub_version"' in metadata.read_bytes()[:_CHUNK]
 
 
 def _is_keras_zip(path: Path) -> bool:

@@ -21,7 +21,7 @@ from timm_effnet_ext.convert.readers.pytorch.statements import (
     statements_in,
 )
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES
+from timm_effnet_ext.files.hub_format import CONFIG_FILE
 
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
 _RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
@@ -62,7 +62,7 @@ def contents(file: Path, loaded: Any) -> Contents:
     found = sorted_out(averages if raw is None else _entries(file, raw), averages, plain)
     if not found.model:
         raise CheckpointFormatError(f"expected a state_dict, found no tensors: {first_few(state)}")
-    found.counters.update({k: _scalar(file, k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
+    found.counters.update({k: scalar(file, k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
     found.slots.update(_slots(file, loaded))
     statements, notes = _said(loaded, raw or ema or {})
     return Contents(found, statements, (*notes, *_ignored(loaded, raw)))
@@ -96,10 +96,11 @@ def _of_run(args: Mapping[str, Any], arch: Any, cfg: Mapping[str, Any] = {}) -> 
     return said, notes
 
 
-def beside(file: Path, inside: Sequence[Statement]) -> tuple[list[Statement], list[str]]:
+def beside(file: Path, inside: Sequence[Statement], *, has_config: bool) -> tuple[list[Statement], list[str]]:
     """Return what the folder of a checkpoint says, and what it leaves unknown; its own class names come first.
 
-    The arguments of a run are those in the checkpoint where they are there, too.
+    The arguments of a run are those in the checkpoint where they are there, too; with `has_config` its config.json has
+    been read.
 
     Raises:
         CheckpointFormatError: The run's list of class names is damaged.
@@ -111,7 +112,7 @@ def beside(file: Path, inside: Sequence[Statement]) -> tuple[list[Statement], li
         if name == TRAIN_PYS and not is_known:
             of_run, notes = _of_run(settings, settings.get("model"))
             said += of_run
-        if name != CONFIG_FILE or file.name not in WEIGHT_FILES:  # timm's own has been read
+        if name != CONFIG_FILE or not has_config:
             said += statements_in(settings, name)
     return said, notes
 
@@ -193,7 +194,8 @@ def _shape(tensor: Any) -> Shape:
     return tuple(tensor.shape)
 
 
-def _scalar(file: Path, name: str, value: int) -> TensorEntry:
+def scalar(file: Path, name: str, value: int) -> TensorEntry:
+    """Return a number that a file says, as a tensor without axes."""
     return TensorEntry(name, "int64", (), file, lambda: np.array(value))
 
 

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
+from timm_effnet_ext.convert.readers.pytorch.transformers import (
+    MODEL_TYPE,
+    PLACEHOLDERS_NOTE,
+    transformers_statements,
+)
+from timm_effnet_ext.convert.readers.pytorch.values import SETTINGS, check_values, sensible_settings
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, MAX_SIDE, WEIGHT_FILES, read_config
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, stated_names
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, read_object
+from timm_effnet_ext.files.outputs import PROBLEM_TYPES, has_placeholders, stated_names
 
 TRAIN_PY = "train.py's arguments"
 
 _PARTS = {"architecture": str, "pretrained_cfg": dict, "model_args": dict, "label_descriptions": dict}
+# One of these is in a config.json of timm's, present or former; a class of the user's own has its arguments there.
+_OF_TIMM = {"architecture", "pretrained_cfg", "model_args", "problem_type", "label_names", "labels", "id2label"}
+_WRAPPER = "timm_wrapper"  # transformers' TimmWrapper, whose config.json is timm's with more
 _NUMERICS = ("pad_type", "act_layer", "bn_eps", "global_pool")
 
 
-def config_statement(file: Path) -> Statement | None:
-    """Return what the config.json beside a weight file in timm's Hub format says, or None without one.
+def config_statements(file: Path) -> tuple[list[Statement], list[str]]:
+    """Return what the config.json beside a weight file says, timm's or transformers', and what it leaves unknown.
+
+    It is the file's own where the file is called as both libraries call theirs, or where it says that it is of
+    transformers. Anybody else's says nothing here.
 
     Raises:
-        CheckpointFormatError: It is damaged, or a setting that is read makes no sense.
+        CheckpointFormatError: It is damaged, a setting that is read makes no sense, or no network of ours has it.
     """
     path = file.with_name(CONFIG_FILE)
-    if file.name not in WEIGHT_FILES or not path.is_file():
-        return None
+    is_own = file.name in (*WEIGHT_FILES, *INDEX_FILES)
+    if not path.is_file():
+        return [], []
     with located(path):
-        return _stated(read_config(path))
+        try:
+            config = read_object(path)
+        except CheckpointFormatError:
+            if is_own:
+                raise
+            return [], []
+        if config.get("model_type") == MODEL_TYPE:
+            return transformers_statements(config, file)
+        is_own |= config.get("model_type") == _WRAPPER
+        if not is_own or not config.keys() & _OF_TIMM:
+            return [], []
+        return [_stated(config)], [PLACEHOLDERS_NOTE] if has_placeholders(config) else []
 
 
 def _stated(config: Mapping[str, Any]) -> Statement:
@@ -37,9 +60,7 @@ def _stated(config: Mapping[str, Any]) -> Statement:
         raise CheckpointFormatError("expected an object in timm's Hub format")
     cfg = config.get("pretrained_cfg", config)  # timm's former format has no part for it
     problem_type = config.get("problem_type")
-    for name, is_right in _SETTINGS.items():
-        if cfg.get(name) is not None and not is_right(cfg[name]):
-            raise CheckpointFormatError(f"{name} makes no sense: {cfg[name]!r}")
+    check_values(cfg, SETTINGS)
     if problem_type not in (None, *PROBLEM_TYPES):
         raise CheckpointFormatError(f"problem_type makes no sense: {problem_type!r}")
     try:
@@ -50,18 +71,11 @@ def _stated(config: Mapping[str, Any]) -> Statement:
         CONFIG_FILE,
         name=config.get("architecture"),
         model_args=config.get("model_args", {}),
-        preprocessing={name: cfg[name] for name in _SETTINGS if cfg.get(name) is not None},
+        preprocessing={name: cfg[name] for name in SETTINGS if cfg.get(name) is not None},
         problem_type=problem_type,
         label_names=names,
         label_descriptions=config.get("label_descriptions") or cfg.get("label_descriptions") or {},
     )
-
-
-def sensible_settings(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of `preprocessing` that can be such, as a model's own metadata has them."""
-    found = said.get("preprocessing")
-    plain = {name: _plain(found.get(name)) for name in _SETTINGS} if isinstance(found, Mapping) else {}
-    return {name: value for name, value in plain.items() if value is not None and _SETTINGS[name](value)}
 
 
 def train_py_statement(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any] = {}) -> Statement:
@@ -101,35 +115,3 @@ def _resolved(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any])
     }
     stated = {name: value for name, value in resolved.items() if known or given.get(name) is not None}
     return sensible_settings({"preprocessing": stated})
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
-
-
-def _is_size(value: Any) -> bool:
-    return _are_numbers(value) and len(value) == 3 and all(isinstance(n, int) and 0 < n <= MAX_SIDE for n in value)
-
-
-_SETTINGS: dict[str, Callable[[Any], bool]] = {
-    "input_size": _is_size,
-    "test_input_size": _is_size,
-    "mean": _are_numbers,
-    "std": lambda value: _are_numbers(value) and min(value) > 0,
-    "interpolation": _is_text,
-    "crop_pct": lambda value: _is_number(value) and value > 0,
-    "crop_mode": _is_text,
-}
-"""What is read of a pretrained_cfg, and whether a value can be that."""

@@ -1,50 +1,45 @@
 """PyTorch's files -> Checkpoint: safetensors without torch, pickles by torch's own loader of weights.
 
-contents.py says what a loaded pickle holds, statements.py and settings.py what stands beside the weights.
+contents.py says what a loaded pickle holds, shards.py which files are one checkpoint, statements.py, settings.py and
+transformers.py what stands beside the weights.
 """
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
-from timm_effnet_ext.convert.readers.pytorch.contents import Contents, beside, contents, sorted_out
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
+from timm_effnet_ext.convert.readers.pytorch.contents import Contents, beside, contents, scalar, sorted_out
+from timm_effnet_ext.convert.readers.pytorch.mapped import is_safetensors, mapped_tensors
 from timm_effnet_ext.convert.readers.pytorch.pickles import load_pickle
-from timm_effnet_ext.convert.readers.pytorch.settings import config_statement
+from timm_effnet_ext.convert.readers.pytorch.settings import config_statements
+from timm_effnet_ext.convert.readers.pytorch.shards import check_shards, is_index, shards_of
+from timm_effnet_ext.convert.readers.pytorch.transformers import trainer_step
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import WEIGHT_FILES
+from timm_effnet_ext.files.hub_format import INDEX_FILES, WEIGHT_FILES
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
-_MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows
-# safetensors dtype -> (name, numpy dtype of the bytes)
-_DTYPES = {
-    "F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"),
-    "I64": ("int64", "<i8"), "I32": ("int32", "<i4"), "I16": ("int16", "<i2"), "I8": ("int8", "|i1"),
-    "U8": ("uint8", "|u1"), "BOOL": ("bool", "|b1"),
-}  # fmt: skip
 
 
 def recognise(path: Path) -> Path | None:
-    """Return the weight file that a path names, if it is one of PyTorch's; a folder may be in timm's Hub format."""
+    """Return the weight file, or the index of several, that a path names, if it is one of PyTorch's.
+
+    A folder may be in timm's Hub format, or one that transformers wrote.
+    """
     if path.is_dir():
-        return next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+        return next((path / name for name in (*WEIGHT_FILES, *INDEX_FILES) if (path / name).is_file()), None)
     if not path.is_file():
         return None
-    return path if _is_safetensors(path) or _is_pickle(path) else None
+    return path if is_index(path) or is_safetensors(path) or _is_pickle(path) else None
 
 
 @contextmanager
 def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
-    """Open a file that `recognise` knows. `crc` checks the whole of a zip first.
+    """Open a file or folder that `recognise` knows. `crc` checks the whole of a zip first.
 
     Raises:
         CheckpointFormatError: Damaged, or with other Python objects than tensors, which are never loaded.
@@ -53,29 +48,43 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
     if file is None:
         raise CheckpointFormatError("is no PyTorch file")
     with located(file):
-        if _is_safetensors(file):
-            found, form = Contents(_safetensors(file)), "safetensors"
-        else:
-            loaded, form = load_pickle(path=file, crc=crc)
-            found = contents(file, loaded)
-    config = config_statement(file)
-    inside = (*([config] if config else []), *found.statements)
-    said, notes = beside(file, inside)
+        found, form, files = _sharded(file, crc) if is_index(file) else (*_contents(file, crc), (file,))
+    if (step := trainer_step(file)) is not None:
+        found.variables.counters.setdefault("global_step", scalar(file, "global_step", step))
+    own, unknown = config_statements(file)
+    inside = (*own, *found.statements)
+    said, notes = beside(file, inside, has_config=any(one.name or one.dialects for one in own))
     yield Checkpoint(
         path=path,
         framework="torch",
         format=form,
-        files=(file,),
+        files=files,
         variables=found.variables,
-        statements=(*said, *inside) if config is None else (*inside, *said),
-        notes=(*found.notes, *notes),
+        statements=(*inside, *said) if own else (*said, *inside),
+        notes=(*found.notes, *unknown, *notes),
     )
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
+def _contents(file: Path, crc: bool) -> tuple[Contents, str]:
+    """Return what one file holds, and what kind it is."""
+    if is_safetensors(file):
+        return Contents(sorted_out(mapped_tensors(file), {})), "safetensors"
+    loaded, form = load_pickle(path=file, crc=crc)
+    return contents(file, loaded), form
+
+
+def _sharded(index: Path, crc: bool) -> tuple[Contents, str, tuple[Path, ...]]:
+    """Return what the shards of an index hold together."""
+    shards = shards_of(index)
+    parts = []
+    for shard in shards:
+        with located(shard):
+            parts.append(_contents(shard, crc))
+    found, forms = zip(*parts, strict=True)
+    tensors = {name: entry for part in found for name, entry in part.variables.model.items()}
+    check_shards(shards, tensors)
+    variables = replace(found[0].variables, model=tensors)
+    return Contents(variables), f"{forms[0]} in {len(shards)} shards", (index, *shards)
 
 
 def _is_pickle(path: Path) -> bool:
@@ -88,33 +97,3 @@ def _is_pickle(path: Path) -> bool:
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
             return path.suffix in (".pth", ".pt", ".bin")  # cut: its own reader says so
     return head == _LEGACY
-
-
-def _safetensors(path: Path) -> Variables:
-    """Return the tensors as views of the mapped file, after the library has checked the header."""
-    try:
-        with safe_open(path, framework="np"):
-            pass
-    except (SafetensorError, OverflowError, MemoryError) as err:
-        raise CheckpointFormatError(f"cut or no safetensors file ({err})") from err
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    data = np.memmap(path, np.uint8, "r", offset=8 + size) if path.stat().st_size > 8 + size else np.empty(0, np.uint8)
-    tensors = {name: _mapped(path, data, name, row) for name, row in header.items()}
-    return sorted_out(tensors, {})
-
-
-def _mapped(path: Path, data: np.ndarray, name: str, row: Mapping[str, Any]) -> TensorEntry:
-    kind, shape = row["dtype"], tuple(row["shape"])
-    begin, end = row["data_offsets"]
-    dtype, stored = _DTYPES.get(kind, (kind, None))
-
-    def load() -> np.ndarray:
-        if stored is None:
-            raise CheckpointFormatError(f"{name!r} has dtype {kind}, supported are {', '.join(_DTYPES)}")
-        values = data[begin:end].view(stored).reshape(shape)
-        return widened(values) if dtype == "bfloat16" else values
-
-    return TensorEntry(name, dtype, shape, path, load)

@@ -15,6 +15,7 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY
 from timm_effnet_ext.errors import CheckpointFormatError, first_line
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
+from timm_effnet_ext.files.outputs import are_placeholders
 
 TRAIN_PYS, LIGHTNINGS = "args.yaml", "hparams.yaml"
 SETTINGS_FILES = (TRAIN_PYS, LIGHTNINGS, "config.yaml", "config.json")
@@ -157,7 +158,7 @@ def _class_names(value: Any) -> dict[int, str]:
         value = {index: name for name, index in value.items()}
     names = {int(i): name for i, name in value.items() if _is_index(i) or (isinstance(i, str) and i.isdecimal())}
     is_whole = len(names) == len(value) and all(isinstance(name, str) and name.strip() for name in names.values())
-    return names if is_whole and len(set(names.values())) == len(names) else {}
+    return names if is_whole and len(set(names.values())) == len(names) and not are_placeholders(names) else {}
 
 
 def _is_index(value: Any) -> bool:

@@ -72,20 +72,25 @@ def _object_based(bundle: Bundle) -> Variables:
         names = full_names(bytes(entry.read()[()]))
     slots, counters, metadata, keys = {}, {}, [], []
     for key in bundle:
-        path = key.removesuffix(VALUE_SUFFIX)
-        parts = path.split("/")
+        path, name = key.removesuffix(VALUE_SUFFIX), names.get(key, "")
         if _ATTRIBUTE in path or key == GRAPH_KEY:
             metadata.append(key)
-        elif any(map(SLOT_PART.fullmatch, parts)):
+        elif any(map(SLOT_PART.fullmatch, path.split("/"))):
             slots[path] = bundle[key]
-        elif METRIC_PART in parts or parts[-1] in COUNTER_LEAVES:
-            counters[path] = bundle[key]
-        elif COUNTER.fullmatch(names.get(key, "").rpartition("/")[2]):
-            counters[names[key]] = bundle[key]
+        elif label := _counter(path, name):
+            counters[label] = bundle[key]
         else:
             keys.append(key)
     model, copies = _named(bundle, keys, names)
     return Variables(model, {}, slots, counters, (*metadata, *copies))
+
+
+def _counter(path: str, name: str) -> str | None:
+    """Return what a counter or a metric's variable is called, by its attribute path or its name; None for others."""
+    *parts, leaf = path.split("/")
+    if METRIC_PART in (*parts, leaf) or leaf in COUNTER_LEAVES:
+        return path
+    return name if COUNTER.fullmatch(name.rpartition("/")[2]) else None
 
 
 def _named(bundle: Bundle, keys: list[str], names: Mapping[str, str]) -> tuple[dict[str, TensorEntry], list[str]]:

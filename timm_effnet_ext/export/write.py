@@ -1,0 +1,167 @@
+"""A classifier -> a file for other engines, written once it computes what the model computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor, nn
+
+from timm_effnet_ext.errors import EffNetExtError, VerificationError
+from timm_effnet_ext.export.graph import MIN_SIDE, FromPixels, for_inference, to_onnx, to_program
+from timm_effnet_ext.export.int8 import Answers, to_int8
+from timm_effnet_ext.files.storage import new_file
+from timm_effnet_ext.predict.classifier import Classifier
+from timm_effnet_ext.predict.onnx_file import LOGITS, PROBABILITIES, OnnxModel, check_onnx_is_there, describe
+from timm_effnet_ext.predict.photos import read_photos
+
+TOLERANCE = 1e-4
+"""Largest difference of outputs over their size, or over 1 a photo if that is more (Euclidean norms).
+
+Float32 in another order of sums differs by about 1e-6.
+"""
+
+ONNX, PROGRAM = ".onnx", ".pt2"
+_MAX_SIDE = 1024  # pixels; larger images are tried at this size, at which all layers pad in the same way
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        static: For one image of the size that the weights are tested at; else every batch and size is served.
+        with_preprocessing: Take pixels of 0 … 255 and give probabilities; resizing and cropping stay outside.
+        int8: Compute in 8-bit integers, calibrated with every second photo of `images`.
+        images: Folder of photos; without it those that installed packages bring are verified with.
+        same_answers: Share of the other photos whose answer must stay the same in int8.
+        overwrite: Replace a file that is there.
+    """
+
+    static: bool = False
+    with_preprocessing: bool = False
+    int8: bool = False
+    images: Path | None = None
+    same_answers: float = 0.97
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it was verified: `difference` is the largest over `sizes`, as `TOLERANCE` has it."""
+
+    file: Path
+    size: tuple[int, int] | None  # None for every one
+    output: str
+    photos: int
+    sizes: tuple[tuple[int, int], ...]
+    difference: float
+    answers: Answers | None
+
+
+def export(classifier: Classifier, target: Path, options: ExportOptions = ExportOptions()) -> Exported:
+    """Write a classifier as ONNX or, under the suffix `.pt2`, as a program of torch.export.
+
+    Raises:
+        EffNetExtError: The file is there already, its suffix is another one, or what the form needs is not installed.
+        VerificationError: The file does not compute what the model computes, or in int8 too little of it.
+    """
+    check_file(target, options)
+    height, width = classifier.data_config["input_size"][1:]
+    size = (height, width) if options.static else None
+    model, output = for_inference(classifier.model), LOGITS
+    if options.with_preprocessing:
+        config = classifier.data_config
+        model, output = FromPixels(model, config["mean"], config["std"], classifier.activation), PROBABILITIES
+    photos = read_photos(options.images)
+    with new_file(target) as part:
+        run = _write(part, classifier, model, size, output)
+        sizes = (size,) if size else _sizes(height, width)
+        difference = max(_difference(classifier, model, run, photos, at, single=bool(size)) for at in sizes)
+        if not difference <= TOLERANCE:
+            raise VerificationError(
+                f"{target.name} differs from the model by {difference:.1e} of its outputs (allowed: {TOLERANCE:g}). "
+                "Nothing was written"
+            )
+        answers = None
+        if options.int8:
+            assert options.images is not None
+            answers = to_int8(part, classifier, options.images, options.same_answers)
+    return Exported(target, size, output, len(photos), sizes, difference, answers)
+
+
+def check_file(target: Path, options: ExportOptions) -> None:
+    """Raise over what can be known before a model is loaded.
+
+    Raises:
+        EffNetExtError: The file is there already, its suffix is another one, or what its form needs is missing.
+    """
+    if target.suffix not in (ONNX, PROGRAM):
+        raise EffNetExtError(f"{target}: ends in neither {ONNX} nor {PROGRAM}")
+    if options.int8 and (target.suffix != ONNX or options.images is None):
+        raise EffNetExtError(f"--int8 takes --images FOLDER to calibrate with, and writes {ONNX} alone")
+    if target.suffix == ONNX:
+        check_onnx_is_there()
+    if target.exists() and (not options.overwrite or target.is_dir()):
+        raise EffNetExtError(f"{target}: exists already. Choose another file, or pass --overwrite")
+
+
+def _write(
+    file: Path, classifier: Classifier, model: nn.Module, size: tuple[int, int] | None, output: str
+) -> Callable[[Tensor], Tensor]:
+    """Write the file, and return what computes it."""
+    channels = classifier.data_config["input_size"][0]
+    said = describe(classifier)
+    if file.suffix == ONNX:
+        written = to_onnx(model, channels, size, output)
+        written.model.metadata_props.update(said)
+        written.save(file)
+        return OnnxModel(file).run
+    torch.export.save(to_program(model, channels, size), file, extra_files={"config.json": json.dumps(said)})
+    return torch.export.load(file).module()
+
+
+def _sizes(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """Return three sizes, the first the usual one: even and odd, wide and high, none that was recorded with."""
+    height, width = (min(n, _MAX_SIDE) for n in (height, width))
+    sizes = ((height, width), (height * 3 // 4 | 1, width * 2 // 3), (height // 2, width // 2 | 1))
+    return tuple((max(h, MIN_SIDE), max(w, MIN_SIDE)) for h, w in sizes)
+
+
+def _difference(
+    classifier: Classifier,
+    model: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    photos: Sequence[Image.Image],
+    size: tuple[int, int],
+    *,
+    single: bool,
+) -> float:
+    """Return how much what is written differs from the model, on all photos at once or on each alone."""
+    images = _images(classifier, photos, size)
+    if isinstance(model, FromPixels):
+        mean, std = (torch.tensor(classifier.data_config[name]).view(-1, 1, 1) for name in ("mean", "std"))
+        pixels = 255 * (images * std + mean)
+    else:
+        pixels = images
+    with torch.inference_mode():
+        expected = classifier.model(images)
+        if isinstance(model, FromPixels):
+            expected = expected.sigmoid() if classifier.activation == "sigmoid" else expected.softmax(-1)
+        found = torch.cat([run(part) for part in pixels.split(1 if single else len(pixels))])
+    scale = max(float(torch.linalg.vector_norm(expected)), len(images) ** 0.5)
+    return float(torch.linalg.vector_norm(found - expected)) / scale
+
+
+def _images(classifier: Classifier, photos: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
+    """Return what the model sees of photos at a size: (B, C, H, W); noise where there are none."""
+    channels = classifier.data_config["input_size"][0]
+    if not photos:
+        return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+    transform = create_transform(**{**classifier.data_config, "input_size": (channels, *size)})
+    return torch.stack([transform(photo.convert("L") if channels == 1 else photo) for photo in photos])
