@@ -19,7 +19,7 @@ from timm_effnet_ext.convert.dialects.pytorch import (
     WZMIAOMIAO_V1,
     WZMIAOMIAO_V2,
 )
-from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF1_CONDCONV, TF2_OBJECT, TF_DIALECTS
+from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF2_OBJECT, TF_DIALECTS
 from timm_effnet_ext.errors import NameMappingError
 from timm_effnet_ext.models.blocks import BLOCKS
 
@@ -54,7 +54,7 @@ def test_there_and_back_is_nothing_lost(dialect: Dialect, arch: str) -> None:
 
 
 def test_each_expert_is_laid_out_as_the_kernel_that_it_is() -> None:
-    for entry in plan(ARCHS["efficientnet_cc_b0_4e"], TF1_CONDCONV, width_mult=0.25):
+    for entry in plan(ARCHS["efficientnet_cc_b0_4e"], TF1, width_mult=0.25):
         if not entry.layout.kernel:
             continue
         values = np.arange(np.prod(entry.source_shape)).reshape(entry.source_shape)
@@ -111,7 +111,7 @@ def test_the_scope_decides_between_rows_that_are_scaled_alike() -> None:
         assert len(found) > 1
         assert found[0].match.arch_name == name
     for name, scope in (("efficientnet_cc_b0_8e", "b0-8e/"), ("efficientnet_cc_b1_8e", "b0-8e-depth/")):
-        entries = plan(ARCHS[name], TF1_CONDCONV, prefix=f"efficientnet-condconv-{scope}", depth_mult=0.25)
+        entries = plan(ARCHS[name], TF1, prefix=f"efficientnet-condconv-{scope}", depth_mult=0.25)
         found = identify({entry.source: entry.source_shape for entry in entries}, TF_DIALECTS)
         assert len(found) > 1
         assert found[0].match.arch_name == name
@@ -136,13 +136,13 @@ def test_a_block_that_a_dialect_does_not_know_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("dialect", "arch", "ours", "theirs"),
     [
-        (TF1_CONDCONV, "efficientnet_cc_b0_4e", "blocks.3.2.conv_pwl", "blocks_7/conv2d_1"),
-        (TF1_CONDCONV, "efficientnet_cc_b0_4e", "blocks.4.0.routing_fn", "blocks_8/dense"),
-        (TF1_CONDCONV, "efficientnet_cc_b0_4e", "blocks.4.0.conv_pw", "model/blocks_8/cond_conv2d_1"),
-        (TF1_CONDCONV, "efficientnet_cc_b0_4e", "blocks.4.0.conv_dw", "model/blocks_8/depthwise_cond_conv2d"),
-        (TF1_CONDCONV, "efficientnet_cc_b1_8e", "blocks.6.1.conv_pw", "model/blocks_22/cond_conv2d_31"),
-        (TF1_CONDCONV, "efficientnet_cc_b1_8e", "blocks.6.1.conv_dw", "model/blocks_22/depthwise_cond_conv2d_10"),
-        (TF1_CONDCONV, "efficientnet_cc_b1_8e", "blocks.6.1.conv_pwl", "model/blocks_22/cond_conv2d_32"),
+        (TF1, "efficientnet_cc_b0_4e", "blocks.3.2.conv_pwl", "blocks_7/conv2d_1"),
+        (TF1, "efficientnet_cc_b0_4e", "blocks.4.0.routing_fn", "blocks_8/dense"),
+        (TF1, "efficientnet_cc_b0_4e", "blocks.4.0.conv_pw", "model/blocks_8/cond_conv2d_1"),
+        (TF1, "efficientnet_cc_b0_4e", "blocks.4.0.conv_dw", "model/blocks_8/depthwise_cond_conv2d"),
+        (TF1, "efficientnet_cc_b1_8e", "blocks.6.1.conv_pw", "model/blocks_22/cond_conv2d_31"),
+        (TF1, "efficientnet_cc_b1_8e", "blocks.6.1.conv_dw", "model/blocks_22/depthwise_cond_conv2d_10"),
+        (TF1, "efficientnet_cc_b1_8e", "blocks.6.1.conv_pwl", "model/blocks_22/cond_conv2d_32"),
         (TF2_OBJECT, "efficientnet_b0", "blocks.0.0.bn1", "_blocks/0/_norm1"),
         (TF2_OBJECT, "efficientnet_b0", "blocks.0.0.bn2", "_blocks/0/_norm2"),
         (TF2_OBJECT, "efficientnetv2_b0", "blocks.0.0.bn1", "_blocks/0/_norm1"),

@@ -32,27 +32,6 @@ TF_LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
     "linear": (Leaf("weight", "kernel", IO_TO_OI), Leaf("bias", "bias")),
 }
 
-# Variables of tensorflow/tpu efficientnet and of published google/automl efficientnetv2 checkpoints. Layers of one type
-# are numbered in their order of creation within a scope: tensorflow/tpu efficientnet_model.py, google/automl
-# efficientnetv2/effnetv2_model.py (`_build` of MBConvBlock, MBConvBlockWithoutDepthwise, FusedMBConvBlock).
-TF1 = Dialect(
-    name="tf1",
-    leaves=TF_LEAVES,
-    block="blocks_{flat}/",
-    names={
-        "stem": ("stem/conv2d", "stem/tpu_batch_normalization"),
-        "expand": ("conv2d{nth}", "tpu_batch_normalization{nth}"),
-        "depthwise": ("depthwise_conv2d", "tpu_batch_normalization{nth}"),
-        "se": ("se/conv2d", "se/conv2d_1"),
-        "project": ("conv2d{nth}", "tpu_batch_normalization{nth}"),
-        "head": ("head/conv2d", "head/tpu_batch_normalization"),
-        "classifier": ("head/dense",),
-    },
-)
-
-# Graph mode of google/automl efficientnetv2, whose head opens its scope a second time for the classifier.
-TF1_HEAD_1 = replace(TF1, name="tf1_head_1", names={**TF1.names, "classifier": ("head_1/dense",)})
-
 
 def _keras_layers(before: int) -> Mapping[str, str]:
     """Return how Keras, which counts layers through the whole graph, numbers the CondConvs of a block.
@@ -63,22 +42,27 @@ def _keras_layers(before: int) -> Mapping[str, str]:
     return {"expand": f"_{made + 1}", "depthwise": f"_{before}" if before else "", "project": f"_{made + 2}"}
 
 
-# Variables of tensorflow/tpu efficientnet/condconv, the same from TensorFlow 1.15 and 2.15. Its CondConvs are layers of
-# Keras, whose variables stand in the scope of names, below that of the model, and not in the scope of variables.
+# Variables of tensorflow/tpu efficientnet and of published google/automl efficientnetv2 checkpoints. Layers of one type
+# are numbered in their order of creation within a scope: tensorflow/tpu efficientnet_model.py, google/automl
+# efficientnetv2/effnetv2_model.py (`_build` of MBConvBlock, MBConvBlockWithoutDepthwise, FusedMBConvBlock). CondConvs
+# are layers of Keras, whose variables stand in the scope of names, below that of the model, and not in the scope of
+# variables: the same from TensorFlow 1.15 and 2.15.
 _NORM = "blocks_{flat}/tpu_batch_normalization{nth}"
-TF1_CONDCONV = replace(
-    TF1,
-    name="tf1_condconv",
+TF1 = Dialect(
+    name="tf1",
+    leaves=TF_LEAVES,
     block="",
-    kinds=MB | COND,
+    kinds=MB | FUSED | COND,
     alike=_keras_layers,
     names={
-        **TF1.names,
+        "stem": ("stem/conv2d", "stem/tpu_batch_normalization"),
         "routing": ("blocks_{flat}/dense",),
         "expand": ("blocks_{flat}/conv2d{nth}", _NORM),
         "depthwise": ("blocks_{flat}/depthwise_conv2d", _NORM),
         "se": ("blocks_{flat}/se/conv2d", "blocks_{flat}/se/conv2d_1"),
         "project": ("blocks_{flat}/conv2d{nth}", _NORM),
+        "head": ("head/conv2d", "head/tpu_batch_normalization"),
+        "classifier": ("head/dense",),
     },
     other={
         ("cond", True): {
@@ -88,6 +72,9 @@ TF1_CONDCONV = replace(
         }
     },
 )
+
+# Graph mode of google/automl efficientnetv2, whose head opens its scope a second time for the classifier.
+TF1_HEAD_1 = replace(TF1, name="tf1_head_1", names={**TF1.names, "classifier": ("head_1/dense",)})
 
 # Attribute paths, numbered by what a layer does: google/automl efficientnetv2/effnetv2_model.py. Used where the object
 # graph of a TF2 checkpoint does not know the variables' names.
@@ -107,4 +94,4 @@ TF2_OBJECT = Dialect(
     other={kind: {"project": ("_project_conv", "_norm1")} for kind in FUSED},
 )
 
-TF_DIALECTS = (TF1, TF1_HEAD_1, TF1_CONDCONV, TF2_OBJECT)
+TF_DIALECTS = (TF1, TF1_HEAD_1, TF2_OBJECT)
