@@ -14,7 +14,7 @@ TENSORFLOW ?=
 # What `make campaign` begins from, and a test elsewhere that belongs to it.
 SEED ?= 1
 RESUMED := tests/train/launcher/test_launch.py::test_real_run_killed_within_a_stage_resumes_step_for_step
-# One of each family for `make test`; `make timm-suite` runs all 26.
+# One of each family for `make test`; `make timm-suite` runs all 29.
 SUITE_SAMPLE := hucorz_efficientnet_b0,hucorz_efficientnet_es,hucorz_efficientnet_lite0,hucorz_efficientnetv2_b0
 
 define CHECK
@@ -51,14 +51,14 @@ demo: $(VENV)/.demo  ## convert real ImageNet weights, classify two photos, show
 test: lint type  ## lint, types, our tests and a sample of timm's
 	$(CHECK)
 
-test-all: $(VENV)/.installed  ## our tests with the slow ones: all 26 models at their own sizes
+test-all: $(VENV)/.installed  ## our tests with the slow ones: all 29 models at their own sizes
 	$(PYTEST)
 
 test-oldest: BIN = $(OLDEST)/bin
 test-oldest: $(OLDEST)/.installed  ## our tests and timm's with the lowest versions that pyproject.toml allows
 	$(CHECK)
 
-timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 26 models
+timm-suite: $(VENV)/.installed  ## timm's own tests/test_models.py over all 29 models
 	$(RUN) tests/timm_suite/run.py --numprocesses auto
 
 campaign: $(VENV)/.installed  ## damage, kill, fill and refuse (docs/reliability.md); SEED=2 tries other cases

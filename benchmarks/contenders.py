@@ -48,6 +48,15 @@ def is_there(engine: str) -> bool:
     return all(find_spec(name) is not None for name in _ENGINE_MODULES[engine])
 
 
+def torchvision_has(work: Work) -> bool:
+    """Whether torchvision is installed and has the architecture."""
+    if not is_there("torchvision"):
+        return False
+    from torchvision.models import list_models
+
+    return _TORCHVISION.get(work.arch, work.arch) in list_models()
+
+
 def timms(work: Work) -> nn.Module:
     """Return timm's twin."""
     return timm.create_model(TIMM_PREFIX + work.arch).to(work.device)
@@ -90,7 +99,7 @@ def trainers(work: Work, *, compiled: bool) -> dict[str, tuple[nn.Module, Tensor
     }
     if compiled:
         made["timm compiled"] = (_compiled, plain)
-    if is_there("torchvision"):
+    if torchvision_has(work):
         made["torchvision"] = (torchvisions, plain)
     return {n: (make(work).to(memory_format=fmt).train(), work.images(fmt)) for n, (make, fmt) in made.items()}
 
@@ -117,7 +126,7 @@ def predictors(work: Work) -> Iterator[dict[str, Step]]:
         "ours": _predict(our, work.images()),
         "optimized": _predict(optimize_for_inference(our), work.images()),
     }
-    if is_there("torchvision"):
+    if torchvision_has(work):
         steps["torchvision"] = _predict(torchvisions(work).eval(), work.images())
     with tempfile.TemporaryDirectory() as folder:
         if work.device.type == "cpu" and is_there("onnxruntime"):

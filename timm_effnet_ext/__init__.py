@@ -1,4 +1,4 @@
-"""EfficientNet v1, v2, Lite and EdgeTPU for timm: `import timm, timm_effnet_ext` registers the models.
+"""EfficientNet v1, v2, Lite, EdgeTPU and CondConv for timm: `import timm, timm_effnet_ext` registers the models.
 
 What else the package offers in Python is imported when it is asked for, so that this costs nothing to whoever needs the
 models alone; docs/python.md shows each name.

@@ -10,7 +10,7 @@ import pytest
 from timm_effnet_ext.arch.layout import layers, state_shapes
 from timm_effnet_ext.arch.rows import ARCHS, drop_path_rates, parse_model_name, round_channels, round_repeats
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.models.layers import BLOCKS
+from timm_effnet_ext.models.blocks import BLOCKS
 
 # Trainable parameters and BatchNorm statistics, in millions: google/automl efficientnetv2/effnetv2_model_test.py.
 AUTOML_PARAMS = {

@@ -52,8 +52,9 @@ def test_numbers_of_another_process() -> None:
     assert numbers_of("import sys; print(sys.argv[1], 2.5)", 7) == [7, 2.5]
 
 
-def test_every_contender_trains_and_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work("efficientnet_b0", 32, 2, CPU)
+@pytest.mark.parametrize("arch", ["efficientnet_b0", "efficientnet_cc_b0_8e"])  # torchvision has no second
+def test_every_contender_trains_and_predicts(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(arch, 32, 2, CPU)
     for model, images in trainers(work, compiled=False).values():
         train_step(model, images)()
         assert all(p.grad is None for p in model.parameters())

@@ -97,7 +97,7 @@ def test_a_tag_gives_the_sizes_of_its_weights(capsys: Capture) -> None:
     ("name", "message"),
     [
         ("efficientnet_b9", "no architecture 'efficientnet_b9'; did you mean efficientnet_b8"),
-        ("b1", "no architecture 'b1'; did you mean efficientnet_b1, efficientnetv2_b1?\n"),
+        ("b1", "no architecture 'b1'; did you mean efficientnet_b1, efficientnetv2_b1, efficientnet_cc_b1_8e?\n"),
         ("resnet50", "no architecture 'resnet50'; `timm-effnet-ext list` prints them\n"),
         ("efficientnet_lite0.in22k", "hucorz_efficientnet_lite0 has no weights 'in22k', only in1k"),
     ],

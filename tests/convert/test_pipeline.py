@@ -35,6 +35,8 @@ REAL = [
     ("automl_v2_b0", "model.ckpt-4321", "raw", "hucorz_efficientnetv2_b0"),
     ("tpu_b0", "model.ckpt-4321.index", "ema", "hucorz_efficientnet_b0"),
     ("tpu_b0", "", "raw", "hucorz_efficientnet_b0"),
+    ("tpu_condconv_b0_4e", "", "ema", "hucorz_efficientnet_cc_b0_4e"),
+    ("tpu_condconv_b0_4e", "", "raw", "hucorz_efficientnet_cc_b0_4e"),
     ("tpu_lite0", "", "raw", "hucorz_efficientnet_lite0"),
     ("tpu_edgetpu_s", "", "raw", "hucorz_efficientnet_es"),
     ("automl_v2_b0_tf2", "object", "raw", "hucorz_efficientnetv2_b0"),
@@ -170,7 +172,7 @@ def test_a_missing_variable_is_named(tmp_path: Path) -> None:
 
 def test_something_else_is_told_by_its_names(tmp_path: Path) -> None:
     values = {"resnet/conv1/kernel": np.ones((7, 7, 3, 64), np.float32), "resnet/fc/bias": np.ones(10, np.float32)}
-    with pytest.raises(NameMappingError, match=r"none of the 26 architectures.*resnet/conv1/kernel"):
+    with pytest.raises(NameMappingError, match=r"none of the 29 architectures.*resnet/conv1/kernel"):
         convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
 
 
@@ -334,6 +336,14 @@ def test_the_folder_is_complete_and_the_record_says_what_is_in_it(tmp_path: Path
     rows = {row["torch"]: row for row in record["mapping"]}
     assert rows["conv_stem.weight"]["source"] == "efficientnetv2-b0/stem/conv2d/kernel"
     assert rows["conv_stem.weight"]["perm"] == [3, 2, 0, 1]
+
+
+def test_the_mapping_says_how_experts_are_laid_out(tmp_path: Path) -> None:
+    report = convert(DATA / "tpu_condconv_b0_4e", tmp_path / "out", UNVERIFIED)
+    rows = {row["torch"]: row for row in report.mapping}
+    routed, plain = rows["blocks.4.0.conv_pw.weight"], rows["blocks.3.0.conv_pw.weight"]
+    assert (routed["shape"], routed["perm"], routed["kernel"]) == ((4, 384), (3, 2, 0, 1), (1, 1, 8, 48))
+    assert (plain["perm"], "kernel" in plain) == ((3, 2, 0, 1), False)
 
 
 def test_the_mapping_says_which_of_the_twins_was_read(tmp_path: Path) -> None:

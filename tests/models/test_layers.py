@@ -78,6 +78,8 @@ def test_the_smaller_side_of_a_strided_convolution_is_copied(out_chs: int, group
         dict(kernel_size=3, stride=3),
         dict(kernel_size=(1, 3), stride=(1, 2), bias=False),
         dict(kernel_size=1, groups=2),
+        dict(kernel_size=1, stride=2),
+        dict(kernel_size=(1, 3), stride=2),
     ],
     ids=str,
 )

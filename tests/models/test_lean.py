@@ -25,7 +25,9 @@ from benchmarks.measure import kept_bytes
 from tests.closeness import FLOAT32, FLOAT64, assert_close, assert_each_close
 from tests.small_models import SMALL
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
+from timm_effnet_ext.models.condconv import CondConv2d
 
+ROUTED_OR_NOT = ("efficientnet_b0", "efficientnet_cc_b0_4e")
 STOCHASTIC = dict(drop_rate=0.2, drop_path_rate=0.3)
 
 
@@ -156,8 +158,9 @@ def test_the_gradient_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype: torch.dtype) -> None:
-    model, lean = pair("efficientnet_b0", torch.float32)
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_autocast(name: str, dtype: torch.dtype) -> None:
+    model, lean = pair(name, torch.float32)
     exact = copy.deepcopy(model)
     x = images(dtype=torch.float32)
     run(exact, x)
@@ -175,8 +178,9 @@ def grad_distance(a: nn.Module, b: nn.Module) -> float:
     return float(torch.cat([(p.grad - q.grad).flatten() for p, q in pairs]).norm())
 
 
-def test_bfloat16_parameters() -> None:
-    model, lean = pair("efficientnet_b0", torch.bfloat16)
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_bfloat16_parameters(name: str) -> None:
+    model, lean = pair(name, torch.bfloat16)
     x = images(dtype=torch.bfloat16)
     assert torch.equal(run(lean, x), run(model, x))
     assert all(p.grad.dtype == torch.bfloat16 for p in lean.parameters())
@@ -218,9 +222,10 @@ def test_unknown_layers_are_named_in_one_line(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_known_layers_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_known_layers_say_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        timm.create_model("hucorz_efficientnet_b0", **SMALL, lean=True)
+        timm.create_model(PREFIX + name, **SMALL, lean=True)
     assert not caplog.records
 
 
@@ -251,8 +256,9 @@ def test_layers_that_only_look_known_are_called(name: str, layer: nn.Module) -> 
 
 @pytest.mark.parametrize("path", ["conv_stem", "bn1", "blocks", "blocks.2", "blocks.1.0", "blocks.1.0.conv_dw",
                                   "blocks.1.0.bn2", "blocks.1.0.bn2.act", "blocks.1.0.bn2.drop", "blocks.1.0.se",
-                                  "blocks.1.0.se.gate", "blocks.4.1.drop_path", "conv_head"])  # fmt: skip
-@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
+                                  "blocks.1.0.se.gate", "blocks.4.1.drop_path", "blocks.4.0.conv_pw",
+                                  "blocks.4.0.conv_dw", "blocks.4.1", "conv_head"])  # fmt: skip
+@pytest.mark.parametrize("name", [*ROUTED_OR_NOT, "efficientnet_lite0"])
 def test_hooks_see_what_they_see_without_it(path: str, name: str) -> None:
     models = pair(name, depth_mult=0.6, drop_path_rate=0.2)
     if name == "efficientnet_lite0" and path.endswith("gate"):
@@ -282,8 +288,9 @@ def test_one_value_a_channel_has_no_variance() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_an_empty_batch(training: bool) -> None:
-    _, lean = pair("efficientnet_b0")
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_an_empty_batch(name: str, training: bool) -> None:
+    _, lean = pair(name)
     output = lean.train(training)(images()[:0])
     output.sum().backward()
     assert output.shape == (0, 5)
@@ -303,9 +310,10 @@ def test_replicas_of_data_parallel_train_all_parameters() -> None:
     assert all(p.grad is not None for p in lean.parameters())
 
 
-def test_gradients_in_batches() -> None:
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_gradients_in_batches(name: str) -> None:
     found = []
-    for model in pair("efficientnet_b0"):
+    for model in pair(name):
         x = images().requires_grad_()
         output = model(x)[0]
         (grads,) = torch.autograd.grad(output, x, torch.eye(len(output), dtype=x.dtype), is_grads_batched=True)
@@ -313,8 +321,9 @@ def test_gradients_in_batches() -> None:
     assert_close(found[1], found[0], FLOAT64)
 
 
-def test_transforms_of_torch_func() -> None:
-    model, lean = pair("efficientnet_b0")
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_transforms_of_torch_func(name: str) -> None:
+    model, lean = pair(name)
     found = [torch.func.grad(lambda x, m=m: m(x).square().sum())(images()) for m in (model.eval(), lean.eval())]
     assert torch.equal(*found)
 
@@ -338,19 +347,20 @@ def freeze_norms(model: Any) -> None:
 
 def freeze_convolutions(model: Any) -> None:
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv2d, CondConv2d)):
             module.requires_grad_(False)
 
 
 def freeze_stages(model: Any) -> None:
-    model.freeze("blocks.1-2")
+    model.freeze("blocks.1-2,blocks.5")
 
 
 @pytest.mark.parametrize(
     "freeze", [freeze_half, freeze_statistics, freeze_batch_norm_2d, freeze_norms, freeze_convolutions, freeze_stages]
 )
-def test_frozen_parts(freeze: Callable[[Any], None]) -> None:
-    model, lean = pair("efficientnet_b0")
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_frozen_parts(name: str, freeze: Callable[[Any], None]) -> None:
+    model, lean = pair(name)
     freeze(model), freeze(lean)
     x = images()
     expected, output = run(model, x), run(lean, x)

@@ -14,7 +14,14 @@ from tests.small_models import images, twins
 from timm_effnet_ext.arch.layout import layers, state_shapes
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
 
-SMALL = ("efficientnet_b0", "efficientnet_es", "efficientnet_lite0", "efficientnetv2_b0", "efficientnetv2_s")
+SMALL = (
+    "efficientnet_b0",
+    "efficientnet_cc_b0_4e",
+    "efficientnet_es",
+    "efficientnet_lite0",
+    "efficientnetv2_b0",
+    "efficientnetv2_s",
+)
 EACH = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in ARCHS]
 SIZES = [(64, 64), (75, 91), (97, 64)]
 # Rounding differs only where the order of sums does (padding done by the convolution or before it).

@@ -55,7 +55,7 @@ STEPS = (
     ours("convert", BUNDLE, "-o", "flowers", "--weights", "ema", "--reference", BUNDLE / "reference_ema.npz",
          line="wrote +flowers: hucorz_efficientnet_b0, verified"),
     ours("predict", "flowers", "photo.png", "--cam", "why.png", line=r" +0\.\d+ +\d\b.*"),
-    ours("run", "count.py", line="26"),
+    ours("run", "count.py", line="29"),
     ours("plot", ".", code=1, line=r"error: plot needs matplotlib: pip install 'timm_effnet_ext\[plot\]'"),
 )  # fmt: skip
 

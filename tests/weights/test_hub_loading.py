@@ -244,7 +244,7 @@ BAD_FILES: dict[str, tuple[Callable[[nn.Module], dict[str, bytes]], str]] = {
     ),
     "foreign": (
         lambda model: hub_files(model, {"fc.weight": torch.ones(3, 2)}),
-        r"alice/small: the weights are another model's. It fits none of the 26 architectures",
+        r"alice/small: the weights are another model's. It fits none of the 29 architectures",
     ),
     "another model": (
         lambda model: hub_files(timm.create_model("hucorz_efficientnet_lite0", **SMALL)),

@@ -11,7 +11,7 @@ from timm_effnet_ext.arch.layout import COUNTER_LEAF, Shape, block_layers, layer
 from timm_effnet_ext.arch.rows import ARCHS, Arch
 
 STEPS = (0.25, 0.1, 0.05, 0.01, 0.001)  # a multiplier is looked for among multiples of these, the coarsest first
-_PROJECTIONS = ("conv_pwl", "conv_pw", "conv")  # the first of them that a block has gives its output channels
+_LAST_NORMS = ("bn3", "bn2", "bn1")  # the first of them that a block has gives its output channels
 
 
 class Match(NamedTuple):
@@ -121,9 +121,9 @@ def _look(shapes: Mapping[str, Shape]) -> _Seen | None:
         return None
     widths = []
     for stage in range(len(indices)):
-        names = (f"blocks.{stage}.0.{name}.weight" for name in _PROJECTIONS)
+        names = (f"blocks.{stage}.0.{name}.weight" for name in _LAST_NORMS)
         weight = next((shapes[name] for name in names if name in shapes), ())
-        if len(weight) != 4:
+        if len(weight) != 1:
             return None
         widths.append(weight[0])
     return _Seen(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from timm_effnet_ext.arch.rows import Arch, Block
 
 Shape = tuple[int, ...]
-LayerKind = Literal["conv", "depthwise", "norm", "linear"]
-Role = Literal["stem", "expand", "depthwise", "se", "project", "head", "classifier"]
-"""What layers do together: a convolution and its norm, the two convolutions of an attention, or the classifier."""
+LayerKind = Literal["conv", "depthwise", "condconv", "depthwise_condconv", "norm", "linear"]
+Role = Literal["stem", "routing", "expand", "depthwise", "se", "project", "head", "classifier"]
+"""What layers do together: a convolution and its norm, the two convolutions of an attention, or one layer by itself."""
 
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
 COUNTER_LEAF = "num_batches_tracked"
@@ -29,13 +30,20 @@ class Layer(NamedTuple):
     stride: int = 1
     bias: bool = False
 
+    @property
+    def kernel_shape(self) -> Shape:
+        """The shape (O, I, kH, kW) of the kernel of a convolution, which a CondConv mixes from those of experts."""
+        return self.out_chs, 1 if "depthwise" in self.kind else self.in_chs, self.kernel, self.kernel
+
     def shapes(self) -> dict[str, Shape]:
         """Return the layer's leaves, e.g. {"weight": (O, I, kH, kW)}."""
         if self.kind == "norm":
             return dict.fromkeys(NORM_LEAVES, (self.out_chs,)) | {COUNTER_LEAF: ()}
-        weight: Shape = (self.out_chs, 1 if self.kind == "depthwise" else self.in_chs)
-        if self.kind != "linear":
-            weight += (self.kernel, self.kernel)
+        weight = self.kernel_shape
+        if self.kind == "linear":
+            weight = weight[:2]
+        elif "condconv" in self.kind and self.block is not None:
+            weight = (self.block.experts, math.prod(weight))
         return {"weight": weight} | ({"bias": (self.out_chs,)} if self.bias else {})
 
 
@@ -72,7 +80,7 @@ def layers(
 def block_layers(block: Block) -> Iterator[Layer]:
     """Yield the layers of one block, named below `blocks.{stage}.{index}`; module names are timm's."""
     i, m, r, o = block.in_chs, block.mid_chs, block.se_chs, block.out_chs
-    k, s = block.kernel, block.stride
+    k, s, e = block.kernel, block.stride, block.experts
     se = ("se", ("se.conv_reduce", "conv", m, r, 1, 1, True), ("se.conv_expand", "conv", r, m, 1, 1, True))
     parts: dict[tuple[str, bool], tuple[tuple, ...]] = {
         ("mb", True): (
@@ -92,6 +100,13 @@ def block_layers(block: Block) -> Iterator[Layer]:
             ("project", ("conv_pwl", "conv", m, o), ("bn2", "norm", o, o)),
         ),
         ("fused", False): (("project", ("conv", "conv", i, o, k, s), ("bn1", "norm", o, o)),),
+        ("cond", True): (
+            ("routing", ("routing_fn", "linear", i, e, 1, 1, True)),
+            ("expand", ("conv_pw", "condconv", i, m), ("bn1", "norm", m, m)),
+            ("depthwise", ("conv_dw", "depthwise_condconv", m, m, k, s), ("bn2", "norm", m, m)),
+            se,
+            ("project", ("conv_pwl", "condconv", m, o), ("bn3", "norm", o, o)),
+        ),
     }  # fmt: skip
     for role, *rows in parts[block.kind]:
         for name, *rest in rows if r or role != "se" else ():

@@ -1,4 +1,4 @@
-"""The 26 architectures as rows of data, and the rules that scale them (standard library only)."""
+"""The 29 architectures as rows of data, and the rules that scale them (standard library only)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ROUND_LIMIT = 0.9  # never round channels down by more than 10 %: tpu efficientn
 SE_RATIO = 0.25
 BN_EPS = 1e-3  # tensorflow/tpu efficientnet_builder.py `batch_norm_epsilon`
 
-Op = Literal["mb", "fused"]
+Op = Literal["mb", "fused", "cond"]
 
 
 class Stage(NamedTuple):
     """One row of a paper's architecture table.
 
-    `op` is MBConv ("mb") or Fused-MBConv ("fused"); without expansion they become a depthwise-separable
-    convolution and a plain convolution. `stride` belongs to the first block. `se` is the squeeze ratio
-    relative to the block's *input* channels (0: none).
+    `op` is MBConv ("mb"), Fused-MBConv ("fused"), or MBConv of CondConvs ("cond"), whose kernels are mixed for each
+    image; without expansion the first two become a depthwise-separable convolution and a plain convolution. `stride`
+    belongs to the first block. `se` is the squeeze ratio relative to the block's *input* channels (0: none).
     """
 
     op: Op
@@ -56,6 +56,7 @@ class Block:
     expand: int
     se_chs: int  # 0: no squeeze-and-excitation
     shortcut: bool
+    experts: int = 0  # kernels of each convolution that are mixed; 0: one, which is not
 
     @property
     def kind(self) -> tuple[Op, bool]:
@@ -83,6 +84,7 @@ class Arch:
     round_limit: float = ROUND_LIMIT
     fixed_ends: bool = False  # Lite: stem, head, and the depth of the first and last stage do not scale
     scale_head: bool = True
+    experts: int = 0  # of each convolution of its "cond" stages
 
     def blocks(self, width_mult: float = 1.0, depth_mult: float = 1.0) -> tuple[tuple[Block, ...], ...]:
         """Return the scaled blocks, stage by stage."""
@@ -107,6 +109,7 @@ class Arch:
                         expand=stage.expand,
                         se_chs=int(in_chs * stage.se) if stage.se else 0,
                         shortcut=stride == 1 and in_chs == out_chs and not stage.nominal_in_chs,
+                        experts=self.experts if stage.op == "cond" else 0,
                     )
                 )
                 in_chs = out_chs
@@ -183,6 +186,10 @@ V1 = (
 
 # EfficientNet-Lite: the same table without squeeze-and-excitation; tensorflow/tpu lite/efficientnet_lite_builder.py
 LITE = tuple(stage._replace(se=0.0) for stage in V1)
+
+# EfficientNet-CondConv (arXiv:1904.04971): the same table, its last three stages with CondConv;
+# tensorflow/tpu condconv/efficientnet_condconv_builder.py
+V1_COND = (*V1[:4], *(stage._replace(op="cond") for stage in V1[4:]))
 
 # EfficientNet-EdgeTPU: tensorflow/tpu edgetpu/efficientnet_edgetpu_builder.py
 EDGE = (
@@ -275,8 +282,9 @@ _Base = partial(Arch, round_limit=0.0)  # automl effnetv2_model.py `round_filter
 _Edge = partial(Arch, act="relu")
 
 # Sizes and dropout: tensorflow/tpu efficientnet_builder.py `efficientnet_params`, efficientnet_lite_builder.py,
-# efficientnet_edgetpu_builder.py; google/automl effnetv2_configs.py `efficientnetv2_params`. Of Lite3 and Lite4, which
-# these files evaluate at 280 and 300, timm's cfgs have 300 and 380: a pretrained model goes by its cfg.
+# efficientnet_edgetpu_builder.py, efficientnet_condconv_builder.py; google/automl effnetv2_configs.py
+# `efficientnetv2_params`. Of Lite3, Lite4 and the deeper CondConv, which these files evaluate at 280, 300 and 224,
+# timm's cfgs have 300, 380 and 240: a pretrained model goes by its cfg.
 ARCHS = _Archs([
     #      name                 stages   width depth train eval drop
     Arch(  "efficientnet_b0",    V1,      1.0,  1.0,  224,  224, 0.2),
@@ -305,6 +313,9 @@ ARCHS = _Archs([
     _Edge( "efficientnet_es",    EDGE,    1.0,  1.0,  224,  224, 0.2),
     _Edge( "efficientnet_em",    EDGE,    1.0,  1.1,  240,  240, 0.2),
     _Edge( "efficientnet_el",    EDGE,    1.2,  1.4,  300,  300, 0.3),
+    Arch(  "efficientnet_cc_b0_4e", V1_COND, 1.0, 1.0, 224, 224, 0.25, experts=4),
+    Arch(  "efficientnet_cc_b0_8e", V1_COND, 1.0, 1.0, 224, 224, 0.25, experts=8),
+    Arch(  "efficientnet_cc_b1_8e", V1_COND, 1.0, 1.1, 224, 224, 0.25, experts=8),
 ])  # fmt: skip
 
 

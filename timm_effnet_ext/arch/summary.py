@@ -15,7 +15,7 @@ from timm_effnet_ext.arch.rows import Arch, Stage
 
 PARAMETERS = ("weight", "bias")  # the leaves that are trained; timm counts them alone
 HEAD = "Conv1x1 & Pooling & FC"
-OPERATORS = {"mb": "MBConv", "fused": "Fused-MBConv"}
+OPERATORS = {"mb": "MBConv", "fused": "Fused-MBConv", "cond": "MBConv"}
 
 
 class StageRow(NamedTuple):
@@ -73,7 +73,7 @@ def summarize(
     lines = [
         ("Conv3x3", 2, arch.stem_width(width_mult), 1),
         *(
-            (_operator(row), row.stride, blocks[-1].out_chs, len(blocks))
+            (_operator(row, blocks[0].experts), row.stride, blocks[-1].out_chs, len(blocks))
             for row, blocks in zip(arch.stages, stages, strict=True)
         ),
         (HEAD, 1, arch.head_width(width_mult), 1),
@@ -89,13 +89,18 @@ def _stage(layer: Layer, head: int) -> int:
 
 
 def _macs(layer: Layer, size: int) -> int:
-    """Return the multiply-accumulates of one layer with an output of `size` x `size`; norms are folded away."""
+    """Return the multiply-accumulates of one layer with an output of `size` x `size`; norms are folded away.
+
+    A CondConv mixes all its experts' kernels once for an image.
+    """
     if layer.kind == "norm":
         return 0
-    is_pooled = layer.role in ("se", "classifier")
-    return math.prod(layer.shapes()["weight"]) * (1 if is_pooled else size**2)
+    is_pooled = layer.role in ("se", "routing", "classifier")
+    mixing = math.prod(layer.shapes()["weight"]) if "condconv" in layer.kind else 0
+    return math.prod(layer.kernel_shape) * (1 if is_pooled else size**2) + mixing
 
 
-def _operator(stage: Stage) -> str:
+def _operator(stage: Stage, experts: int) -> str:
     squeeze = f", SE{stage.se:g}" if stage.se else ""
-    return f"{OPERATORS[stage.op]}{stage.expand}, k{stage.kernel}x{stage.kernel}{squeeze}"
+    mixed = f", {experts} experts" if experts else ""
+    return f"{OPERATORS[stage.op]}{stage.expand}, k{stage.kernel}x{stage.kernel}{squeeze}{mixed}"

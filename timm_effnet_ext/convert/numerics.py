@@ -25,7 +25,7 @@ _TF_ONLY = frozenset(f"efficientnetv2_b{i}" for i in range(4))
 _FORMER_TAG = re.compile(r"_(ap|ns|ns_475|in21k|in21ft1k)")
 # What timm names like ours and builds otherwise: timm/models/efficientnet.py.
 _RELATIVE = re.compile(
-    r"(gc_)?efficientnetv2_rw_\w+|(tf_)?mixnet_\w+|(tf_)?efficientnet_cc_\w+|efficientnet_(blur|h|x)_\w+"
+    r"(gc_)?efficientnetv2_rw_\w+|(tf_)?mixnet_\w+|efficientnet_(blur|h|x)_\w+"
     r"|test_efficientnet\w*|efficientnet_\w+_(pruned|gn|evos)"
 )
 # A relative that is a scaled row of ours with PyTorch's numerics: row, width_mult, depth_mult.
@@ -37,7 +37,7 @@ SCALE: Mapping[str, Any] = {"width_mult": 1, "depth_mult": 1, "in_chans": 3}
 
 
 class TimmName(NamedTuple):
-    """A model of timm's or ours, read from a name; `row` is None for a relative that is none of the 26."""
+    """A model of timm's or ours, read from a name; `row` is None for a relative that is none of the 29."""
 
     name: str
     row: str | None
@@ -148,7 +148,7 @@ def _by_names(candidate: Candidate, statements: Iterable[Statement], model: str 
         return _numerics(asked.model_args, f"given: --model {asked.name}")
     for statement, name in named:
         if name.row is None:
-            raise NameMappingError(f"{statement.where} says {name.name}, which is none of the 26 architectures")
+            raise NameMappingError(f"{statement.where} says {name.name}, which is none of the 29 architectures")
     match = candidate.match
     relative = _SCALED_RELATIVES.get((row, match.width_mult, match.depth_mult))
     if relative is None and (not match.is_exact or row in _TF_ONLY):

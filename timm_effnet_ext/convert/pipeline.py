@@ -210,7 +210,10 @@ def _report(
 
 
 def _mapping(chosen: Selection) -> Iterator[dict[str, Any]]:
-    """Yield what each tensor is called here and there; `stored` is the key in the file, an EMA twin's perhaps."""
+    """Yield what each tensor is called here and there; `stored` is the key in the file, an EMA twin's perhaps.
+
+    `perm` is of the stored axes, or of each expert's kernel, `kernel` being its shape, where the rows are such.
+    """
     for entry in chosen.entries:
         stored = chosen.source[entry.source].name
         yield {
@@ -218,6 +221,7 @@ def _mapping(chosen: Selection) -> Iterator[dict[str, Any]]:
             "source": entry.source,
             "stored": stored,
             "perm": entry.layout.perm,
+            **({"kernel": entry.layout.kernel} if entry.layout.kernel else {}),
             "shape": entry.shape,
         }
 

@@ -219,7 +219,7 @@ def why_none(checkpoint: Checkpoint) -> str:
     shapes = {name: entry.shape for name, entry in checkpoint.variables.model.items()}
     for statement, name in names_of(checkpoint.statements):
         if name.row is None:
-            return f"{statement.where} says {name.name}, which is none of the 26 architectures"
+            return f"{statement.where} says {name.name}, which is none of the 29 architectures"
     dialects = dialects_for(checkpoint)
     for candidate in (*match.without_foreign(shapes, dialects), *match.without_classifier(shapes, dialects)):
         used = candidate.sources
@@ -227,7 +227,7 @@ def why_none(checkpoint: Checkpoint) -> str:
         return _left_over(candidate, len(used), left)
     found = match.nearest(shapes, dialects)
     if found is None:
-        return f"none of the 26 architectures, under any names that are known; it holds {first_few(shapes)}"
+        return f"none of the 29 architectures, under any names that are known; it holds {first_few(shapes)}"
     near = f"the nearest is {found.match} in dialect {found.dialect.name!r}"
     return f"fits no architecture; {near}, but {_misfit(found, shapes)}"
 

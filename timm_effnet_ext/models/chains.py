@@ -12,12 +12,13 @@ from torch import nn
 from timm_effnet_ext.arch.layout import block_layers
 from timm_effnet_ext.arch.rows import Block
 from timm_effnet_ext.hosts import is_intercepted
-from timm_effnet_ext.models.layers import BLOCKS, DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
+from timm_effnet_ext.models.blocks import BLOCKS, CondMBConv, DepthwiseSeparableConv, FusedConv, FusedMBConv, MBConv
 
 Names = tuple[str, str, str | None]
 """A convolution, its norm and its attention, by attribute name."""
 
-_CHAINED = (MBConv, DepthwiseSeparableConv, FusedMBConv, FusedConv)  # nothing but a chain and a shortcut
+# Nothing but a chain and a shortcut; the convolutions of a CondMBConv take its routing, too.
+_CHAINED = (MBConv, CondMBConv, DepthwiseSeparableConv, FusedMBConv, FusedConv)
 
 
 def _chain(kind: tuple[Any, bool]) -> tuple[Names, ...]:
@@ -25,7 +26,8 @@ def _chain(kind: tuple[Any, bool]) -> tuple[Names, ...]:
     op, expands = kind
     block = Block(0, 0, op, 1, 1, 1, kernel=1, stride=1, expand=2 if expands else 1, se_chs=1, shortcut=False)
     names: list[Names] = []
-    for role, layers in groupby(block_layers(block), key=attrgetter("role")):
+    chained = (layer for layer in block_layers(block) if layer.role != "routing")
+    for role, layers in groupby(chained, key=attrgetter("role")):
         first, second = (layer.name.split(".")[3] for layer in layers)
         if role == "se":  # both are within the attention, which belongs to the convolution before it
             conv, norm, _ = names.pop()

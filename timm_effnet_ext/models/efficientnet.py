@@ -10,13 +10,13 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from timm_effnet_ext.arch.rows import Arch
-from timm_effnet_ext.models.layers import init_weights
+from timm_effnet_ext.models.blocks import init_weights
 from timm_effnet_ext.models.lean import lean_applies, lean_features
 from timm_effnet_ext.models.trunk import Trunk
 
 
 class EfficientNet(Trunk):
-    """EfficientNet v1, v2, Lite or EdgeTPU classifier.
+    """EfficientNet v1, v2, Lite, EdgeTPU or CondConv classifier.
 
     Parameter names and shapes are those of timm's `tf_*` model of the same architecture.
 

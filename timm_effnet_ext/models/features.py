@@ -9,7 +9,7 @@ from timm.models import FeatureHooks, FeatureInfo, checkpoint
 from torch import Tensor
 
 from timm_effnet_ext.arch.rows import Arch
-from timm_effnet_ext.models.layers import init_weights
+from timm_effnet_ext.models.blocks import init_weights
 from timm_effnet_ext.models.lean import lean_applies, lean_stages
 from timm_effnet_ext.models.trunk import Trunk
 

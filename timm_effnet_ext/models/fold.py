@@ -11,12 +11,13 @@ from torch import nn
 
 from timm_effnet_ext.hosts import has_own_forward, is_intercepted
 from timm_effnet_ext.models.chains import Link, model_links
+from timm_effnet_ext.models.condconv import CondConv2d
 from timm_effnet_ext.models.layers import FrozenBatchNorm, StridedSameConv2d
 
 Model = TypeVar("Model", bound=nn.Module)
 
 # Exactly these: a class derived from one of them may compute something else from the same weight.
-_CONVS = (nn.Conv2d, Conv2dSame, StridedSameConv2d)
+_CONVS = (nn.Conv2d, Conv2dSame, StridedSameConv2d, CondConv2d)
 _NORMS = (BatchNormAct2d, FrozenBatchNormAct2d, FrozenBatchNorm)
 
 
@@ -49,14 +50,15 @@ def _is_foldable(link: Link) -> bool:
 
 @torch.no_grad()
 def _fold(link: Link) -> None:
-    """Scale the convolution's filters as the norm would scale its outputs, and leave the activation in its place."""
+    """Scale the convolution's filters, each expert's, as the norm would its outputs; the activation takes its place."""
     conv, norm = link.conv, link.norm
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight
     shift = -norm.running_mean * scale
     shift = shift if norm.bias is None else shift + norm.bias
     shift = shift if conv.bias is None else shift + conv.bias * scale
-    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    filters = conv.weight.reshape(getattr(conv, "num_experts", 1), conv.out_channels, -1)
+    weight = (filters * scale.view(-1, 1)).view(conv.weight.shape)
     conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
     conv.bias = nn.Parameter(shift.to(conv.weight), requires_grad=False)
     setattr(link.owner, link.norm_name, norm.act)

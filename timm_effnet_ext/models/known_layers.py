@@ -11,6 +11,7 @@ from torch import nn
 
 from timm_effnet_ext.hosts import ACTIVATION_MODULES, is_intercepted
 from timm_effnet_ext.models.chains import model_links
+from timm_effnet_ext.models.condconv import CondConv2d
 from timm_effnet_ext.models.layers import FrozenBatchNorm, SiLU, SqueezeExcite, StridedSameConv2d
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ def is_known_conv(conv: Any) -> bool:
 
 
 def _is_plain(conv: Any) -> bool:
+    if type(conv) is CondConv2d:
+        return True
     return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 

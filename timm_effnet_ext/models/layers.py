@@ -1,31 +1,14 @@
-"""The four block kinds of the EfficientNet papers and the layers that they are made of."""
+"""The layers that blocks are made of: what timm and torch do not have, or do slower."""
 # No postponed annotations here: TorchScript of an fx graph needs the types themselves.
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 import torch.fx
 import torch.nn.functional as F
-from timm.layers import (
-    BatchNormAct2d,
-    DropPath,
-    FrozenBatchNormAct2d,
-    create_act_layer,
-    create_conv2d,
-    get_act_layer,
-    get_attn,
-    get_norm_act_layer,
-    is_exporting,
-    pad_same,
-)
+from timm.layers import FrozenBatchNormAct2d, create_act_layer, is_exporting, pad_same
 from timm.models import register_notrace_module
 from torch import Tensor, nn
-
-from timm_effnet_ext.arch.rows import BN_EPS, Block
 
 
 def is_recorded(x: Tensor) -> bool:
@@ -47,6 +30,16 @@ class SiLU(nn.SiLU):
     def forward(self, input: Tensor) -> Tensor:
         is_free = not is_recorded(input) and not torch.is_grad_enabled()
         return F.silu(input, inplace=self.inplace and is_free)
+
+
+def pad_to_halve(x: Tensor, margin: tuple[int, int]) -> Tensor:
+    """Return `x` (B, C, H, W) with TensorFlow's SAME padding for a stride of 2 and a kernel of 2 * margin + 1 > 1.
+
+    One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the exporter
+    sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
+    """
+    (h, w), (ph, pw) = x.shape[-2:], margin
+    return F.pad(x, [(w + 1) // 2 * 2 - w + pw - 1, pw, (h + 1) // 2 * 2 - h + ph - 1, ph])
 
 
 @register_notrace_module
@@ -94,7 +87,8 @@ class StridedSameConv2d(nn.Conv2d):
         self.padding = padding
         self.margin = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         is_odd = self.kernel_size[0] % 2 == self.kernel_size[1] % 2 == 1
-        self.halves = is_odd and self.stride == (2, 2) and self.dilation == (1, 1)
+        is_wide = min(self.kernel_size) > 1  # SAME takes nothing away where a kernel of 1 has no use for a last pixel
+        self.halves = is_odd and is_wide and self.stride == (2, 2) and self.dilation == (1, 1)
         self.grows = out_channels >= 4 * in_channels
 
     def forward(self, input: Tensor) -> Tensor:
@@ -114,10 +108,7 @@ class StridedSameConv2d(nn.Conv2d):
     def _padded(self, x: Tensor) -> Tensor:
         if not self.halves:
             return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        # One graph for odd and even sizes: `size % 2` more padding before. Written with the output size, so that the
-        # exporter sees the output as (size + 1) // 2 and can bound the sizes of all later layers.
-        (h, w), (ph, pw) = x.shape[-2:], self.margin
-        return F.pad(x, [(w + 1) // 2 * 2 - w + pw - 1, pw, (h + 1) // 2 * 2 - h + ph - 1, ph])
+        return pad_to_halve(x, self.margin)
 
 
 @register_notrace_module
@@ -151,7 +142,7 @@ class FrozenBatchNorm(FrozenBatchNormAct2d):
 
 
 @torch.fx.wrap
-def _channel_means(x: Tensor) -> Tensor:
+def channel_means(x: Tensor) -> Tensor:
     """Return the means (B, C, 1, 1) of a feature map (B, C, H, W)."""
     if x.dtype == torch.float32 and not is_recorded(x):
         # The same value; but the backward of a mean fills a whole map with its gradient, that of a sum does not.
@@ -173,186 +164,8 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale(_channel_means(x))
+        return x * self.scale(channel_means(x))
 
     def scale(self, x_se: Tensor) -> Tensor:
         """Return the factors (B, C, 1, 1) for the channel means (B, C, 1, 1)."""
         return self.gate(self.conv_expand(self.act1(self.conv_reduce(x_se))))
-
-
-@dataclass(frozen=True)
-class LayerFactory:
-    """Makes the layers of one model: which convolution padding, norm, activation and SE its blocks are built with.
-
-    Args:
-        act_layer: Name or class of the activation.
-        norm_layer: Name, class or partial of the norm; None is BatchNorm with `bn_eps` and `bn_momentum`.
-        se_layer: Name or class of the attention that replaces squeeze-and-excitation; None keeps it.
-        pad_type: "same" (TensorFlow), "" (symmetric), or a number, as in timm's `create_conv2d`.
-        dd: `device` and `dtype` of the parameters.
-    """
-
-    act_layer: Any
-    norm_layer: Any = None
-    se_layer: Any = None
-    pad_type: Any = "same"
-    bn_eps: float = BN_EPS
-    bn_momentum: float = 0.1
-    dd: dict[str, Any] = field(default_factory=dict)
-
-    def conv(
-        self, in_chs: int, out_chs: int, kernel_size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1
-    ) -> nn.Module:
-        """Return a convolution without bias: (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride))."""
-        make = StridedSameConv2d if self.pad_type == "same" and stride > 1 else create_conv2d
-        return make(
-            in_chs, out_chs, kernel_size,
-            stride=stride, padding=self.pad_type, dilation=dilation, groups=groups, bias=False, **self.dd,
-        )  # fmt: skip
-
-    def norm_act(self, chs: int, *, apply_act: bool = True) -> nn.Module:
-        """Return the norm followed by the activation, or by nothing."""
-        layer = get_norm_act_layer(self.norm_layer or nn.BatchNorm2d, self._act)
-        base, given = (layer.func, layer.keywords) if isinstance(layer, partial) else (layer, {})
-        if base is BatchNormAct2d:
-            layer = partial(base, **{"eps": self.bn_eps, "momentum": self.bn_momentum, **given})
-        return layer(chs, apply_act=apply_act, inplace=apply_act, **self.dd)
-
-    def se(self, chs: int, rd_channels: int) -> nn.Module:
-        """Return the channel attention of a block; identity where `rd_channels` is 0."""
-        if not rd_channels:
-            return nn.Identity()
-        if self.se_layer is None:
-            return SqueezeExcite(chs, rd_channels, self._act, **self.dd)
-        layer: Callable[..., nn.Module] = get_attn(self.se_layer)
-        wanted = {"rd_channels": rd_channels, "act_layer": self._act, **self.dd}
-        accepted = inspect.signature(layer).parameters
-        any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-        return layer(chs, **{k: v for k, v in wanted.items() if any_name or k in accepted})
-
-    @property
-    def _act(self) -> type[nn.Module]:
-        layer = get_act_layer(self.act_layer)
-        return SiLU if layer is nn.SiLU else layer
-
-
-def _drop_path(rate: float) -> nn.Module:
-    return DropPath(rate) if rate else nn.Identity()
-
-
-class MBConv(nn.Module):
-    """Expand 1x1, depthwise k x k, squeeze-and-excitation, project 1x1 (arXiv:1801.04381, arXiv:1905.11946)."""
-
-    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
-        super().__init__()
-        self.has_skip = b.shortcut
-        self.conv_pw = make.conv(b.in_chs, b.mid_chs)
-        self.bn1 = make.norm_act(b.mid_chs)
-        self.conv_dw = make.conv(b.mid_chs, b.mid_chs, b.kernel, stride=stride, dilation=dilation, groups=b.mid_chs)
-        self.bn2 = make.norm_act(b.mid_chs)
-        self.se = make.se(b.mid_chs, b.se_chs)
-        self.conv_pwl = make.conv(b.mid_chs, b.out_chs)
-        self.bn3 = make.norm_act(b.out_chs, apply_act=False)
-        self.drop_path = _drop_path(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.bn1(self.conv_pw(x))
-        x = self.bn2(self.conv_dw(x))
-        x = self.se(x)
-        x = self.bn3(self.conv_pwl(x))
-        return self.drop_path(x) + shortcut if self.has_skip else x
-
-
-class DepthwiseSeparableConv(nn.Module):
-    """MBConv with expansion 1: depthwise k x k, squeeze-and-excitation, project 1x1."""
-
-    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
-        super().__init__()
-        self.has_skip = b.shortcut
-        self.conv_dw = make.conv(b.in_chs, b.in_chs, b.kernel, stride=stride, dilation=dilation, groups=b.in_chs)
-        self.bn1 = make.norm_act(b.in_chs)
-        self.se = make.se(b.in_chs, b.se_chs)
-        self.conv_pw = make.conv(b.in_chs, b.out_chs)
-        self.bn2 = make.norm_act(b.out_chs, apply_act=False)
-        self.drop_path = _drop_path(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.bn1(self.conv_dw(x))
-        x = self.se(x)
-        x = self.bn2(self.conv_pw(x))
-        return self.drop_path(x) + shortcut if self.has_skip else x
-
-
-class FusedMBConv(nn.Module):
-    """Expand k x k, squeeze-and-excitation, project 1x1 (arXiv:2104.00298 Figure 2)."""
-
-    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
-        super().__init__()
-        self.has_skip = b.shortcut
-        self.conv_exp = make.conv(b.in_chs, b.mid_chs, b.kernel, stride=stride, dilation=dilation)
-        self.bn1 = make.norm_act(b.mid_chs)
-        self.se = make.se(b.mid_chs, b.se_chs)
-        self.conv_pwl = make.conv(b.mid_chs, b.out_chs)
-        self.bn2 = make.norm_act(b.out_chs, apply_act=False)
-        self.drop_path = _drop_path(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.bn1(self.conv_exp(x))
-        x = self.se(x)
-        x = self.bn2(self.conv_pwl(x))
-        return self.drop_path(x) + shortcut if self.has_skip else x
-
-
-class FusedConv(nn.Module):
-    """Fused-MBConv with expansion 1: a plain k x k convolution, norm and activation."""
-
-    def __init__(self, b: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> None:
-        super().__init__()
-        self.has_skip = b.shortcut
-        self.conv = make.conv(b.in_chs, b.out_chs, b.kernel, stride=stride, dilation=dilation)
-        self.bn1 = make.norm_act(b.out_chs)
-        self.drop_path = _drop_path(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.bn1(self.conv(x))
-        return self.drop_path(x) + shortcut if self.has_skip else x
-
-
-BLOCKS: dict[tuple[str, bool], type[nn.Module]] = {
-    ("mb", True): MBConv,
-    ("mb", False): DepthwiseSeparableConv,
-    ("fused", True): FusedMBConv,
-    ("fused", False): FusedConv,
-}
-"""Block class by `Block.kind`: (operator, has an expansion convolution)."""
-
-
-def make_block(block: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> nn.Module:
-    """Return the module of one row; `stride` and `dilation` are those after `output_stride` was applied."""
-    return BLOCKS[block.kind](block, make, stride=stride, dilation=dilation, drop_path=drop_path)
-
-
-def init_weights(model: nn.Module) -> None:
-    """Draw the weights as Google's code does.
-
-    Convolutions are normal with variance 2 / fan_out, the classifier uniform within 1 / sqrt(classes), biases 0.
-    Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py `conv_kernel_initializer`,
-    `dense_kernel_initializer`.
-    """
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.is_meta:
-            continue  # nothing to draw, and torch is slow at it
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-            nn.init.normal_(module.weight, 0.0, (2.0 / fan_out) ** 0.5)
-        elif isinstance(module, nn.Linear):
-            limit = module.out_features**-0.5
-            nn.init.uniform_(module.weight, -limit, limit)
-        else:
-            continue
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

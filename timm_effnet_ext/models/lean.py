@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted
+from timm_effnet_ext.models.blocks import CondMBConv
 from timm_effnet_ext.models.chains import block_links, has_chain
 from timm_effnet_ext.models.known_layers import (
     is_known_act,
@@ -34,7 +34,8 @@ from timm_effnet_ext.models.known_layers import (
     is_known_norm,
     takes_statistics,
 )
-from timm_effnet_ext.models.layers import SqueezeExcite, StridedSameConv2d
+from timm_effnet_ext.models.layers import SqueezeExcite
+from timm_effnet_ext.models.lean_convolution import autocast_like_now, conv_gradients, convolve, convolve_leanly
 from timm_effnet_ext.models.memory_format import in_fast_format, is_eager
 
 _logger = logging.getLogger(__name__)
@@ -80,13 +81,16 @@ class Activation:
             self._norm = None
         return self._y
 
-    def into(self, conv: nn.Module, norm: nn.Module, attention: nn.Module | None = None) -> Activation:
-        """Return the output of `conv` with `norm` and `attention` still to come."""
-        if self._norm is not None and self._is_known() and is_known_conv(conv):
-            y, self._y = self._link(conv)
+    def into(
+        self, conv: Any, norm: nn.Module, attention: nn.Module | None = None, routing: Tensor | None = None
+    ) -> Activation:
+        """Return the output of `conv`, by the `routing` of a CondConv, with `norm` and `attention` still to come."""
+        is_known = is_known_conv(conv)
+        if self._norm is not None and self._is_known() and is_known:
+            y, self._y = self._link(conv, routing)
             self._norm = None
         else:
-            y = conv(self.value())
+            y = (convolve_leanly if is_known else convolve)(conv, self.value(), routing)
             self._is_kept = True
         return Activation(y, norm, attention)
 
@@ -104,14 +108,15 @@ class Activation:
             return False  # under autocast, timm's turns its input into float32
         return is_known_norm(norm) and is_known_act(norm.act) and is_known_attention(self._attention)
 
-    def _link(self, conv: nn.Module | None) -> tuple[Any, Tensor]:
+    def _link(self, conv: nn.Module | None, routing: Tensor | None = None) -> tuple[Any, Tensor]:
         norm: Any = self._norm
         link = _Modules(norm, norm.act, self._attention, conv)
         weights = () if self._attention is None else tuple(self._attention.parameters())
         conv_weight = None if conv is None else conv.weight
         return _Link.apply(
-            link, self._is_kept, self._y, self._shortcut, self._drop_mask, conv_weight, norm.weight, norm.bias, *weights
-        )
+            link, self._is_kept, self._y, self._shortcut, self._drop_mask, routing, conv_weight,
+            norm.weight, norm.bias, *weights,
+        )  # fmt: skip
 
     def _plain(self) -> Tensor:
         x = self._norm(self._y)  # type: ignore[misc]
@@ -130,32 +135,34 @@ class _Modules(NamedTuple):
 
 
 class _Link(Function):
-    """(conv output, shortcut, drop mask, parameters) -> (next conv output or None, its input)."""
+    """(conv output, shortcut, drop mask, routing, parameters) -> (next conv output or None, its input)."""
 
     @staticmethod
-    def forward(ctx, link, is_kept, y, shortcut, mask, weight, gamma, beta, *se_params):  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, link, is_kept, y, shortcut, mask, routing, weight, gamma, beta, *se_params
+    ):
         ctx.set_materialize_grads(False)
         ctx.link, ctx.training, ctx.is_kept = link, takes_statistics(link.norm), is_kept
-        ctx.autocast = _autocast_like_now(y.device.type)
+        ctx.autocast = autocast_like_now(y.device.type)
         with ctx.autocast:
             x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
             x = link.act(x)
             ctx.squeeze = None if link.attention is None else _Squeeze(link.attention, x)
             x = _combine(x, ctx.squeeze, mask, shortcut, overwrite=True)
-            out = None if link.conv is None else link.conv(x)
+            out = None if link.conv is None else convolve(link.conv, x, routing)
         source = None if out is None else x if is_kept else shortcut
-        ctx.save_for_backward(y, source, mask, weight, mean, invstd, gamma, beta)
+        ctx.save_for_backward(y, source, mask, routing, weight, mean, invstd, gamma, beta)
         return out, x
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out, d_x):  # type: ignore[no-untyped-def]
-        y, source, mask, weight, mean, invstd, gamma, beta = ctx.saved_tensors
-        _, _, _, needs_shortcut, _, needs_weight, needs_gamma, needs_beta, *needs_se = ctx.needs_input_grad
+        y, source, mask, routing, weight, mean, invstd, gamma, beta = ctx.saved_tensors
+        _, _, _, needs_shortcut, _, _, needs_weight, needs_gamma, needs_beta, *needs_se = ctx.needs_input_grad
         var = invstd.pow(-2)
         normalized: Any = None
         activated: Any = None
-        d_weight, d_se = None, [None] * len(needs_se)
+        d_routing, d_weight, d_se = None, None, [None] * len(needs_se)
         act = ctx.link.act
         if not isinstance(act, nn.Identity) or ctx.squeeze or (d_out is not None and not ctx.is_kept):
             normalized = activated = _normalize(y, gamma, beta, mean, var)
@@ -167,7 +174,7 @@ class _Link(Function):
         if d_out is not None:
             is_free = activated is normalized and not ctx.squeeze
             x = source if ctx.is_kept else _combine(activated.detach(), ctx.squeeze, mask, source, overwrite=is_free)
-            d_conv, d_weight = _conv_backward(ctx.link.conv, d_out, x, weight, needs_weight)
+            d_conv, d_routing, d_weight = conv_gradients(ctx.link.conv, d_out, x, routing, weight, needs_weight)
             d_x = d_conv if d_x is None else d_conv.add_(d_x)
             del x, d_conv
         d = d_x if mask is None else d_x * mask
@@ -187,7 +194,8 @@ class _Link(Function):
         d_y, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
             d, y, gamma, mean, var, mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
         )
-        return None, None, d_y, d_x if needs_shortcut else None, None, d_weight, d_gamma, d_beta, *d_se
+        d_shortcut = d_x if needs_shortcut else None
+        return None, None, d_y, d_shortcut, None, d_routing, d_weight, d_gamma, d_beta, *d_se
 
 
 class _Squeeze:
@@ -249,22 +257,6 @@ def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tenso
     return torch.ops.aten.native_batch_norm(y, gamma, beta, mean, var, False, 0.0, 0.0)[0]
 
 
-def _conv_backward(
-    conv: Any, d_out: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of the convolution's input and weight."""
-    padding = conv.padding
-    if type(conv) is StridedSameConv2d:
-        rows, cols = conv.surplus(x)
-        padding = [conv.margin[0] + rows, conv.margin[1] + cols]
-        d_out = F.pad(d_out, [cols, 0, rows, 0])
-    d_x, d_weight, _ = torch.ops.aten.convolution_backward(
-        d_out, x.to(d_out.dtype), weight.to(d_out.dtype), None,
-        conv.stride, padding, conv.dilation, False, [0, 0], conv.groups, [True, needs_weight, False],
-    )  # fmt: skip
-    return d_x.to(x.dtype), d_weight
-
-
 def _run(module: Any, x: Activation) -> Activation:
     """Return the output of a block, or of blocks in a row; others, and those with hooks, are called as they are."""
     if type(module) is nn.Sequential and not is_intercepted(module):
@@ -274,8 +266,9 @@ def _run(module: Any, x: Activation) -> Activation:
     if is_intercepted(module) or not has_chain(module) or not is_known_drop(module.drop_path):
         return Activation(module(x.value()))
     shortcut = x
+    routing = module.route(x.value()) if isinstance(module, CondMBConv) else None
     for link in block_links(module):
-        x = x.into(link.conv, link.norm, link.attention)
+        x = x.into(link.conv, link.norm, link.attention, routing)
     if module.has_skip:
         x.add(shortcut, module.drop_path)
     return x
@@ -288,10 +281,3 @@ def _out_of_place(act: nn.Module) -> nn.Module:
     twin: Any = copy.copy(act)
     twin.inplace = False
     return twin
-
-
-def _autocast_like_now(device_type: str) -> Any:
-    if not torch.is_autocast_enabled(device_type):
-        return nullcontext()
-    # No cache: a copy of a weight made without autograd must not meet eager code.
-    return torch.autocast(device_type, dtype=torch.get_autocast_dtype(device_type), cache_enabled=False)

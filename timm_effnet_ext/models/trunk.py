@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.arch.rows import BN_EPS, PREFIX, Arch, Block, drop_path_rates
 from timm_effnet_ext.files.hub_format import PREPROCESSING
+from timm_effnet_ext.models.blocks import LayerFactory, init_weights, make_block
 from timm_effnet_ext.models.freeze import Freezable
 from timm_effnet_ext.models.known_layers import warn_unknown
-from timm_effnet_ext.models.layers import LayerFactory, init_weights, make_block
 from timm_effnet_ext.models.memory_format import in_fast_format
 from timm_effnet_ext.weights.check import NUMERICS, check_state, find_without_values, place_values
 

@@ -183,7 +183,7 @@ def _check_shapes(
         what = f"the file is incomplete: {difference}"
     else:
         what = (
-            "the weights are another model's. It fits none of the 26 architectures; "
+            "the weights are another model's. It fits none of the 29 architectures; "
             f"if it is a TensorFlow, Keras or foreign file, convert it first. {difference}"
         )
     raise CheckpointFormatError(f"{where}: {what}")

@@ -21,7 +21,7 @@ from timm_effnet_ext.convert.dialects.pytorch import (
 )
 from timm_effnet_ext.convert.dialects.tensorflow import TF1, TF2_OBJECT, TF_DIALECTS
 from timm_effnet_ext.errors import NameMappingError
-from timm_effnet_ext.models.layers import BLOCKS
+from timm_effnet_ext.models.blocks import BLOCKS
 
 ALL = (*TF_DIALECTS, *KERAS_DIALECTS, *TORCH_DIALECTS)
 
@@ -38,9 +38,8 @@ def test_dialects_know_only_blocks_that_exist(dialect: Dialect) -> None:
     assert dialect.kinds <= BLOCKS.keys()
 
 
-def test_together_the_tensorflow_and_our_own_names_cover_every_block() -> None:
-    for dialect in (*TF_DIALECTS, TIMM):
-        assert dialect.kinds == BLOCKS.keys(), dialect.name
+def test_the_tensorflow_names_together_and_our_own_cover_every_block() -> None:
+    assert frozenset().union(*(dialect.kinds for dialect in TF_DIALECTS)) == TIMM.kinds == BLOCKS.keys()
 
 
 @pytest.mark.parametrize(("dialect", "arch"), PAIRS, ids=lambda value: getattr(value, "name", value))
@@ -52,6 +51,16 @@ def test_there_and_back_is_nothing_lost(dialect: Dialect, arch: str) -> None:
     for entry in entries:
         assert entry.layout.shape(entry.source_shape) == entry.shape
         assert entry.layout.inverse.shape(entry.shape) == entry.source_shape
+
+
+def test_each_expert_is_laid_out_as_the_kernel_that_it_is() -> None:
+    for entry in plan(ARCHS["efficientnet_cc_b0_4e"], TF1, width_mult=0.25):
+        if not entry.layout.kernel:
+            continue
+        values = np.arange(np.prod(entry.source_shape)).reshape(entry.source_shape)
+        expected = [row.reshape(entry.layout.kernel).transpose(entry.layout.perm).ravel() for row in values]
+        assert np.array_equal(entry.layout.apply(values), expected)
+        assert np.array_equal(entry.layout.inverse.apply(entry.layout.apply(values)), values)
 
 
 @pytest.mark.parametrize("layout", [entry.layout for entry in plan(ARCHS["efficientnet_b0"], TF1)[:12]])
@@ -66,7 +75,15 @@ def test_layouts_are_undone_by_their_inverse(layout: Layout) -> None:
     [
         pair
         for pair in PAIRS
-        if pair[1] in ("efficientnet_b0", "efficientnet_b7", "efficientnetv2_s", "efficientnet_lite4")
+        if pair[1]
+        in (
+            "efficientnet_b0",
+            "efficientnet_b7",
+            "efficientnetv2_s",
+            "efficientnet_lite4",
+            "efficientnet_cc_b0_4e",
+            "efficientnet_cc_b0_8e",
+        )
     ],
     ids=lambda value: getattr(value, "name", value),
 )
@@ -93,6 +110,11 @@ def test_the_scope_decides_between_rows_that_are_scaled_alike() -> None:
         found = identify({entry.source: entry.source_shape for entry in entries}, TF_DIALECTS)
         assert len(found) > 1
         assert found[0].match.arch_name == name
+    for name, scope in (("efficientnet_cc_b0_8e", "b0-8e/"), ("efficientnet_cc_b1_8e", "b0-8e-depth/")):
+        entries = plan(ARCHS[name], TF1, prefix=f"efficientnet-condconv-{scope}", depth_mult=0.25)
+        found = identify({entry.source: entry.source_shape for entry in entries}, TF_DIALECTS)
+        assert len(found) > 1
+        assert found[0].match.arch_name == name
     edge = plan(ARCHS["efficientnet_es"], TF1, prefix="efficientnet-edgetpu-L/", width_mult=0.25, depth_mult=0.25)
     assert identify({e.source: e.source_shape for e in edge}, TF_DIALECTS)[0].match.arch_name == "efficientnet_el"
 
@@ -114,6 +136,13 @@ def test_a_block_that_a_dialect_does_not_know_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("dialect", "arch", "ours", "theirs"),
     [
+        (TF1, "efficientnet_cc_b0_4e", "blocks.3.2.conv_pwl", "blocks_7/conv2d_1"),
+        (TF1, "efficientnet_cc_b0_4e", "blocks.4.0.routing_fn", "blocks_8/dense"),
+        (TF1, "efficientnet_cc_b0_4e", "blocks.4.0.conv_pw", "model/blocks_8/cond_conv2d_1"),
+        (TF1, "efficientnet_cc_b0_4e", "blocks.4.0.conv_dw", "model/blocks_8/depthwise_cond_conv2d"),
+        (TF1, "efficientnet_cc_b1_8e", "blocks.6.1.conv_pw", "model/blocks_22/cond_conv2d_31"),
+        (TF1, "efficientnet_cc_b1_8e", "blocks.6.1.conv_dw", "model/blocks_22/depthwise_cond_conv2d_10"),
+        (TF1, "efficientnet_cc_b1_8e", "blocks.6.1.conv_pwl", "model/blocks_22/cond_conv2d_32"),
         (TF2_OBJECT, "efficientnet_b0", "blocks.0.0.bn1", "_blocks/0/_norm1"),
         (TF2_OBJECT, "efficientnet_b0", "blocks.0.0.bn2", "_blocks/0/_norm2"),
         (TF2_OBJECT, "efficientnetv2_b0", "blocks.0.0.bn1", "_blocks/0/_norm1"),

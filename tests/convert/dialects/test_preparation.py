@@ -12,8 +12,9 @@ from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.preparation import by_google, crop_share
 
-# timm registers larger sizes and bilinear; Google: tpu lite/efficientnet_lite_builder.py `efficientnet_lite_params`.
-OTHER_SIZE = {"efficientnet_lite3", "efficientnet_lite4"}
+# timm registers larger sizes and bilinear; Google: tpu lite/efficientnet_lite_builder.py `efficientnet_lite_params`,
+# condconv/efficientnet_condconv_builder.py `efficientnet_condconv_params`.
+OTHER_SIZE = {"efficientnet_lite3", "efficientnet_lite4", "efficientnet_cc_b1_8e"}
 # timm resizes these by their shorter side; Google's code to a square: automl preprocessing.py `preprocess_for_eval`.
 OTHER_CROP = {"efficientnetv2_s"}
 

@@ -24,24 +24,37 @@ from timm_effnet_ext.errors import NameMappingError
 
 
 class Layout(NamedTuple):
-    """How a source's axes become torch's: `array.transpose(perm)`; no axes (): as they are."""
+    """How a source's axes become torch's: `array.transpose(perm)`; no axes (): as they are.
+
+    Where the rows of a matrix are the kernels of experts, `kernel` is the shape of one in the source, and `perm` is of
+    each.
+    """
 
     perm: tuple[int, ...] = ()
+    kernel: Shape = ()
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Return a source array as torch has it, without a copy."""
-        return array.transpose(self.perm) if self.perm else array
+        """Return a source array as torch has it, without a copy unless it holds experts."""
+        if not self.kernel:
+            return array.transpose(self.perm) if self.perm else array
+        kernels = array.reshape(-1, *self.kernel).transpose(0, *(axis + 1 for axis in self.perm))
+        return kernels.reshape(array.shape)
 
     def shape(self, source: Shape) -> Shape | None:
         """Return the torch shape of a source shape, or None where the rank is another."""
-        if not self.perm:
+        if not self.perm or self.kernel:
             return source
         return tuple(source[axis] for axis in self.perm) if len(source) == len(self.perm) else None
 
     @property
     def inverse(self) -> Layout:
         """The layout of the way back."""
-        return Layout(tuple(sorted(range(len(self.perm)), key=self.perm.__getitem__)))
+        back = tuple(sorted(range(len(self.perm)), key=self.perm.__getitem__))
+        return Layout(back, tuple(self.kernel[axis] for axis in self.perm) if self.kernel else ())
+
+    def of_experts(self, kernel: Shape) -> Layout:
+        """Return the layout of a matrix of kernels that have this shape in torch."""
+        return self._replace(kernel=self.inverse.shape(kernel) or ()) if self.perm else self
 
 
 SAME = Layout()
@@ -76,6 +89,7 @@ Names = tuple[str, ...]
 BlockKind = tuple[Op, bool]
 MB: frozenset[BlockKind] = frozenset({("mb", True), ("mb", False)})
 FUSED: frozenset[BlockKind] = frozenset({("fused", True), ("fused", False)})
+COND: frozenset[BlockKind] = frozenset({("cond", True)})
 
 _NTH = "{nth}"
 
@@ -100,7 +114,7 @@ class Dialect:
     `{size}`, `{size_block}` and `{sizes}` are the same, where stages that keep the size of the maps count as one with
     the stage before them.
     `{nth}` tells apart layers that would have the same name: "" for the first, then _1, _2, …. `{timm}` is timm's own
-    name of a layer, below the block.
+    name of a layer, below the block. `alike` gives further numbers by how many blocks of the same kind stand before.
 
     What comes with the names is part of the dialect: `numerics` gives the arguments of our model with which it computes
     as the code that has these names does, or is None where several codes have them; `first_shortcut` says whether the
@@ -121,6 +135,7 @@ class Dialect:
     first_shortcut: bool = True
     preparation: Preparation = by_google
     note: str | None = None
+    alike: Callable[[int], Mapping[str, str]] | None = None
     head_eps: float | None = None
 
     def __post_init__(self) -> None:
@@ -176,7 +191,9 @@ def plan(
         for leaf in dialect.leaves[layer.kind]:
             if leaf.torch in shapes:
                 source = f"{prefix}{name}{dialect.sep}{leaf.source}"
-                entries.append(Entry(f"{layer.name}.{leaf.torch}", source, leaf.layout, shapes[leaf.torch]))
+                is_matrix = "condconv" in layer.kind
+                layout = leaf.layout.of_experts(layer.kernel_shape) if is_matrix else leaf.layout
+                entries.append(Entry(f"{layer.name}.{leaf.torch}", source, layout, shapes[leaf.torch]))
     to_source(entries), to_torch(entries)
     return tuple(entries)
 
@@ -203,8 +220,12 @@ def _named(
 ) -> Iterator[tuple[Layer, str]]:
     """Yield every layer with its source name; `depths` has the number of blocks of each stage."""
     seen: Counter[str] = Counter()
+    alike: Counter[BlockKind] = Counter()
     for block, part in groupby(network, key=attrgetter("block")):
         numbers = _numbers(block, arch, depths)
+        if block is not None and dialect.alike is not None:
+            numbers |= dialect.alike(alike[block.kind])
+            alike[block.kind] += 1
         for role, group in groupby(part, key=attrgetter("role")):
             for layer, template in zip(group, dialect.templates(role, block and block.kind), strict=True):
                 numbers["timm"] = layer.name.split(".", 3)[-1]

@@ -18,7 +18,7 @@ from timm_effnet_ext.errors import first_few
 _MAX_DEPTH_MULT = 64.0
 _MAX_SCOPES = 8  # that are tried for a checkpoint that fits nothing
 _NUMBER = re.compile(r"\d+")
-_EDGETPU = re.compile(r"efficientnet_edgetpu_([sml])")
+_SCOPES = (("edgetpu_", "e"), ("condconv", "cc"), ("b0_8e_depth", "b1_8e"))  # Google's words for parts of our names
 _MIN_SHARED = 0.1  # of the names, before an architecture is called the nearest
 
 
@@ -58,7 +58,9 @@ class Candidate(NamedTuple):
     def is_named(self) -> bool:
         """Whether the scope that Google's code puts before all names is this architecture's."""
         name = self.prefix.rstrip("/").replace("-", "_").lower()
-        return _EDGETPU.sub(r"efficientnet_e\1", name) == self.match.arch_name
+        for theirs, ours in _SCOPES:
+            name = name.replace(theirs, ours)
+        return name == self.match.arch_name
 
     def network(self) -> tuple[object, ...]:
         """Return what tells it from a reading that computes something else."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch.rows import EDGE, LITE, V1, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
+from timm_effnet_ext.arch.rows import EDGE, LITE, V1, V1_COND, V2_BASE, V2_L, V2_M, V2_S, V2_XL, Arch
 
 Channels = tuple[float, ...]
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -15,11 +15,11 @@ MINUS_127 = ((127 / 255,) * 3, (128 / 255,) * 3)
 MINUS_128 = ((128 / 255,) * 3, (128 / 255,) * 3)
 
 # mean and std by stage table: tensorflow/tpu efficientnet_builder.py, lite/efficientnet_lite_builder.py,
-# edgetpu/efficientnet_edgetpu_builder.py (MEAN_RGB, STDDEV_RGB); google/automl efficientnetv2/infer.py,
-# preprocessing.py.
+# edgetpu/efficientnet_edgetpu_builder.py, condconv/efficientnet_condconv_builder.py (MEAN_RGB, STDDEV_RGB);
+# google/automl efficientnetv2/infer.py, preprocessing.py.
 NORMALISATION = {
     V1: IMAGENET, V2_BASE: IMAGENET,
-    LITE: MINUS_127, EDGE: MINUS_127,
+    LITE: MINUS_127, EDGE: MINUS_127, V1_COND: MINUS_127,
     V2_S: MINUS_128, V2_M: MINUS_128, V2_L: MINUS_128, V2_XL: MINUS_128,
 }  # fmt: skip
 

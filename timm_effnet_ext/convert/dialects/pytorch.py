@@ -9,7 +9,7 @@ from typing import Any
 
 from timm_effnet_ext.arch.layout import NORM_LEAVES, LayerKind
 from timm_effnet_ext.arch.rows import Arch
-from timm_effnet_ext.convert.dialects.dialect import FUSED, MB, Dialect, Leaf, Names
+from timm_effnet_ext.convert.dialects.dialect import COND, FUSED, MB, Dialect, Leaf, Names
 from timm_effnet_ext.convert.dialects.pytorch_preparation import (
     by_mmpretrain_v2,
     by_torchvision,
@@ -21,6 +21,8 @@ _WEIGHT, _BIAS = Leaf("weight", "weight"), Leaf("bias", "bias")
 _LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
     "conv": (_WEIGHT, _BIAS),
     "depthwise": (_WEIGHT,),
+    "condconv": (_WEIGHT,),
+    "depthwise_condconv": (_WEIGHT,),
     "norm": tuple(Leaf(leaf, leaf) for leaf in NORM_LEAVES),
     "linear": (_WEIGHT, _BIAS),
 }
@@ -49,9 +51,11 @@ _TIMM: Names = ("{timm}", "{timm}")
 TIMM = _Torch(
     name="timm",
     numerics=None,
+    kinds=MB | FUSED | COND,
     block="blocks.{stage}.{block}.",
     names={
         "stem": ("conv_stem", "bn1"),
+        "routing": ("{timm}",),
         "expand": _TIMM,
         "depthwise": _TIMM,
         "se": _TIMM,

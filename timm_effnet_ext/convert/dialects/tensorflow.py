@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from timm_effnet_ext.arch.layout import LayerKind
-from timm_effnet_ext.convert.dialects.dialect import FUSED, HWCM_TO_CMHW, HWIO_TO_OIHW, IO_TO_OI, Dialect, Leaf
+from timm_effnet_ext.convert.dialects.dialect import (
+    COND,
+    FUSED,
+    HWCM_TO_CMHW,
+    HWIO_TO_OIHW,
+    IO_TO_OI,
+    MB,
+    Dialect,
+    Leaf,
+)
 
 BN_LEAVES = (
     Leaf("weight", "gamma"),
@@ -17,25 +26,50 @@ BN_LEAVES = (
 TF_LEAVES: Mapping[LayerKind, tuple[Leaf, ...]] = {
     "conv": (Leaf("weight", "kernel", HWIO_TO_OIHW), Leaf("bias", "bias")),
     "depthwise": (Leaf("weight", "depthwise_kernel", HWCM_TO_CMHW),),
+    "condconv": (Leaf("weight", "condconv_kernel", HWIO_TO_OIHW),),
+    "depthwise_condconv": (Leaf("weight", "depthwise_condconv_kernel", HWCM_TO_CMHW),),
     "norm": BN_LEAVES,
     "linear": (Leaf("weight", "kernel", IO_TO_OI), Leaf("bias", "bias")),
 }
 
+
+def _keras_layers(before: int) -> Mapping[str, str]:
+    """Return how Keras, which counts layers through the whole graph, numbers the CondConvs of a block.
+
+    Source: tensorflow/tpu efficientnet_model.py `MBConvBlock._build`, which makes a `_fused_conv` that it never calls.
+    """
+    made = 3 * before
+    return {"expand": f"_{made + 1}", "depthwise": f"_{before}" if before else "", "project": f"_{made + 2}"}
+
+
 # Variables of tensorflow/tpu efficientnet and of published google/automl efficientnetv2 checkpoints. Layers of one type
 # are numbered in their order of creation within a scope: tensorflow/tpu efficientnet_model.py, google/automl
-# efficientnetv2/effnetv2_model.py (`_build` of MBConvBlock, MBConvBlockWithoutDepthwise, FusedMBConvBlock).
+# efficientnetv2/effnetv2_model.py (`_build` of MBConvBlock, MBConvBlockWithoutDepthwise, FusedMBConvBlock). CondConvs
+# are layers of Keras, whose variables stand in the scope of names, below that of the model, and not in the scope of
+# variables: the same from TensorFlow 1.15 and 2.15.
+_NORM = "blocks_{flat}/tpu_batch_normalization{nth}"
 TF1 = Dialect(
     name="tf1",
     leaves=TF_LEAVES,
-    block="blocks_{flat}/",
+    block="",
+    kinds=MB | FUSED | COND,
+    alike=_keras_layers,
     names={
         "stem": ("stem/conv2d", "stem/tpu_batch_normalization"),
-        "expand": ("conv2d{nth}", "tpu_batch_normalization{nth}"),
-        "depthwise": ("depthwise_conv2d", "tpu_batch_normalization{nth}"),
-        "se": ("se/conv2d", "se/conv2d_1"),
-        "project": ("conv2d{nth}", "tpu_batch_normalization{nth}"),
+        "routing": ("blocks_{flat}/dense",),
+        "expand": ("blocks_{flat}/conv2d{nth}", _NORM),
+        "depthwise": ("blocks_{flat}/depthwise_conv2d", _NORM),
+        "se": ("blocks_{flat}/se/conv2d", "blocks_{flat}/se/conv2d_1"),
+        "project": ("blocks_{flat}/conv2d{nth}", _NORM),
         "head": ("head/conv2d", "head/tpu_batch_normalization"),
         "classifier": ("head/dense",),
+    },
+    other={
+        ("cond", True): {
+            "expand": ("model/blocks_{flat}/cond_conv2d{expand}", _NORM),
+            "depthwise": ("model/blocks_{flat}/depthwise_cond_conv2d{depthwise}", _NORM),
+            "project": ("model/blocks_{flat}/cond_conv2d{project}", _NORM),
+        }
     },
 )
 

@@ -155,14 +155,14 @@ def test_what_a_processor_says_is_what_is_written(
 @pytest.mark.parametrize(
     ("file", "changes", "says"),
     [
-        ("config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu', which none of the 26 architectures has"),
+        ("config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu', which none of the 29 architectures has"),
         (
             "config.json",
             {"strides": [1, 2, 1, 2, 1, 2, 1]},
-            r"strides is \[1, 2, 1, 2, 1, 2, 1\], which none of the 26",
+            r"strides is \[1, 2, 1, 2, 1, 2, 1\], which none of the 29",
         ),
-        ("config.json", {"squeeze_expansion_ratio": 0.5}, "squeeze_expansion_ratio is 0.5, which none of the 26"),
-        ("config.json", {"pooling_type": "cls"}, "pooling_type is 'cls', which none of the 26"),
+        ("config.json", {"squeeze_expansion_ratio": 0.5}, "squeeze_expansion_ratio is 0.5, which none of the 29"),
+        ("config.json", {"pooling_type": "cls"}, "pooling_type is 'cls', which none of the 29"),
         ("config.json", {"batch_norm_eps": "small"}, "batch_norm_eps makes no sense: 'small'"),
         ("config.json", {"depthwise_padding": {"a": 1}}, "depthwise_padding makes no sense"),
         ("config.json", {"image_size": -1}, "image_size makes no sense: -1"),

@@ -79,7 +79,7 @@ def transformers_statements(config: Mapping[str, Any], file: Path) -> tuple[list
     """Return what a config.json of transformers and the processor's file beside it say, and what they leave unknown.
 
     Raises:
-        CheckpointFormatError: A setting makes no sense, or is one that none of the 26 architectures has.
+        CheckpointFormatError: A setting makes no sense, or is one that none of the 29 architectures has.
     """
     check_values(config, _CHECKS)
     said = {name: usual if config.get(name) is None else config[name] for name, usual in _CONFIG.items()}
@@ -107,7 +107,7 @@ def _known(name: str, value: Any) -> Any:
     if str(value) not in _KNOWN[name]:
         ours = ", ".join(_KNOWN[name])
         raise CheckpointFormatError(
-            f"{name} is {value!r}, which none of the 26 architectures has ({ours}). It cannot be converted"
+            f"{name} is {value!r}, which none of the 29 architectures has ({ours}). It cannot be converted"
         )
     return _KNOWN[name][str(value)]
 
