@@ -17,7 +17,7 @@ from tests.convert._sources import tiny_bundle
 from tests.hub.test_publish import VALUES, write_folder
 from tests.hub_server import LocalHub
 from tests.processes import obey_modes
-from timm_effnet_ext.train.runs import ARGS
+from timm_effnet_ext.train.runs import ARGS_FILE
 
 
 def convert(folder: Path, target: Path) -> list[object]:
@@ -30,7 +30,7 @@ def predict(folder: Path, target: Path) -> list[object]:
 
 
 def plot(folder: Path, target: Path) -> list[object]:
-    return ["plot", run_file(ARGS)(folder).parent, "-o", target]
+    return ["plot", run_file(ARGS_FILE)(folder).parent, "-o", target]
 
 
 Writer = Callable[[Path, Path], list[object]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.convert._hub import BESIDE, REPO, SOURCE, Files, asked_for, converted, under
@@ -15,6 +18,7 @@ from tests.convert._sources import DATA, tiny_bundle
 from tests.convert.readers.keras import _files as keras_files
 from tests.hub_server import LocalHub
 from tests.processes import imported_by
+from tests.small_models import SMALL, create
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.convert.inspection import inspect_source
 from timm_effnet_ext.convert.pipeline import convert
@@ -189,6 +193,37 @@ def test_the_source_itself_is_not_replaced_unasked(
     assert local_hub.requests == []
     assert main([*command, "--revision", "timm"]) == 0
     assert [*local_hub.repos[REPO].at("main").files] == ["net.keras"]
+
+
+def test_what_is_private_is_not_shown_to_everyone_unasked(
+    local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local_hub.add(REPO, {"net.keras": keras_files.folder() / "keras3_sequential.keras"}, private=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    command = ["convert", SOURCE, "--push-to-hub", "alice/other", "--quiet"]
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        f"error: {SOURCE}: is private. Publish what comes of it with --private, or convert it into a folder that "
+        "everyone may see, and publish that\n"
+    )
+    assert (asked_for(local_hub), "alice/other" in local_hub.repos) == (set(), False)
+    assert main([*command, "--private"]) == 0
+    assert local_hub.repos["alice/other"].private
+
+
+def test_paths_of_a_strangers_machine_are_not_looked_for_on_this_one(local_hub: LocalHub, tmp_path: Path) -> None:
+    for label in ("mine", "secret", "yours"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "train" / label / "0.png")
+    (tmp_path / "map.txt").write_text("mine\nsecret\nyours\n")
+    model = create("hucorz_efficientnet_lite0", num_classes=3, **SMALL)
+    for args in ({"data_dir": str(tmp_path)}, {"class_map": str(tmp_path / "map.txt")}):
+        run = argparse.Namespace(model="hucorz_efficientnet_lite0", dataset="", train_split="train", **args)
+        file = tmp_path / "best.pth.tar"
+        torch.save({"state_dict": model.state_dict(), "arch": run.model, "args": run}, file)
+        local_hub.add(REPO, {file.name: file})
+        assert converted(str(file), tmp_path / "out").label_names == ("mine", "secret", "yours")
+        assert converted(SOURCE, tmp_path / "out").label_names is None
 
 
 def test_a_folder_that_is_in_the_way_is_told_before_anything_is_asked_for(local_hub: LocalHub, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from timm_effnet_ext.cli.conversion import convert_and_publish
 from timm_effnet_ext.cli.progress import hide_bars_of_the_hub
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.files.hub_name import is_hub_name, parse_hub_name
+from timm_effnet_ext.files.hub_name import HubName, is_hub_name, parse_hub_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +43,24 @@ def run(args: argparse.Namespace) -> None:
         args.usage_error("--private, --create-pr, --revision and --dry-run belong to --push-to-hub")
     if is_hub_name(args.source):
         hide_bars_of_the_hub(quiet=args.quiet)
-        if args.push_to_hub == parse_hub_name(args.source).repo_id and not (args.revision or args.create_pr):
+        if args.push_to_hub is not None:
+            _check_source(args, parse_hub_name(args.source))
+    convert_and_publish(args, partial(convert, args.source), args.push_to_hub)
+
+
+def _check_source(args: argparse.Namespace, source: HubName) -> None:
+    """Raise where publishing would replace the source, or show everyone what its owner keeps private."""
+    if args.push_to_hub == source.repo_id:
+        if not args.revision and not args.create_pr:
             raise EffNetExtError(
                 f"{args.push_to_hub}: is the source, which would be replaced. Name another repository, a branch of "
                 "this one (--revision), or propose it there (--create-pr)"
             )
-    convert_and_publish(args, partial(convert, args.source), args.push_to_hub)
+        return
+    from timm_effnet_ext.files.hub_files import is_private  # the Hub's client is slow to import
+
+    if not args.private and is_private(source):
+        raise EffNetExtError(
+            f"{source}: is private. Publish what comes of it with --private, or convert it into a folder that everyone "
+            "may see, and publish that"
+        )

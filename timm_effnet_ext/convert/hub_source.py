@@ -76,7 +76,7 @@ def open_repository(name: HubName, *, crc: bool, progress: Progress) -> Iterator
     is_folder = posixpath.basename(file) in _OF_FOLDERS and parts
     path = folder / (posixpath.dirname(file) if is_folder else file)
     try:
-        with open_checkpoint(path, crc=crc) as checkpoint:
+        with open_checkpoint(path, crc=crc, is_local=False) as checkpoint:
             notes = [said for said in (listing.note, note) if said]
             yield replace(checkpoint, origin=str(listing.name), notes=(*notes, *checkpoint.notes))
     except EffNetExtError as err:

@@ -48,6 +48,16 @@ def list_files(name: HubName) -> Listing:
     return Listing(name._replace(revision=cached.name), tuple(sorted(files)), note)
 
 
+def is_private(name: HubName) -> bool:
+    """Whether a repository is for its owner's eyes alone.
+
+    Raises:
+        EffNetExtError: The Hub does not show it, or cannot be asked.
+    """
+    with hub_explained(str(name)):
+        return bool(retry(lambda: HfApi(library_name="timm_effnet_ext").model_info(name.repo_id)).private)
+
+
 def fetch(listing: Listing, files: Iterable[str], tell: Callable[[str], None]) -> Path:
     """Return the folder in which files of a repository lie under their names there; links, perhaps, to elsewhere.
 

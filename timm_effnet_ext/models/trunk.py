@@ -47,8 +47,7 @@ class Trunk(Freezable):
     ) -> None:
         super().__init__()
         _check_arguments(width_mult, depth_mult, feature_location)
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
+        self.in_chans, self.drop_rate = in_chans, drop_rate
         self.grad_checkpointing = False
         self._make = make = LayerFactory(
             act_layer=act_layer or arch.act,

@@ -166,7 +166,7 @@ def make_classifier(model: Any, name: str = "the model") -> Classifier:
     data_config = resolve_model_data_config(model, use_test_size=True)
     if data_config["input_size"][0] not in (1, 3):
         raise EffNetExtError(f"{name} takes images of {data_config['input_size'][0]} channels, a photo has 3 or 1")
-    config = read_source_config(model.pretrained_cfg) or {}
+    config = read_source_config(model.pretrained_cfg, may_ask=False) or {}
     stated = config.get("problem_type")
     if stated not in (None, *PROBLEM_TYPES):
         raise CheckpointFormatError(f"{name}: problem_type makes no sense: {stated!r}")

@@ -41,8 +41,10 @@ def check_download(cfg: Mapping[str, Any], where: str, cache_dir: Any) -> None:
                 check_hash(Path(link), name)
 
 
-def read_source_config(cfg: Mapping[str, Any], cache_dir: Any = None) -> dict[str, Any] | None:
+def read_source_config(cfg: Mapping[str, Any], cache_dir: Any = None, *, may_ask: bool = True) -> dict[str, Any] | None:
     """Return the config.json that lies beside the weights of a pretrained cfg, or None.
+
+    With `may_ask` the Hub is asked for it; else it is there where its weights have been loaded from there.
 
     Raises:
         CheckpointFormatError: It is damaged.
@@ -56,7 +58,7 @@ def read_source_config(cfg: Mapping[str, Any], cache_dir: Any = None) -> dict[st
         # The cache knows the commit that the weights have just come from: whether it has a config need not be asked
         # twice, least of all of a Hub that is down, for which the client would wait half a minute.
         path = try_to_load_from_cache(repo, CONFIG_FILE, **where)
-        if path is not None and not isinstance(path, str):
+        if not isinstance(path, str) and (path is not None or not may_ask):
             return None  # known not to be there
         try:
             return read_object(Path(path or hf_hub_download(repo, CONFIG_FILE, **where)))

@@ -17,8 +17,10 @@ from timm_effnet_ext.errors import CheckpointFormatError, located
 
 
 @contextmanager
-def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoint]:
+def open_checkpoint(path: str | Path, *, crc: bool = True, is_local: bool = True) -> Iterator[Checkpoint]:
     """Open a source; its tensors can be read while it is open. `crc=False` leaves checksums of tensors out.
+
+    A source that was made elsewhere is not `is_local`: what it says of other files is not looked for on this machine.
 
     Raises:
         CheckpointFormatError: No checkpoint, or a damaged one.
@@ -26,17 +28,17 @@ def open_checkpoint(path: str | Path, *, crc: bool = True) -> Iterator[Checkpoin
     path = Path(path)
     with ExitStack() as opened:
         with located(path):
-            checkpoint = opened.enter_context(_reader(path, crc))
+            checkpoint = opened.enter_context(_reader(path, crc, is_local))
         yield checkpoint  # what is raised while it is open may be about something else
 
 
-def _reader(path: Path, crc: bool) -> AbstractContextManager[Checkpoint]:
+def _reader(path: Path, crc: bool, is_local: bool) -> AbstractContextManager[Checkpoint]:
     if problem := not_the_file(path):
         raise CheckpointFormatError(problem)
     if (source := recognise(path)) is not None:
         return _open_bundle(source, path, crc)
     if torch_source.recognise(path) is not None:
-        return torch_source.open_torch(path, crc=crc)
+        return torch_source.open_torch(path, crc=crc, is_local=is_local)
     from timm_effnet_ext.convert.readers.keras.source import is_keras, open_keras  # h5py: only for those who need it
 
     if is_keras(path):

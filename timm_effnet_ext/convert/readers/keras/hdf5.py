@@ -162,18 +162,23 @@ def _dataset(dataset: h5d.DatasetID) -> _Dataset:
     if dtype is None and kind.get_size() == 2 and h5a.exists(dataset, b"dtype"):
         dtype = _BFLOAT16 if h5py.AttributeManager(h5py.Dataset(dataset))["dtype"] == _BFLOAT16 else None
     stored, plist = dataset.get_storage_size(), dataset.get_create_plist()
-    layout, filters = plist.get_layout(), {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    problem = None
-    if dtype is None:
-        problem = f"is of type {kind.dtype}, supported are {', '.join(_NUMPY)}"
-    elif plist.get_external_count() or layout == h5d.VIRTUAL:
-        problem = "keeps its values in other files: refused"
-    elif not filters <= set(_FILTERS):
-        problem = f"passes through filters {sorted(filters)}, supported are {_FILTERS}"
-    elif math.prod(shape) * _NUMPY[dtype].itemsize > stored * (MAX_GROWTH if filters else 1):
-        problem = f"of shape {shape} cannot be in the {stored} bytes that the file has for it"
+    layout, shown = plist.get_layout(), dtype or str(kind.dtype)
     offset = dataset.get_offset() if layout == h5d.CONTIGUOUS else None
-    return _Dataset(dtype or str(kind.dtype), shape, stored, offset, problem)
+    return _Dataset(shown, shape, stored, offset, _problem(plist, shown, shape, stored))
+
+
+def _problem(plist: h5py.h5p.PropDCID, dtype: str, shape: Sequence[int], stored: int) -> str | None:
+    """Return why the values of a dataset cannot be read, None where they can."""
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    if dtype not in _NUMPY:
+        return f"is of type {dtype}, supported are {', '.join(_NUMPY)}"
+    if plist.get_external_count() or plist.get_layout() == h5d.VIRTUAL:
+        return "keeps its values in other files: refused"
+    if not filters <= set(_FILTERS):
+        return f"passes through filters {sorted(filters)}, supported are {_FILTERS}"
+    if math.prod(shape) * _NUMPY[dtype].itemsize > stored * (MAX_GROWTH if filters else 1):
+        return f"of shape {shape} cannot be in the {stored} bytes that the file has for it"
+    return None
 
 
 def _values(path: Path, name: str) -> bytes:

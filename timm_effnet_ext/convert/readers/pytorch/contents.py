@@ -12,11 +12,10 @@ import numpy as np
 from timm_effnet_ext.arch.layout import Shape
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
-from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, sensible_settings, train_py_statement
+from timm_effnet_ext.convert.readers.pytorch.settings import sensible_settings, train_py_statement
 from timm_effnet_ext.convert.readers.pytorch.statements import (
     TRAIN_PYS,
     class_names_beside,
-    class_names_of_data,
     settings_beside,
     statements_in,
 )
@@ -37,11 +36,12 @@ _MAX_DEPTH = 3  # of tables of weights in a checkpoint
 
 
 class Contents(NamedTuple):
-    """A checkpoint's tensors, and what its other entries say."""
+    """A checkpoint's tensors, and what its other entries say; `run` has the arguments that train.py was run with."""
 
     variables: Variables
     statements: tuple[Statement, ...] = ()
     notes: tuple[str, ...] = ()
+    run: Mapping[str, Any] | None = None
 
 
 def contents(file: Path, loaded: Any) -> Contents:
@@ -64,8 +64,9 @@ def contents(file: Path, loaded: Any) -> Contents:
         raise CheckpointFormatError(f"expected a state_dict, found no tensors: {first_few(state)}")
     found.counters.update({k: scalar(file, k, loaded[k]) for k in _STEPS if isinstance(loaded.get(k), int)})
     found.slots.update(_slots(file, loaded))
-    statements, notes = _said(loaded, raw or ema or {})
-    return Contents(found, statements, (*notes, *_ignored(loaded, raw)))
+    run = vars(loaded["args"]) if isinstance(loaded.get("args"), argparse.Namespace) else None
+    statements = _said(loaded, raw or ema or {}, run)
+    return Contents(found, statements, tuple(_ignored(loaded, raw)), run)
 
 
 def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metadata: Sequence[str] = ()) -> Variables:
@@ -74,47 +75,33 @@ def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metad
     return Variables(model, ema, {}, {_EMA_COUNTER: counted[-1]} if counted else {}, tuple(metadata))
 
 
-def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any]) -> tuple[tuple[Statement, ...], list[str]]:
-    """Return what a checkpoint says beside its weights, the most certain first, and what it leaves unknown."""
-    arch, args = loaded.get("arch"), loaded.get("args")
+def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any], run: Mapping[str, Any] | None) -> tuple[Statement, ...]:
+    """Return what a checkpoint says beside its weights, the most certain first."""
+    arch = loaded.get("arch")
     own = tuple(_of_our_models(state))
-    said = [statement for statement, _ in own]
     cfg = own[0][1] if len(own) == 1 else {}
-    notes: list[str] = []
-    if isinstance(args, argparse.Namespace):
-        of_run, notes = _of_run(vars(args), arch, cfg)
-        said += of_run
-    return (*said, *statements_in(loaded), Statement(_OWN_CFG, preprocessing=cfg)), notes
+    of_run = [] if run is None else [train_py_statement(run, arch if isinstance(arch, str) else None, cfg)]
+    return (*(said for said, _ in own), *of_run, *statements_in(loaded), Statement(_OWN_CFG, preprocessing=cfg))
 
 
-def _of_run(args: Mapping[str, Any], arch: Any, cfg: Mapping[str, Any] = {}) -> tuple[list[Statement], list[str]]:
-    """Return what the arguments of a run of train.py say, and what they leave unknown; `cfg` is its model's own."""
-    said = [train_py_statement(args, arch if isinstance(arch, str) else None, cfg)]
-    notes: list[str] = []
-    for found in class_names_of_data(args):
-        said.append(found) if isinstance(found, Statement) else notes.append(found)
-    return said, notes
+def beside(
+    file: Path, run: Mapping[str, Any] | None, *, has_config: bool
+) -> tuple[list[Statement], Mapping[str, Any] | None]:
+    """Return what the folder of a checkpoint says, its own class names first, and the arguments of its run.
 
-
-def beside(file: Path, inside: Sequence[Statement], *, has_config: bool) -> tuple[list[Statement], list[str]]:
-    """Return what the folder of a checkpoint says, and what it leaves unknown; its own class names come first.
-
-    The arguments of a run are those in the checkpoint where they are there, too; with `has_config` its config.json has
-    been read.
+    These are `run`, those in the checkpoint, where they are there, too. With `has_config` config.json has been read.
 
     Raises:
         CheckpointFormatError: The run's list of class names is damaged.
     """
     said = list(class_names_beside(file))
-    notes: list[str] = []
-    is_known = any(statement.where == TRAIN_PY for statement in inside)
     for name, settings in settings_beside(file):
-        if name == TRAIN_PYS and not is_known:
-            of_run, notes = _of_run(settings, settings.get("model"))
-            said += of_run
+        if name == TRAIN_PYS and run is None:
+            run, model = settings, settings.get("model")
+            said.append(train_py_statement(run, model if isinstance(model, str) else None, {}))
         if name != CONFIG_FILE or not has_config:
             said += statements_in(settings, name)
-    return said, notes
+    return said, run
 
 
 def _of_our_models(state: Any) -> Iterator[tuple[Statement, Mapping[str, Any]]]:

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.readers.pytorch.contents import Contents, beside, contents, scalar, sorted_out
 from timm_effnet_ext.convert.readers.pytorch.mapped import is_safetensors, mapped_tensors
 from timm_effnet_ext.convert.readers.pytorch.pickles import load_pickle
 from timm_effnet_ext.convert.readers.pytorch.settings import config_statements
 from timm_effnet_ext.convert.readers.pytorch.shards import check_shards, is_index, shards_of
+from timm_effnet_ext.convert.readers.pytorch.statements import class_names_of_data
 from timm_effnet_ext.convert.readers.pytorch.transformers import trainer_step
 from timm_effnet_ext.errors import CheckpointFormatError, located
 from timm_effnet_ext.files.hub_format import INDEX_FILES, WEIGHT_FILES
@@ -38,8 +39,10 @@ def recognise(path: Path) -> Path | None:
 
 
 @contextmanager
-def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
+def open_torch(path: Path, *, crc: bool = True, is_local: bool = True) -> Iterator[Checkpoint]:
     """Open a file or folder that `recognise` knows. `crc` checks the whole of a zip first.
+
+    With `is_local` the data folder and the class map that the arguments of a run name are looked for on this machine.
 
     Raises:
         CheckpointFormatError: Damaged, or with other Python objects than tensors, which are never loaded.
@@ -53,7 +56,9 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
         found.variables.counters.setdefault("global_step", scalar(file, "global_step", step))
     own, unknown = config_statements(file)
     inside = (*own, *found.statements)
-    said, notes = beside(file, inside, has_config=any(one.name or one.dialects for one in own))
+    said, run = beside(file, found.run, has_config=any(one.name or one.dialects for one in own))
+    names = list(class_names_of_data(run)) if run and is_local else []
+    said += [one for one in names if isinstance(one, Statement)]
     yield Checkpoint(
         path=path,
         framework="torch",
@@ -61,7 +66,7 @@ def open_torch(path: Path, *, crc: bool = True) -> Iterator[Checkpoint]:
         files=files,
         variables=found.variables,
         statements=(*inside, *said) if own else (*said, *inside),
-        notes=(*found.notes, *unknown, *notes),
+        notes=(*found.notes, *unknown, *(one for one in names if isinstance(one, str))),
     )
 
 
