@@ -22,7 +22,6 @@ from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
 from timm_effnet_ext.convert.readers.keras.isolate import isolated
 from timm_effnet_ext.errors import CheckpointFormatError, located
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py raises about a damaged file, depending on the part of it.
 _BROKEN = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 _TYPES = (

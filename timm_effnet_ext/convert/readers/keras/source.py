@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +23,13 @@ from typing import NamedTuple
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.readers.keras.description import keras_checkpoint
-from timm_effnet_ext.convert.readers.keras.hdf5 import SIGNATURE, Hdf5
+from timm_effnet_ext.convert.readers.keras.hdf5 import Hdf5
 from timm_effnet_ext.convert.readers.keras.layer_graph import parse_config
+from timm_effnet_ext.convert.readers.keras.recognise import BROKEN_ZIP, MEMBERS
 from timm_effnet_ext.convert.readers.keras.weights import LAYER_NAME, KerasWeights, read_weights
 from timm_effnet_ext.errors import CheckpointFormatError, located
 
-_SUFFIXES = (".keras", ".h5", ".hdf5")
-_CONFIG, _METADATA, _WEIGHTS = _MEMBERS = "config.json", "metadata.json", "model.weights.h5"
+_CONFIG, _METADATA, _WEIGHTS = MEMBERS
 _TASK, _TASK_WEIGHTS = "task.json", "task.weights.h5"
 _PREPROCESSOR, _CONVERTER = "preprocessor.json", "image_converter.json"
 _OF_PRESET = (_CONFIG, _WEIGHTS, _TASK, _TASK_WEIGHTS, _PREPROCESSOR, _CONVERTER)
@@ -39,7 +38,6 @@ _ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
 _MAX_GROWTH = 100  # of a compressed member
 _CHUNK = 1 << 20
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 
 class _Parts(NamedTuple):
@@ -48,18 +46,6 @@ class _Parts(NamedTuple):
     weights: Hdf5
     config: str | None
     format: str
-
-
-def is_keras(path: str | Path) -> bool:
-    """Whether a path is what `open_keras` is for, told by its first bytes, its suffix, or the files in a folder."""
-    path = Path(path)
-    if not path.is_file():
-        return all((path / name).is_file() for name in (_CONFIG, _WEIGHTS))
-    if path.suffix in _SUFFIXES:
-        return True
-    with path.open("rb") as file:
-        start = file.read(len(SIGNATURE))
-    return start == SIGNATURE or (start[:2] == b"PK" and _is_keras_zip(path))
 
 
 @contextmanager
@@ -77,7 +63,7 @@ def open_keras(path: str | Path) -> Iterator[Checkpoint]:
     with _open_parts(path) as parts:
         graph = parse_config(parts.config) if parts.config is not None else None
         weights = read_weights(parts.weights, graph)
-        files = tuple(path / name for name in _MEMBERS) if path.is_dir() else (path,)
+        files = tuple(path / name for name in MEMBERS) if path.is_dir() else (path,)
         yield keras_checkpoint(path, parts.format, files, graph, weights)
 
 
@@ -146,7 +132,7 @@ def _open_zip(path: Path) -> Iterator[_Parts]:
                 unpacked = _unpack(archive, _member(archive, _WEIGHTS), Path(folder, "weights.h5"))
         except CheckpointFormatError:
             raise
-        except _BROKEN_ZIP as err:
+        except BROKEN_ZIP as err:
             raise CheckpointFormatError(f"broken .keras file: {err}") from err
         yield _Parts(Hdf5(path, _ATTRIBUTES, unpacked), config, f"Keras {_version(metadata)} .keras")
 
@@ -193,11 +179,3 @@ def _is_preset(folder: Path) -> bool:
     """Whether a folder is KerasHub's, whose config is none of Keras': its metadata say so, or it has none."""
     metadata = folder / _METADATA
     return not metadata.is_file() or b'"keras_hub_version"' in metadata.read_bytes()[:_CHUNK]
-
-
-def _is_keras_zip(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {_CONFIG, _METADATA} <= set(archive.namelist())
-    except _BROKEN_ZIP:
-        return False
