@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +118,15 @@ def test_a_layer_that_may_do_something_is_refused(config: dict[str, Any], tmp_pa
         layers.insert(-1, {"class_name": "MyLayer", "config": {"name": "mine", **config}})
 
     path = with_config(folder() / "other2_qubvel.h5", tmp_path / "a.h5", edit)
-    with (
-        pytest.raises(NameMappingError, match="layer 'mine' is MyLayer, which no EfficientNet of Keras has"),
-        open_keras(path),
-    ):
-        pass
+    with pytest.raises(NameMappingError, match=r"layer 'mine' \(MyLayer\) stands in the head"):
+        convert(path, tmp_path / "out", Options(verify=False))
 
 
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
         ("Dense", {"units": 4, "activation": "relu"}, r"layer 'mine' \(Dense\) stands in the head"),
-        ("LayerNormalization", {}, "layer 'mine' is LayerNormalization, which no EfficientNet of Keras has"),
+        ("LayerNormalization", {}, r"layer 'mine' \(LayerNormalization\) stands in the head"),
         ("Flatten", {}, None),
     ],
 )
@@ -145,6 +143,30 @@ def test_heads_that_are_no_affine_map_are_refused(
         return
     with pytest.raises(NameMappingError, match=message):
         convert(path, tmp_path / "out", Options(verify=False))
+    report = convert(path, tmp_path / "out", Options(headless=True))
+    assert (report.num_classes, [proof.kind for proof in report.proofs]) == (0, ["graph"])
+
+
+def test_of_several_outputs_the_features_are_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.keras"
+    with zipfile.ZipFile(folder() / "keras3_flat.keras") as whole, zipfile.ZipFile(path, "w") as changed:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                (first,) = outputs = _ends(config)
+                config["config"]["output_layers"] = [*outputs, [config["config"]["layers"][-2]["name"], *first[1:]]]
+                content = json.dumps(config).encode()
+            changed.writestr(name, content)
+    with pytest.raises(NameMappingError, match=r"2 outputs stand in the head; .* --headless leaves the head out"):
+        convert(path, tmp_path / "out", Options(verify=False))
+    report = convert(path, tmp_path / "out", Options(headless=True))
+    assert (report.num_classes, [proof.kind for proof in report.proofs]) == (0, ["graph"])
+
+
+def _ends(config: Any) -> list[Any]:
+    found = config["config"]["output_layers"]
+    return found if isinstance(found[0], list) else [found]
 
 
 @pytest.mark.parametrize(

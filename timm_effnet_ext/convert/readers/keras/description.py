@@ -37,9 +37,9 @@ def keras_checkpoint(
     if graph is None:
         return make(weights.variables(), habits=partial(_habits, weights), notes=(_NO_GRAPH,))
     graph, dropped = without_droppings(graph, weights.layers.keys())
-    check_kinds(graph)
     with sensible():
         end = head(graph)
+        check_kinds(graph, end.features)
         found = preprocessing(graph, weights.layers)
         args = model_args(graph, end.pool)
         whole = with_one_classifier(weights, end.dense)

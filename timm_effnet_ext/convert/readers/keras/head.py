@@ -45,7 +45,7 @@ def head(graph: LayerGraph) -> Head:
     if (network := graph.network) is not None:
         behind = graph.nodes[graph.nodes.index(network) + 1 :]
         pool = "avg" if network.kind == HUB_LAYER else None  # a feature vector is what TensorFlow Hub's networks give
-        return _folded(network.path, [node for node in behind if node.kind not in IDENTITY], pool)
+        return _folded(network.path, [node for node in behind if node.kind not in IDENTITY], graph.outputs, pool)
     last = max((i for i, node in enumerate(graph.nodes) if node.kind == "Conv2D"), default=-1)
     if last < 0:
         raise NameMappingError(f"no convolution among {len(graph.nodes)} layers: no EfficientNet")
@@ -53,10 +53,10 @@ def head(graph: LayerGraph) -> Head:
     trunk, rest = tail[:2], tail[2:]
     if [node.kind for node in trunk] != ["BatchNormalization", "Activation"]:
         raise NameMappingError("the last convolution is not followed by BatchNormalization and Activation")
-    return _folded(trunk[-1].path, rest)
+    return _folded(trunk[-1].path, rest, graph.outputs)
 
 
-def _folded(end: Path, rest: list[Node], pool: str | None = None) -> Head:
+def _folded(end: Path, rest: list[Node], outputs: int, pool: str | None = None) -> Head:
     """Return the head that the layers behind the network's last one come to; `pool` says what was pooled there."""
     features, dense, activation = end, list[Node](), None
     while rest:
@@ -71,11 +71,12 @@ def _folded(end: Path, rest: list[Node], pool: str | None = None) -> Head:
     has_classifier = any(node.kind == "Dense" for node in dense)
     if has_classifier:
         activation, rest = _last_activation(dense[-1], rest)
-    if rest or (dense and not has_classifier):
-        node = (rest or dense)[0]
+    if rest or outputs > 1 or (dense and not has_classifier):
+        others = [f"layer {node.name!r} ({node.kind}) stands" for node in (rest or dense)[:1]]
+        what = f"{outputs} outputs stand" if outputs > 1 else others[0]
         problem = (
-            f"layer {node.name!r} ({node.kind}) stands in the head; timm's EfficientNet has pooling and "
-            "one Dense layer there, into which BatchNormalization can be folded. --headless leaves the head out"
+            f"{what} in the head; timm's EfficientNet has pooling and one Dense layer there, into which "
+            "BatchNormalization can be folded. --headless leaves the head out"
         )
         return Head(features, features, None, None, problem=problem)
     return Head(features, end, pool, activation, tuple(dense))

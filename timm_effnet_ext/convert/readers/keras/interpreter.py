@@ -20,14 +20,15 @@ from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph,
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError, first_few
 
 
-def check_kinds(graph: LayerGraph) -> None:
-    """Raise unless every layer is one that `evaluate` knows.
+def check_kinds(graph: LayerGraph, features: Path) -> None:
+    """Raise unless every layer up to the network's own last one, `features`, is one that `evaluate` knows.
 
     Raises:
         NameMappingError: A layer that no EfficientNet of Keras has; what a class does is never looked up.
     """
+    is_head = False
     for node in graph.nodes:
-        if node.kind not in LAYERS and node is not graph.network:
+        if node.kind not in LAYERS and node is not graph.network and not is_head:
             raise NameMappingError(
                 f"layer {node.name!r} is {node.kind}, which no EfficientNet of Keras has. Save it without"
             )
@@ -38,6 +39,7 @@ def check_kinds(graph: LayerGraph) -> None:
             raise NameMappingError(
                 f"layer {node.name!r} is quantised to {mode}. Save the model before quantize({mode!r})"
             )
+        is_head = is_head or node.path == features
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class LayerGraph:
     nodes: tuple[Node, ...]
     output: Path
     input_shape: tuple[int | None, ...]
+    outputs: int = 1
 
     @cached_property
     def network(self) -> Node | None:
@@ -108,7 +109,7 @@ def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | Non
     with sensible():
         output = builder.model(model, (), "", INPUT)
     shape = builder.input_shape or _input_shape(config.get("build_config"))
-    return LayerGraph(tuple(builder.nodes), output, tuple(shape[1:]) if shape else (None, None, None))
+    return LayerGraph(tuple(builder.nodes), output, tuple(shape[1:]) if shape else (None, None, None), builder.outputs)
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class _Builder:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.input_shape: list[Any] | None = None
+        self.outputs = 1
 
     def model(self, model: _Layer, path: Path, stored_as: str, source: Path) -> Path:
         """Add the layers of a model that is applied to `source`; return what it gives."""
@@ -165,8 +167,7 @@ class _Builder:
     def _functional(
         self, model: _Layer, layers: list[_Layer], counted: Mapping[str, str], path: Path, source: Path
     ) -> Path:
-        (start,) = self._ends(model, "input_layers")
-        (end,) = self._ends(model, "output_layers")
+        start, end = self._end(model, "input_layers"), self._end(model, "output_layers", may_be_several=not path)
         sources = {layer.name: self._sources(layer) for layer in layers}
         given: dict[str, Path] = {}
         waiting = layers
@@ -202,15 +203,21 @@ class _Builder:
         self.nodes.append(Node(inner, kind, config, tuple(sources), counted[layer.name], given))
         return inner
 
-    def _ends(self, model: _Layer, key: str) -> list[str]:
-        """Return the names of a model's inputs or outputs: [name, 0, 0] or a list of such."""
+    def _end(self, model: _Layer, key: str, *, may_be_several: bool = False) -> str:
+        """Return the name of a model's input or output, or of its first one: [name, 0, 0], or a list or object of such.
+
+        The outermost model may have several outputs: what leaves its head out needs none of them.
+        """
         found = model.config.get(key)
         if isinstance(found, list) and len(found) == 3 and isinstance(found[0], str):
             found = [found]
+        found = [*found.values()] if isinstance(found, dict) else found
         names = [end[0] for end in found if isinstance(end, list) and end] if isinstance(found, list) else []
-        if len(names) != 1 or not isinstance(names[0], str):
+        if not names or not isinstance(names[0], str) or (len(names) > 1 and not may_be_several):
             raise CheckpointFormatError(f"model {model.name!r} has {len(names)} {key}, expected 1")
-        return names
+        if key == "output_layers" and may_be_several:
+            self.outputs = len(names)
+        return names[0]
 
     def _sources(self, layer: _Layer) -> list[str]:
         """Return the names of the layers that a layer takes."""
