@@ -72,6 +72,11 @@ def test_a_scale_must_be_positive(width: float, depth: float) -> None:
         timm.create_model(f"{PREFIX}efficientnet_b0", width_mult=width, depth_mult=depth)
 
 
+def test_an_image_has_channels() -> None:
+    with pytest.raises(ValueError, match="in_chans must be positive, got 0"):
+        timm.create_model(f"{PREFIX}efficientnet_b0", in_chans=0)
+
+
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(TypeError, match="colour"):
         timm.create_model(f"{PREFIX}efficientnet_b0", colour="red")

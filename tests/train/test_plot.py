@@ -90,6 +90,12 @@ def test_picture_of_a_run_without_evaluation(tmp_path):
     assert run.best is None
 
 
+def test_a_run_without_any_curve_is_refused(tmp_path):
+    run = read_run(write_run(tmp_path / "a", "0,2.5", header="epoch,other"))
+    with pytest.raises(EffNetExtError, match=r"^a: none of train_loss, eval_loss, .* is in summary\.csv$"):
+        draw([run])
+
+
 def test_losses_over_a_wide_range_are_logarithmic(tmp_path):
     figure = draw([read_run(write_run(tmp_path / "a", "0,2.5,7000.0,10.0,50.0,0.1", *ROWS[1:]))])
     assert [ax.get_yscale() for ax in figure.axes] == ["linear", "log", "linear", "linear"]

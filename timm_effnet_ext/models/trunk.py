@@ -46,7 +46,7 @@ class Trunk(Freezable):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        _check_arguments(width_mult, depth_mult, feature_location)
+        _check_arguments(in_chans, width_mult, depth_mult, feature_location)
         self.in_chans, self.drop_rate = in_chans, drop_rate
         self.grad_checkpointing = False
         self._make = make = LayerFactory(
@@ -145,8 +145,8 @@ def _plain(value: Any) -> str | int | float:
     return str(getattr(value, "__name__", value))
 
 
-def _check_arguments(width_mult: float, depth_mult: float, feature_location: str) -> None:
-    for name, value in (("width_mult", width_mult), ("depth_mult", depth_mult)):
+def _check_arguments(in_chans: int, width_mult: float, depth_mult: float, feature_location: str) -> None:
+    for name, value in (("in_chans", in_chans), ("width_mult", width_mult), ("depth_mult", depth_mult)):
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
     if feature_location not in ("bottleneck", "expansion"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.errors import EffNetExtError, first_few
 from timm_effnet_ext.files.storage import new_file
 from timm_effnet_ext.train.runs import Run, Span
 
@@ -60,7 +60,7 @@ def save_plot(runs: Sequence[Run], path: Path) -> None:
     """Write the curves of `runs` to `path`, in the format of its suffix.
 
     Raises:
-        EffNetExtError: matplotlib is not installed, or cannot write such a file.
+        EffNetExtError: matplotlib is not installed, or cannot write such a file; or no run has a curve that is drawn.
     """
     try:
         import matplotlib
@@ -121,6 +121,9 @@ def _panels_of(runs: Sequence[Run]) -> list[_Panel]:
         panels = [panel for panel in panels if panel.column != "eval_top5"]
     if len(panels) < 4 and any("lr" in run.metrics for run in runs):
         panels.append(_LEARNING_RATE)
+    if not panels:
+        columns = ", ".join(panel.column for panel in (*_PANELS, _LEARNING_RATE))
+        raise EffNetExtError(f"{first_few(run.name for run in runs)}: none of {columns} is in summary.csv")
     return panels
 
 

@@ -12,6 +12,7 @@ Affine = tuple[np.ndarray, np.ndarray]
 """A scale (channels,) or a kernel (inputs, outputs), and an offset."""
 
 
+@np.errstate(all="ignore")  # what is not finite is refused where values are checked
 def batch_norm(mean: np.ndarray, variance: np.ndarray, gamma: np.ndarray, beta: np.ndarray, *, eps: float) -> Affine:
     """Return what a BatchNorm does at inference.
 
@@ -19,11 +20,11 @@ def batch_norm(mean: np.ndarray, variance: np.ndarray, gamma: np.ndarray, beta: 
     >>> scale * 5 + offset  # (5 - 3) / 2 * 6 + 1
     array([7.])
     """
-    with np.errstate(invalid="ignore", divide="ignore"):  # what is not finite is refused where values are checked
-        scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + eps)
+    scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + eps)
     return scale, beta - mean * scale
 
 
+@np.errstate(all="ignore")
 def join(layers: Iterable[Affine]) -> Affine:
     """Return layers that are applied one after the other as one; there must be a kernel among them.
 

@@ -212,6 +212,16 @@ def test_a_head_that_timm_has_not_is_refused_and_the_network_in_front_still_comp
         assert error(features @ kernel + bias, whole.graph.compute(whole.graph.prepare(images))) < 1e-9
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [0.0, 1.7e308, float("nan")])
+def test_a_scaling_that_leaves_nothing_of_an_image_is_told_in_one_line(scale: float, tmp_path: Path) -> None:
+    def edit(layers: list) -> None:
+        layer(layers, "Rescaling")["config"].update(scale=scale, offset=1.7e308)
+
+    with pytest.raises(CheckpointFormatError), open_keras(edited("keras3_flat.keras", edit, tmp_path)):
+        pass
+
+
 def resizing(**settings):
     def edit(layers: list) -> None:
         one = layer(layers, "Rescaling")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.readers.keras.fold import with_one_classifier
@@ -37,7 +39,7 @@ def keras_checkpoint(
     if graph is None:
         return make(weights.variables(), habits=partial(_habits, weights), notes=(_NO_GRAPH,))
     graph, dropped = without_droppings(graph, weights.layers.keys())
-    with sensible():
+    with sensible(), np.errstate(all="ignore"):  # numbers that are not finite are refused where they are said
         end = head(graph)
         check_kinds(graph, end.features)
         found = preprocessing(graph, weights.layers)
