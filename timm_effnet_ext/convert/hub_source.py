@@ -14,23 +14,26 @@ from pathlib import Path
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.readers.keras.in_tensorflow import METADATA_FILE
+from timm_effnet_ext.convert.readers.keras.recognise import MEMBERS
 from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.readers.pytorch.statements import LIGHTNINGS, SETTINGS_FILES
+from timm_effnet_ext.convert.readers.pytorch.transformers import PROCESSOR_FILE, TRAINER_FILE
 from timm_effnet_ext.convert.readers.unread import what_its_name_says
 from timm_effnet_ext.convert.records import Progress
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
 from timm_effnet_ext.files.hub_files import Listing, fetch, list_files
-from timm_effnet_ext.files.hub_format import WEIGHT_FILES
+from timm_effnet_ext.files.hub_format import INDEX_SUFFIX, WEIGHT_FILES
 from timm_effnet_ext.files.hub_name import HubName
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
 
-_INDEX = ".index.json"  # of a checkpoint in several files, which it names
-_PROCESSOR = "preprocessor_config.json"
 # What the readers of PyTorch's files look for beside them.
-_TORCHS = (*SETTINGS_FILES, CLASS_NAMES_FILE, _PROCESSOR, "trainer_state.json", f"../{_PROCESSOR}", f"../{LIGHTNINGS}")
+_TORCHS = (
+    *(*SETTINGS_FILES, CLASS_NAMES_FILE, PROCESSOR_FILE, TRAINER_FILE),
+    *(f"../{PROCESSOR_FILE}", f"../{LIGHTNINGS}"),
+)
 # Parts of TensorFlow's checkpoints, whose index is what is opened.
 _STATE, _DATA = "checkpoint", re.compile(r"\.data-\d{5}-of-\d{5}$")
-_SAVED_MODEL, _KERAS = "saved_model.pb", "model.weights.h5"
+_SAVED_MODEL, (_CONFIG, _METADATA, _KERAS) = "saved_model.pb", MEMBERS
 _OF_FOLDERS = (_SAVED_MODEL, _KERAS)
 """What, with files that belong to it, makes a checkpoint of its folder."""
 
@@ -38,8 +41,8 @@ _Form = Mapping[str, Sequence[str]]
 """Patterns of a file's name -> those of what belongs to it, from its folder; {stem} is its name without the suffix."""
 
 _FORMS: tuple[_Form, ...] = (
-    *({name + end: _TORCHS} for name in (*WEIGHT_FILES, "*.safetensors", "*.bin") for end in ("", _INDEX)),
-    {_KERAS: ("config.json", "metadata.json", "task.*", "preprocessor.json", "image_converter.json")},
+    *({name + end: _TORCHS} for name in (*WEIGHT_FILES, "*.safetensors", "*.bin") for end in ("", INDEX_SUFFIX)),
+    {_KERAS: (_CONFIG, _METADATA, "task.*", "preprocessor.json", "image_converter.json")},
     {
         **dict.fromkeys(("*.pth", "*.pt", "*.ckpt", "*.pth.tar"), _TORCHS),
         **dict.fromkeys(("*.keras", "*.h5", "*.hdf5", "*.tar", "*.tar.gz", "*.tgz"), ()),
@@ -144,7 +147,7 @@ def _fetch(listing: Listing, files: Sequence[str], progress: Progress) -> Path:
         progress(f"downloading {file}", 0, 1)
 
     folder = fetch(listing, files, tell)
-    if files[0].endswith(_INDEX):
+    if files[0].endswith(INDEX_SUFFIX):
         fetch(listing, sorted(_shards(folder, files[0]) & {*listing.files}), tell)
     return folder
 

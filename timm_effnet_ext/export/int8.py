@@ -49,11 +49,11 @@ class Answers(NamedTuple):
         )
 
 
-def to_int8(file: Path, classifier: Classifier, images: Path, same_answers: float) -> Answers:
+def to_int8(file: Path, images: Path, same_answers: float) -> Answers:
     """Put a file of `export` into 8-bit integers, in its place.
 
     Args:
-        classifier: The model that the file has been verified against.
+        file: It has been verified.
         images: Folder of at least `MIN_PHOTOS` photos: every second calibrates, the others judge.
         same_answers: Share of the others whose answer must stay the same.
 
@@ -67,12 +67,12 @@ def to_int8(file: Path, classifier: Classifier, images: Path, same_answers: floa
             f"{images}: {len(paths)} photos, expected at least {MIN_PHOTOS} to calibrate and judge with"
         )
     calibrating, judging = paths[::2][:_CALIBRATED_WITH], paths[1::2]
-    of_file = load_onnx(file)  # whose images are what the graph takes
-    expected = _probabilities(of_file, judging)
+    classifier = load_onnx(file)
+    expected = _probabilities(classifier, judging)
     tried = []
     quantized = file.with_name(f"int8-{file.name}")
     for count in FLOAT_LAYERS:
-        _quantize(file, quantized, of_file, calibrating, count)
+        _quantize(file, quantized, classifier, calibrating, count)
         tried.append(_compared(expected, _probabilities(load_onnx(quantized), judging), classifier, count))
         if tried[-1].same >= same_answers * len(judging):
             quantized.replace(file)

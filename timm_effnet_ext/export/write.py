@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from timm.data import create_transform
 from torch import Tensor, nn
 
 from timm_effnet_ext.errors import EffNetExtError, VerificationError
@@ -88,10 +87,7 @@ def export(classifier: Classifier, target: Path, options: ExportOptions = Export
                 f"{target.name} differs from the model by {difference:.1e} of its outputs (allowed: {TOLERANCE:g}). "
                 "Nothing was written"
             )
-        answers = None
-        if options.int8:
-            assert options.images is not None
-            answers = to_int8(part, classifier, options.images, options.same_answers)
+        answers = to_int8(part, options.images, options.same_answers) if options.int8 and options.images else None
     return Exported(target, size, output, len(photos), sizes, difference, answers)
 
 
@@ -150,9 +146,7 @@ def _difference(
     else:
         pixels = images
     with torch.inference_mode():
-        expected = classifier.model(images)
-        if isinstance(model, FromPixels):
-            expected = expected.sigmoid() if classifier.activation == "sigmoid" else expected.softmax(-1)
+        expected = classifier.probabilities(images) if isinstance(model, FromPixels) else classifier.model(images)
         found = torch.cat([run(part) for part in pixels.split(1 if single else len(pixels))])
     scale = max(float(torch.linalg.vector_norm(expected)), len(images) ** 0.5)
     return float(torch.linalg.vector_norm(found - expected)) / scale
@@ -160,8 +154,7 @@ def _difference(
 
 def _images(classifier: Classifier, photos: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
     """Return what the model sees of photos at a size: (B, C, H, W); noise where there are none."""
-    channels = classifier.data_config["input_size"][0]
     if not photos:
+        channels = classifier.data_config["input_size"][0]
         return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
-    transform = create_transform(**{**classifier.data_config, "input_size": (channels, *size)})
-    return torch.stack([transform(photo.convert("L") if channels == 1 else photo) for photo in photos])
+    return torch.cat([classifier.image(photo, size) for photo in photos])

@@ -20,7 +20,8 @@ CROP_MODES = ("center", "squash", "border")
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 WEIGHT_FILES = (WEIGHTS_FILE, "pytorch_model.bin")  # timm takes the first that is there
-INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)  # transformers' of weights in several files
+INDEX_SUFFIX = ".index.json"  # transformers', of weights in several files
+INDEX_FILES = tuple(name + INDEX_SUFFIX for name in WEIGHT_FILES)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -65,10 +65,14 @@ class Classifier:
     problem_type: str
     origins: Mapping[str, str]
 
-    def image(self, photo: Image.Image) -> Tensor:
-        """Return what the model sees of an RGB photo: (1, 3, H, W), or (1, 1, H, W) in grey as timm has it."""
-        is_grey = self.data_config["input_size"][0] == 1
-        return create_transform(**self.data_config)(photo.convert("L") if is_grey else photo).unsqueeze(0)
+    def image(self, photo: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
+        """Return what the model sees of an RGB photo: (1, 3, H, W), or (1, 1, H, W) in grey as timm has it.
+
+        `size` is another height and width than that which the weights are tested at.
+        """
+        channels, *usual = self.data_config["input_size"]
+        transform = create_transform(**{**self.data_config, "input_size": (channels, *(size or usual))})
+        return transform(photo.convert("L") if channels == 1 else photo).unsqueeze(0)
 
     @property
     def activation(self) -> Activation:

@@ -16,13 +16,14 @@ from timm.data import CustomDatasetInfo
 from torch import Tensor
 
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line, located
+from timm_effnet_ext.files.hub_format import PREPROCESSING
 from timm_effnet_ext.files.outputs import PROBLEM_TYPES, REGRESSION, activation_of
 from timm_effnet_ext.predict.classifier import UNFIT, Classifier, try_config
 
 IMAGE, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 """What a graph takes, and which of two it gives: probabilities where it takes pixels of 0 … 255."""
 
-_PREPARATION = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+_PREPARATION = tuple(name for name in PREPROCESSING if name != "test_input_size")  # the size is that one
 _ORIGINS = {"problem_type": "problem_type_from", "labels": "label_names_from"}
 _PIXELS = {"mean": (0.0,), "std": (1 / 255,)}  # timm's words for images of 0 … 255
 _MODULES = ("onnx", "onnxscript", "onnxruntime")

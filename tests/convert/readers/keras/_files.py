@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import timm
 import torch
 
 import timm_effnet_ext  # noqa: F401  registers the models
+from tests.archives import unpack_archives
 from tests.convert._sources import said
 from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
@@ -24,18 +22,9 @@ ARCHIVES = Path(__file__).parents[3] / "data" / "keras"
 TOLERANCE = 1e-4
 
 
-@functools.cache
 def folder() -> Path:
-    """Return where the files lie; they stay until the process ends."""
-    unpacked = tempfile.TemporaryDirectory(prefix="keras-files-")
-    _kept.append(unpacked)
-    for archive in sorted(ARCHIVES.glob("*.tar.xz")):
-        with tarfile.open(archive) as tar:
-            tar.extractall(unpacked.name, filter="data")
-    return Path(unpacked.name)
-
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []
+    """Return where the files lie."""
+    return unpack_archives(ARCHIVES)
 
 
 def outputs(file: str, which: str) -> tuple[np.ndarray, np.ndarray]:

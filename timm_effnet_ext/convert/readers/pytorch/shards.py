@@ -13,9 +13,9 @@ from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.files.hub_format import read_object
+from timm_effnet_ext.files.hub_format import INDEX_SUFFIX, read_object
 
-INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+INDEX_SUFFIXES = tuple(kind + INDEX_SUFFIX for kind in (".safetensors", ".bin"))
 
 
 def is_index(path: Path) -> bool:
