@@ -166,9 +166,11 @@ class EfficientNet(Trunk):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return features (B, num_features, H/32, W/32)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
+        if not torch.jit.is_scripting():
             if self.lean_training and lean_applies(self, x):
                 return lean_features(self, x)
+            if self.packing is not None and self.packing.applies(self, x):
+                return self.packing.features(self, x)
         x = self._stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x, flatten=True)

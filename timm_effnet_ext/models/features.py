@@ -42,9 +42,11 @@ class EfficientNetFeatures(Trunk):
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of the stem and of each stage."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
+        if not torch.jit.is_scripting():
             if self.lean_training and lean_applies(self, x):
                 return [output.value() for output in lean_stages(self, x)]
+            if self.packing is not None and self.packing.applies(self, x):
+                return self.packing.stages(self, x)
         x = self._stem(x)
         outputs = [x]
         for stage in self.blocks:

@@ -49,6 +49,7 @@ class Trunk(Freezable):
         _check_arguments(in_chans, width_mult, depth_mult, feature_location)
         self.in_chans, self.drop_rate = in_chans, drop_rate
         self.grad_checkpointing = False
+        self.packing = None  # of a copy that `optimize_for_inference` made
         self._make = make = LayerFactory(
             act_layer=act_layer or arch.act,
             norm_layer=norm_layer,
