@@ -101,7 +101,7 @@ class World:
         )
         for command, _, printed in (part.partition("\n") for part in re.split(r"^\$ ", block.text, flags=re.M)[1:]):
             shown = self._shown(command, block, fails="error: " in printed)
-            wanted, found = _comparable(printed), _comparable(shown)
+            wanted, found = make_comparable(printed), make_comparable(shown)
             pattern = "\n".join(".*" if line == ABRIDGED else re.escape(line) for line in wanted.splitlines())
             assert re.fullmatch(pattern, found, re.DOTALL), f"{block}: {command}\nprints\n{found}\nnot\n{wanted}"
 
@@ -128,7 +128,8 @@ def _environment() -> dict[str, str]:
     return environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
-def _comparable(text: str) -> str:
+def make_comparable(text: str) -> str:
+    """Return a text with what is never the same twice under a name, and without spaces at the ends of lines."""
     for volatile, name in VOLATILE:
         text = re.sub(volatile, name, text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
