@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import os
 import re
 import shutil
@@ -105,6 +107,16 @@ class World:
             pattern = "\n".join(".*" if line == ABRIDGED else re.escape(line) for line in wanted.splitlines())
             assert re.fullmatch(pattern, found, re.DOTALL), f"{block}: {command}\nprints\n{found}\nnot\n{wanted}"
 
+    def examples(self, block: Block) -> None:
+        """Run what stands behind `>>>`, each part by itself, and compare what it gives with what stands below."""
+        test = doctest.DocTestParser().get_doctest(block.text, {}, str(block), str(block.page), block.line - 1)
+        told: list[str] = []
+        assert not doctest.DocTestRunner().run(test, out=told.append).failed, f"{block}: {''.join(told)}"
+
+    def stub(self, block: Block) -> None:
+        """Check that what says how something is called is Python; it does nothing."""
+        compile(block.text, str(block), "exec", ast.PyCF_ONLY_AST)
+
     def recipe(self, block: Block) -> None:
         """Check that train.py has the options that a YAML file sets."""
         unknown = yaml.safe_load(block.text).keys() - OPTIONS
@@ -136,6 +148,8 @@ def make_comparable(text: str) -> str:
 
 
 RUNNERS: Mapping[str, Callable[[World, Block], None]] = {
+    "pycon": World.examples,
+    "pyi": World.stub,
     "python": World.python,
     "sh": World.shell,
     "text": World.transcript,

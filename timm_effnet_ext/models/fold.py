@@ -28,8 +28,17 @@ def optimize_for_inference(model: Model) -> Model:
     Other norms stay, and so do those behind layers of one's own. It can be scripted, compiled and exported like the
     original, and keeps `features_only`; run it under `torch.inference_mode()`.
 
+    Args:
+        model: A `hucorz_*` model, a classifier or with `features_only`.
+
     Raises:
         TypeError: `model` is not one of ours.
+
+    >>> import timm
+    >>> from timm_effnet_ext import optimize_for_inference
+    >>> model = timm.create_model("hucorz_efficientnet_lite0", width_mult=0.25, depth_mult=0.25)
+    >>> model.conv_stem.bias is None, optimize_for_inference(model).conv_stem.bias.shape
+    (True, torch.Size([32]))
     """
     if not hasattr(model, "conv_stem") or not hasattr(model, "set_lean_training"):
         raise TypeError(f"optimize_for_inference takes a hucorz_* model, got {type(model).__name__}")
