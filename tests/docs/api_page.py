@@ -47,7 +47,7 @@ _OFFERED = {attribute: name for name, (_, attribute) in timm_effnet_ext._ELSEWHE
 _PARTS = {"Args": "Arguments", "Attributes": "Attributes", "Raises": "Raises"}
 _HEAD = re.compile(rf"({'|'.join(_PARTS)}):")
 _ITEM = re.compile(r"^ {4}(\*{0,2}\w+): ", re.M)
-_FORMAT = ("-m", "ruff", "format", "--isolated", "--line-length", "100", "--stdin-filename", "stub.pyi", "-")
+_FORMAT = (sys.executable, "-m", "ruff", "format", "--stdin-filename", str(PAGE), "-")  # stubs as `make fmt` has them
 
 
 def make_page() -> str:
@@ -56,7 +56,8 @@ def make_page() -> str:
     sections = (
         part for title, names in SECTIONS.items() for part in (f"## {title}", *(describe(name) for name in names))
     )
-    return "\n\n".join([_INTRODUCTION + "\n" + "\n".join(listed), *sections]) + "\n"
+    text = "\n\n".join([_INTRODUCTION + "\n" + "\n".join(listed), *sections]) + "\n"
+    return subprocess.run(_FORMAT, input=text, capture_output=True, encoding="utf-8", cwd=ROOT, check=True).stdout
 
 
 def find(name: str) -> Any:
@@ -99,9 +100,7 @@ def _stub(obj: Any, name: str) -> str:
             part.id = _OFFERED.get(part.id, part.id)
         if isinstance(part, ast.FunctionDef) or (part is node and not node.body):
             part.body = [ast.Expr(ast.Constant(...))]
-    text = ast.unparse(ast.fix_missing_locations(node))
-    done = subprocess.run([sys.executable, *_FORMAT], input=text, capture_output=True, text=True, check=True)
-    return f"```pyi\n{done.stdout.strip()}\n```"
+    return f"```pyi\n{ast.unparse(ast.fix_missing_locations(node))}\n```"
 
 
 def _is_init(node: ast.stmt) -> bool:
