@@ -77,7 +77,7 @@ def describe(name: str) -> str:
     obj, called = find(name), name.rpartition(".")[2]
     where = [f"In `timm_effnet_ext.{name.rpartition('.')[0]}`."] if "." in name else []
     parts = [f"### {called}", *where, _stub(obj, called), *_explained(obj)]
-    for method, member in methods(obj).items() if isinstance(obj, type) else ():
+    for method, member in methods(obj).items():
         parts += [f"#### {called}.{method}", _stub(member, method), *_explained(member)]
     return "\n\n".join(parts)
 
