@@ -37,8 +37,17 @@ def optimize_for_inference(model: Model, dtype: torch.dtype | None = None) -> Mo
         dtype: That of the copy, which takes images of it; None keeps the model's. With `torch.bfloat16` a processor
             that has instructions for it is faster and rounds to 8 bits; a log line tells where there are none.
 
+    Args:
+        model: A `hucorz_*` model, a classifier or with `features_only`.
+
     Raises:
         TypeError: `model` is not one of ours.
+
+    >>> import timm
+    >>> from timm_effnet_ext import optimize_for_inference
+    >>> model = timm.create_model("hucorz_efficientnet_lite0", width_mult=0.25, depth_mult=0.25)
+    >>> model.conv_stem.bias is None, optimize_for_inference(model).conv_stem.bias.shape
+    (True, torch.Size([32]))
     """
     if not hasattr(model, "conv_stem") or not hasattr(model, "set_lean_training"):
         raise TypeError(f"optimize_for_inference takes a hucorz_* model, got {type(model).__name__}")
