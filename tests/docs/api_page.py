@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "api.md"
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Models": (
         "models.efficientnet.EfficientNet", "models.features.EfficientNetFeatures", "models.trunk.Trunk",
-        "models.freeze.Freezable", "optimize_for_inference",
+        "models.freeze.Freezable", "optimize_for_inference", "keep_freed_memory",
     ),
     "Convert": (
         "convert_checkpoint", "ConvertOptions", "convert.records.Report", "convert.records.Proof",
