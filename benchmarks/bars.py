@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.parts import Table
+from benchmarks.tables import Table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.files.storage import new_file
 
