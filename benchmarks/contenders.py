@@ -136,11 +136,12 @@ def predictors(work: Work, *, compiled: bool = False) -> Iterator[dict[str, Step
         steps["optimized compiled"] = _predict(torch.compile(optimize_for_inference(our)), work.images())
     if torchvision_has(work):
         steps["torchvision"] = _predict(torchvisions(work).eval(), work.images())
+    is_for_engines = work.device.type == "cpu" and work.dtype == torch.float32
     with tempfile.TemporaryDirectory() as folder:
-        if work.device.type == "cpu" and is_there("onnxruntime"):
+        if is_for_engines and is_there("onnxruntime"):
             steps["timm in ONNX Runtime"] = _onnxruntime(theirs, work, Path(folder) / "timm.onnx")
             steps["ours in ONNX Runtime"] = _onnxruntime(our, work, Path(folder) / "ours.onnx")
-        if work.device.type == "cpu" and is_there("openvino"):
+        if is_for_engines and is_there("openvino"):
             steps["timm in OpenVINO"] = _openvino(theirs, work)
             steps["ours in OpenVINO"] = _openvino(our, work)
         yield steps
