@@ -11,10 +11,12 @@ RUN = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
 PYTEST = $(RUN) -m pytest --numprocesses auto --timeout 600
 # The Python of an environment with tensorflow and safetensors: `make bench` then measures conversions beside it.
 TENSORFLOW ?=
-# Wheels for `make gpu` on a machine without a network but with torch, the Python there, and where they are installed.
+# Wheels for `make gpu` on a machine without a network but with torch, the Python there, where they are installed, and
+# where the results go.
 WHEELS := build/wheels
 GPU_PYTHON ?= $(VERSION)
 CARRIED := build/carried
+GPU_OUT ?= build/gpu
 # `make gpu` runs with the machine's own torch and these wheels where they were carried along, else as everything here.
 IS_CARRIED := $(wildcard $(WHEELS)/*.whl)
 GPU_RUN = $(if $(IS_CARRIED),PYTHONPATH=$(CARRIED) $(PYTHON),$(BIN)/python)
@@ -78,8 +80,8 @@ bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (bu
 bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
 	$(RUN) -m benchmarks.progressive build/bench-progressive
 
-gpu: $(if $(IS_CARRIED),$(CARRIED)/.installed,$(VENV)/.installed)  ## a GPU in ten minutes: laws, memory, times (build/gpu/gpu.png)
-	$(GPU_RUN) -m benchmarks.gpu
+gpu: $(if $(IS_CARRIED),$(CARRIED)/.installed,$(VENV)/.installed)  ## a GPU in ten minutes: laws, memory, times (GPU_OUT=build/gpu)
+	$(GPU_RUN) -m benchmarks.gpu --output $(GPU_OUT)
 
 $(CARRIED)/.installed: $(IS_CARRIED)
 	rm -rf $(CARRIED)

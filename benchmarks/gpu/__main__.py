@@ -5,14 +5,16 @@ GradScaler, as a CUDA graph, across streams and beside torch.compile. Then time 
 images a second of progressive learning, and inference. Whatever is found is in the files at once, a failure costs its
 item alone, and what no longer fits into --minutes is left out and named.
 
-On a machine without a network, carry this repository and the wheels that it lacks beside its own torch:
-`make gpu-wheels GPU_PYTHON=3.12` puts them into build/wheels, from where `make gpu` installs them. The same by hand:
+To a machine without a network goes this repository with the wheels that are not there beside torch and torchvision:
+`make gpu-wheels GPU_PYTHON=3.12` puts them into build/wheels, from where `make gpu` installs them. By hand that is
 
     python3 -m pip install --no-index --no-deps --target build/carried build/wheels/*.whl
     PYTHONPATH=build/carried python3 -m benchmarks.gpu
 
-`python -m benchmarks.gpu --device cpu --quick` tries the script without a GPU. It returns 1 where a law does not hold
-or something that was begun did not end.
+Where there is no torch either, `python -m benchmarks.gpu.wheels build/wheels --torch` adds it, for its own Python.
+
+It returns 1 where a law does not hold or something that was begun did not end. `--device cpu --quick` tries the script
+without a GPU, with OMP_NUM_THREADS=1 in minutes.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ def _begin(report: Report, options: Options) -> str:
         try:
             report.machine = next(conduct(describe, options.device, seconds=_START, method=method))
             break
-        except Unfinished as err:
+        except (Unfinished, OSError) as err:
             print(f"{method}: {err}", file=sys.stderr)
     else:
         raise EffNetExtError(f"--device {options.device}: no process can use it, see above")

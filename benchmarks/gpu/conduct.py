@@ -45,7 +45,7 @@ def conduct(run: Callable[..., Any], *args: Any, seconds: float, method: str = F
         raise Unfinished(f"its process ended with {process.exitcode}") from None
     finally:
         process.kill()
-        process.join()
+        process.join(timeout=10)  # a driver may hold what is killed for longer
         receiver.close()
 
 

@@ -221,7 +221,13 @@ LAWS: dict[str, Law] = {
 def try_law(name: str, options: Options) -> Verdict:
     """Return what is found of a law, with libraries that compute the same every time and round as they say.
 
-    By default cuDNN may choose other sums from run to run, and convolves float32 in TensorFloat32, with 10 bits.
+    By default cuDNN may take other sums from run to run, and convolves float32 in TensorFloat32, with 10 bits.
     """
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    cudnn: Any = torch.backends.cudnn
+    usual = cudnn.deterministic, cudnn.allow_tf32
+    # Not `cudnn.flags`, which from torch 2.9 on sets what `allow_tf32` has just set once more, by another name.
+    cudnn.deterministic, cudnn.allow_tf32 = True, False
+    try:
         return Verdict(name, tuple(LAWS[name](options)))
+    finally:
+        cudnn.deterministic, cudnn.allow_tf32 = usual

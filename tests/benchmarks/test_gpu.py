@@ -300,6 +300,22 @@ def test_without_matplotlib_all_but_the_picture_is_there(
     assert "the picture needs matplotlib" in capsys.readouterr().err
 
 
+def test_where_no_process_can_use_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: Any, method: str, **kwargs: Any) -> Iterator[Any]:
+        raise Unfinished("RuntimeError: no kernel") if method == FORKED else OSError("no sockets")
+        yield
+
+    monkeypatch.setattr(command, "conduct", refuse)
+    assert command.main(["--device", "cpu", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "forkserver: RuntimeError: no kernel",
+        "spawn: no sockets",
+        "error: --device cpu: no process can use it, see above",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"), [("foo", "expected cuda, cuda:N or cpu"), ("mps", "expected cuda, cuda:N or cpu")]
 )
