@@ -85,7 +85,7 @@ def _begin(report: Report, options: Options) -> str:
     """
     for method in (FORKED, SPAWNED):
         try:
-            report.machine = next(conduct(describe, options.device, seconds=_START, method=method))
+            (report.machine,) = conduct(describe, options.device, seconds=_START, method=method)
             break
         except (Unfinished, OSError) as err:
             print(f"{method}: {err}", file=sys.stderr)

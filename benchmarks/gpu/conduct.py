@@ -18,6 +18,7 @@ from benchmarks.parts import Options
 from timm_effnet_ext.errors import first_line
 
 FORKED, SPAWNED = "forkserver", "spawn"
+_FAREWELL = 10  # seconds for a process to end by itself; a driver may hold even one that was killed
 
 
 class Unfinished(Exception):
@@ -40,12 +41,13 @@ def conduct(run: Callable[..., Any], *args: Any, seconds: float, method: str = F
     end = time.monotonic() + seconds
     try:
         yield from _receive(receiver, end)
+        process.join(timeout=_FAREWELL)
     except EOFError:
-        process.join(timeout=5)
+        process.join(timeout=_FAREWELL)
         raise Unfinished(f"its process ended with {process.exitcode}") from None
     finally:
         process.kill()
-        process.join(timeout=10)  # a driver may hold what is killed for longer
+        process.join(timeout=_FAREWELL)
         receiver.close()
 
 
