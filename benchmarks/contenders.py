@@ -1,21 +1,19 @@
-"""Who runs in the benchmark: our models, timm's `tf_*` twins, torchvision's, and other engines on exported files."""
+"""Who runs in the benchmark: our models, timm's `tf_*` twins and torchvision's, and how they train."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX
-from timm_effnet_ext.models.fold import optimize_for_inference
 
 Step = Callable[[], Any]
 _TORCHVISION = {"efficientnetv2_s": "efficientnet_v2_s"}  # where its name is not the architecture's
@@ -34,6 +32,8 @@ class Work(NamedTuple):
     batch: int
     device: torch.device
     dtype: torch.dtype = torch.float32
+    threads: int | None = None
+    """Of the CPU; None is as many as torch takes."""
 
     def images(self, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
         """Return random images."""
@@ -41,7 +41,8 @@ class Work(NamedTuple):
         return x.to(memory_format=memory_format)
 
     def __str__(self) -> str:
-        return f"{self.arch} @{self.size}, batch {self.batch}"
+        threads = {None: "", 1: ", one thread"}.get(self.threads, f", {self.threads} threads")
+        return f"{self.arch} @{self.size}, batch {self.batch}{threads}"
 
 
 def is_there(engine: str) -> bool:
@@ -81,6 +82,24 @@ def _checkpointed(work: Work) -> nn.Module:
     return model
 
 
+class _Selective(nn.Sequential):
+    """A stage whose convolutions' outputs are kept, and all else recomputed, by torch's own means."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = [torch.ops.aten.convolution.default]
+        contexts = partial(create_selective_checkpoint_contexts, kept)
+        return checkpoint(super().forward, x, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
+
+
+def _selectively_checkpointed(work: Work) -> nn.Module:
+    model: Any = timms(work)
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # torch's means refuses kept values that are overwritten
+    model.blocks = nn.Sequential(*(_Selective(*stage) for stage in model.blocks))
+    return model
+
+
 def _compiled(work: Work) -> Any:
     return torch.compile(timms(work))
 
@@ -92,6 +111,7 @@ def trainers(work: Work, *, compiled: bool, only: Collection[str] | None = None)
         "timm": (timms, plain),
         "timm channels_last": (timms, last),
         "timm checkpointed": (_checkpointed, plain),
+        "timm selectively checkpointed": (_selectively_checkpointed, plain),
         "ours": (ours, plain),
         "ours channels_last": (ours, last),
         "lean": (lambda w: ours(w, lean=True), plain),
@@ -118,62 +138,3 @@ def train_step(model: nn.Module, images: Tensor, amp: torch.dtype | None = None)
         model.zero_grad(set_to_none=True)
 
     return step
-
-
-@contextmanager
-def predictors(work: Work, *, compiled: bool = False) -> Iterator[dict[str, Step]]:
-    """Give the functions that classify one batch, by name; exported files live as long as the block."""
-    theirs, our = timms(work).eval(), ours(work).eval()
-    last = torch.channels_last
-    steps = {
-        "timm": _predict(theirs, work.images()),
-        "timm channels_last": _predict(timms(work).eval().to(memory_format=last), work.images(last)),
-        "ours": _predict(our, work.images()),
-        "optimized": _predict(optimize_for_inference(our), work.images()),
-    }
-    if compiled:
-        steps["timm compiled"] = _predict(torch.compile(theirs), work.images())
-        steps["optimized compiled"] = _predict(torch.compile(optimize_for_inference(our)), work.images())
-    if torchvision_has(work):
-        steps["torchvision"] = _predict(torchvisions(work).eval(), work.images())
-    is_for_engines = work.device.type == "cpu" and work.dtype == torch.float32
-    with tempfile.TemporaryDirectory() as folder:
-        if is_for_engines and is_there("onnxruntime"):
-            steps["timm in ONNX Runtime"] = _onnxruntime(theirs, work, Path(folder) / "timm.onnx")
-            steps["ours in ONNX Runtime"] = _onnxruntime(our, work, Path(folder) / "ours.onnx")
-        if is_for_engines and is_there("openvino"):
-            steps["timm in OpenVINO"] = _openvino(theirs, work)
-            steps["ours in OpenVINO"] = _openvino(our, work)
-        yield steps
-
-
-def _predict(model: Any, images: Tensor) -> Step:
-    def step() -> None:
-        with torch.inference_mode():
-            model(images)
-
-    return step
-
-
-def _onnxruntime(model: nn.Module, work: Work, file: Path) -> Step:
-    import onnxruntime
-
-    images = work.images()
-    torch.onnx.export(model, (images,), file, dynamo=True, verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin after a run would take the cores of whoever is measured next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: images.numpy()}
-    return lambda: session.run(None, feed)
-
-
-def _openvino(model: nn.Module, work: Work) -> Step:
-    import openvino
-
-    images = work.images()
-    # Where the processor has bfloat16, OpenVINO computes in it unless told otherwise: another result, not a faster one.
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.compile_model(openvino.convert_model(model, example_input=images), "CPU", settings)
-    return lambda: compiled(images.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+WARM_UP = 2
+
+
+class Round(NamedTuple):
+    """What one run took."""
+
+    milliseconds: float
+    faults: int
+    """Pages of memory that the system gave the process, each of which it clears first."""
+
 
 class Spread(NamedTuple):
     """What the rounds of one contender gave."""
@@ -21,28 +32,35 @@ class Spread(NamedTuple):
     min: float
     median: float
     rounds: int
+    faults: int | None = None
+    """The fewest page faults of a round, where they were counted."""
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
+    def of(cls, values: Iterable[float], faults: Iterable[int] = ()) -> Spread:
         """Summarise the values of the rounds."""
         values = list(values)
-        return cls(min(values), statistics.median(values), len(values))
+        return cls(min(values), statistics.median(values), len(values), min(faults, default=None))
 
 
 def alternate(
     contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Return the milliseconds of each contender in each round; a first round warms up and is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for counted in [False] + [True] * rounds:
+) -> dict[str, list[Round]]:
+    """Return what each contender took in each round; the first two rounds warm up and are not counted."""
+    taken: dict[str, list[Round]] = {name: [] for name in contenders}
+    for counted in [False] * WARM_UP + [True] * rounds:
         for name, run in contenders.items():
-            start = time.perf_counter()
+            faults, start = _page_faults(), time.perf_counter()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if counted:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
+                milliseconds = (time.perf_counter() - start) * 1e3
+                taken[name].append(Round(milliseconds, _page_faults() - faults))
+    return taken
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.contenders import Work, predictors, train_step, trainers
+from benchmarks.contenders import Work, train_step, trainers
+from benchmarks.engines import ALWAYS, BFLOAT16, COMPILED, ENGINES, OTHER_FORMS, predictors
 from benchmarks.measure import Spread, alternate, kept_bytes, numbers_of
 from benchmarks.tables import Bar, Table
 from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX
@@ -44,7 +46,12 @@ _TRAININGS = (
     _Training("efficientnet_cc_b0_8e", 224, 8, 0.33),
     _Training("efficientnet_b4", 380, 2, 0.34),
 )
-_TIMED = ("efficientnet_b0", "efficientnetv2_s", "efficientnet_cc_b0_8e")  # B4 differs from B0 in width and depth only
+# With how many threads; B4 differs from B0 in width and depth only.
+_TIMED: dict[str, tuple[int | None, ...]] = {
+    "efficientnet_b0": (None, 1),
+    "efficientnetv2_s": (None,),
+    "efficientnet_cc_b0_8e": (None,),
+}
 # Inductor searches the fusions of V2-S for more than 25 minutes and 15 GB (torch 2.14.1).
 _COMPILED = ("efficientnet_b0",)
 _LEAN, _LEAN_LAST = ("lean", "timm"), ("lean channels_last", "timm channels_last")
@@ -56,23 +63,51 @@ _STEP_BARS = (
     Bar(1.0, (("ours channels_last", "timm channels_last"),)),
     Bar(0.4, (("ours linear_probe", "ours"),)),
 )
-_ONNX_BAR = Bar(1.0, (("ours in ONNX Runtime", "timm in ONNX Runtime"),))
-_INFERENCES = {
-    ("efficientnet_b0", 224, 8): (
-        Bar(1 / 1.8, (("optimized", "timm"),)),
-        Bar(1 / 1.25, (("optimized", "timm channels_last"),)),
-        _ONNX_BAR,
+_STATIC, _EVERY, _INT8 = "ours in ONNX Runtime", *OTHER_FORMS
+_EXPORT_BARS = (Bar(1.0, ((_STATIC, "timm in ONNX Runtime"),)), Bar(1.03, ((_EVERY, _STATIC),)))
+_BFLOAT16_BAR = Bar(0.75, ((BFLOAT16, "optimized"),))
+
+
+def _faster(limit: float, than: str) -> Bar:
+    return Bar(limit, (("optimized", than),))
+
+
+class _Inference(NamedTuple):
+    arch: str
+    size: int
+    batch: int
+    threads: int | None
+    names: tuple[str, ...]
+    bars: tuple[Bar, ...]
+
+
+_SOME = (*ALWAYS, BFLOAT16, *ENGINES[:2])
+_INFERENCES = (
+    _Inference(
+        "efficientnet_b0", 224, 8, None,
+        (*ALWAYS, BFLOAT16, *COMPILED, *ENGINES, *OTHER_FORMS),
+        (_faster(0.7, "timm"), _faster(0.85, "timm channels_last"), _faster(1.3, _STATIC), *_EXPORT_BARS,
+         _BFLOAT16_BAR, Bar(0.65, ((_INT8, _STATIC),))),
     ),
-    ("efficientnetv2_s", 300, 4): (
-        Bar(1.0, (("optimized", "timm"),)),
-        Bar(1.0, (("optimized", "timm channels_last"),)),
-        _ONNX_BAR,
+    _Inference("efficientnet_b0", 224, 8, 1, _SOME, (_faster(0.7, "timm"), _faster(1.0, "timm channels_last"))),
+    _Inference("efficientnet_b0", 224, 1, None, _SOME, (_faster(1.0, "timm"), _faster(1.5, _STATIC))),
+    _Inference("efficientnet_b0", 224, 1, 1, _SOME, (_faster(1.0, "timm"),)),
+    _Inference(
+        "efficientnetv2_s", 300, 4, None,
+        (*ALWAYS, BFLOAT16, *ENGINES, _EVERY),
+        (_faster(1.0, "timm"), _faster(1.0, "timm channels_last"), _faster(1.06, _STATIC), *_EXPORT_BARS,
+         _BFLOAT16_BAR),
     ),
-    ("efficientnet_cc_b0_8e", 224, 8): (  # timm's export, unlike ours, is for one batch
-        Bar(1 / 1.1, (("optimized", "timm"),)),
-        Bar(1 / 1.1, (("optimized", "timm channels_last"),)),
+    _Inference(
+        "efficientnet_lite0", 224, 8, None,
+        (*ALWAYS, BFLOAT16, *ENGINES[:2], *OTHER_FORMS),
+        (_faster(1.0, "timm"), *_EXPORT_BARS, Bar(0.65, ((_INT8, _STATIC),))),
     ),
-}
+    _Inference(  # timm's export, unlike ours, is for one batch
+        "efficientnet_cc_b0_8e", 224, 8, None, _SOME,
+        (_faster(1 / 1.1, "timm"), _faster(1 / 1.1, "timm channels_last")),
+    ),
+)  # fmt: skip
 
 
 def training_bytes(options: Options) -> Iterator[Table]:
@@ -96,19 +131,57 @@ def training_bytes(options: Options) -> Iterator[Table]:
 def training_time(options: Options) -> Iterator[Table]:
     """Yield the times of forward and backward."""
     for row in _TRAININGS[: 1 if options.quick else None]:
-        if row.arch in _TIMED:
-            work = Work(row.arch, row.size, row.batch, options.device)
-            contenders = trainers(work, compiled=row.arch in _COMPILED and not options.quick)
-            steps = {name: train_step(*contender) for name, contender in contenders.items()}
-            yield timed("train", f"Training step, {work}", steps, options, _STEP_BARS)
+        for count in _TIMED.get(row.arch, ()):
+            work = Work(row.arch, row.size, row.batch, options.device, threads=count)
+            compiled = row.arch in _COMPILED and count is None and not options.quick
+            with threads(count):
+                contenders = trainers(work, compiled=compiled)
+                steps = {name: train_step(*contender) for name, contender in contenders.items()}
+                yield timed("train", f"Training step, {work}", steps, options, _STEP_BARS)
 
 
 def inference_time(options: Options) -> Iterator[Table]:
     """Yield the times of classifying a batch."""
-    for (arch, size, batch), bars in list(_INFERENCES.items())[: 1 if options.quick else None]:
-        work = Work(arch, size, batch, options.device)
-        with predictors(work) as steps:
-            yield timed("inference", f"Inference, {work}", steps, options, bars)
+    for row in _INFERENCES[: 1 if options.quick else None]:
+        work = Work(row.arch, row.size, row.batch, options.device, threads=row.threads)
+        names = ALWAYS if options.quick else row.names
+        with threads(row.threads), predictors(work, names) as steps:
+            yield timed("inference", f"Inference, {work}", steps, options, row.bars)
+
+
+_STEPS = """
+import resource, sys, time
+name, size, batch, memory_format, kept = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+import timm_effnet_ext
+if kept == "kept":
+    timm_effnet_ext.keep_freed_memory()
+import timm, torch
+from benchmarks.contenders import train_step
+memory_format = getattr(torch, memory_format)
+model = timm.create_model(name, lean=True).train().to(memory_format=memory_format)
+step = train_step(model, torch.randn(batch, 3, size, size).to(memory_format=memory_format))
+taken = []
+for _ in range(8):
+    faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
+    step()
+    taken.append((time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults))
+print(min(taken[2:])[0] * 1e3, min(faults for _, faults in taken[2:]))
+"""
+_KEPT_BAR = Bar(0.92, (("as under run", "as it is"),))
+
+
+def kept_memory(options: Options) -> Iterator[Table]:
+    """Yield the times of a lean training step in processes that keep freed memory, as `run` does, and that do not."""
+    for row in _TRAININGS[: 1 if options.quick else 2]:
+        for memory_format in ("contiguous_format", "channels_last"):
+            arguments = (PREFIX + row.arch, row.size, row.batch, memory_format)
+            runs: dict[str, list[list[float]]] = {"as it is": [], "as under run": []}
+            for _ in range(max(2, options.rounds // 3)):
+                for side, taken in runs.items():
+                    taken.append(numbers_of(_STEPS, *arguments, "kept" if side == "as under run" else "given back"))
+            values = {s: Spread.of([m for m, _ in r], [int(faults) for _, faults in r]) for s, r in runs.items()}
+            title = f"Lean training step, {row.arch} @{row.size}, batch {row.batch}, {memory_format}"
+            yield Table("memory", title, "ms", values, (_KEPT_BAR,))
 
 
 # VmHWM counts from the start of the program, ru_maxrss from its parent's.
@@ -163,14 +236,30 @@ def import_time(options: Options) -> Iterator[Table]:
 PARTS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "bytes": training_bytes,
     "train": training_time,
+    "memory": kept_memory,
     "inference": inference_time,
     "creation": creation,
     "import": import_time,
 }
 
 
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads in the block; None leaves them as they are."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count or usual)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
 def timed(name: str, title: str, steps: dict[str, Callable[[], Any]], options: Options, bars: tuple[Bar, ...]) -> Table:
     """Return the times of all steps as a table, with those bars whose both sides are there."""
-    times = alternate(steps, options.rounds, options.device)
+    taken = alternate(steps, options.rounds, options.device)
     held = tuple(bar for bar in bars if all(side in steps for pair in bar.pairs for side in pair))
-    return Table(name, title, "ms", {side: Spread.of(values) for side, values in times.items()}, held)
+    values = {
+        side: Spread.of((one.milliseconds for one in rounds), (one.faults for one in rounds))
+        for side, rounds in taken.items()
+    }
+    return Table(name, title, "ms", values, held)

@@ -34,10 +34,10 @@ def print_comparison(table: Table) -> None:
     print(f"\n{table.title} ({table.unit})")
     base = table.values.get("timm")
     rows = [
-        (name, f"{s.min:.4g}", f"{s.median:.4g}", f"{s.min / base.min:.3f}x" if base else "", s.rounds)
+        (name, f"{s.min:.4g}", f"{s.median:.4g}", f"{s.min / base.min:.3f}x" if base else "", s.rounds, s.faults)
         for name, s in table.values.items()
     ]
-    print_table(rows, ["", "min", "median", "of timm", "rounds"])
+    print_table(rows, ["", "min", "median", "of timm", "rounds", "page faults"])
     for bar in table.bars:
         ratio = table.ratio(bar)
         names = " or ".join(f"{mine} / {theirs}" for mine, theirs in bar.pairs)

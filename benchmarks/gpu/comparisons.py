@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from benchmarks.contenders import Step, Work, predictors, train_step, trainers
+from benchmarks.contenders import Step, Work, train_step, trainers
+from benchmarks.engines import ALWAYS, predictors
+from benchmarks.engines import COMPILED as COMPILED_ENGINES
 from benchmarks.gpu.device import first_out_of_memory, free
 from benchmarks.measure import Spread, alternate, peak_bytes
 from benchmarks.parts import Options, timed
@@ -42,9 +44,9 @@ def learn_progressively(options: Options) -> Iterator[Table]:
         size, batch = (stage.size // 4, _QUICK_BATCH) if options.quick else (stage.size, batch)
         work = Work(_STAGED_ARCH, size, batch, options.device)
         work, steps, note = _fit(work, lambda work: _steps(work, _STAGED))
-        for name, times in alternate(steps, options.rounds, options.device).items():
+        for name, rounds in alternate(steps, options.rounds, options.device).items():
             side = f"{name.partition(' ')[0]} @{work.size}, batch {work.batch}{note}"
-            values[side] = Spread.of(work.batch / time * 1e3 for time in times)
+            values[side] = Spread.of(work.batch / one.milliseconds * 1e3 for one in rounds)
         del steps
         free(options.device)
     title = f"Progressive learning by stage, {_STAGED_ARCH}, channels_last, autocast to bfloat16"
@@ -53,9 +55,9 @@ def learn_progressively(options: Options) -> Iterator[Table]:
 
 def predict(options: Options, arch: str, size: int) -> Iterator[Table]:
     """Yield the times of classifying a batch; on a GPU beside torch.compile."""
-    compiled = options.device.type == "cuda"
+    names = [*ALWAYS, *(COMPILED_ENGINES if options.device.type == "cuda" else ())]
     work = _work(options, arch, size)._replace(dtype=_TYPE)
-    with predictors(work, compiled=compiled) as steps:
+    with predictors(work, names) as steps:
         yield timed("inference", f"Inference, {work}, in bfloat16", steps, options, ())
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from benchmarks.__main__ import main
-from benchmarks.contenders import Work, predictors, train_step, trainers
-from benchmarks.measure import Spread, alternate, kept_bytes, numbers_of
-from benchmarks.parts import PARTS
+from benchmarks.contenders import Work, ours, train_step, trainers
+from benchmarks.engines import ALWAYS, BFLOAT16, ENGINES, OTHER_FORMS, give_statistics, predictors
+from benchmarks.measure import WARM_UP, Spread, alternate, kept_bytes, numbers_of
+from benchmarks.parts import PARTS, Options, kept_memory, threads
 from benchmarks.tables import Bar, Table
 
 CPU = torch.device("cpu")
@@ -40,13 +41,46 @@ def test_what_checkpointing_holds_counts_too() -> None:
 
 def test_contenders_take_turns() -> None:
     order: list[str] = []
-    times = alternate({name: lambda name=name: order.append(name) for name in "ab"}, 2, CPU)
-    assert order == ["a", "b"] * 3  # the first round is not counted
-    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+    taken = alternate({name: lambda name=name: order.append(name) for name in "ab"}, 2, CPU)
+    assert order == ["a", "b"] * (WARM_UP + 2)  # the first rounds are not counted
+    assert {name: len(rounds) for name, rounds in taken.items()} == {"a": 2, "b": 2}
+
+
+def test_page_faults_are_counted() -> None:
+    taken = alternate({"new": lambda: torch.ones(2**26), "none": lambda: None}, 2, CPU)  # 256 MB, given back each time
+    new, none = (min(one.faults for one in rounds) for rounds in taken.values())
+    assert new > none + 100  # 65536 pages, or 128 where the system gives huge ones
+
+
+def test_a_block_has_its_threads() -> None:
+    usual = torch.get_num_threads()
+    with threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == usual
+    with threads(None):
+        assert torch.get_num_threads() == usual
+
+
+def test_statistics_keep_feature_maps_from_shrinking() -> None:
+    work = Work("efficientnet_b0", 64, 4, CPU)
+    sizes = []
+    for model in (ours(work).eval(), ours(work)):
+        if sizes:
+            give_statistics(model, work.images())
+        with torch.inference_mode():
+            sizes.append(float(model.forward_features(work.images()).abs().mean()))
+    assert sizes[0] < 1e-3 < 1e-2 < sizes[1]
+
+
+@pytest.mark.slow  # four processes
+def test_processes_that_keep_memory_take_fewer_pages() -> None:
+    for table in kept_memory(Options(CPU, quick=True)):
+        assert table.values["as under run"].faults < table.values["as it is"].faults
 
 
 def test_spread() -> None:
-    assert Spread.of([3.0, 1.0, 8.0]) == (1.0, 3.0, 3)
+    assert Spread.of([3.0, 1.0, 8.0]) == (1.0, 3.0, 3, None)
+    assert Spread.of([3.0, 1.0, 8.0], [5, 9, 4]) == (1.0, 3.0, 3, 4)
 
 
 def test_numbers_of_another_process() -> None:
@@ -59,16 +93,18 @@ def test_every_contender_trains_and_predicts(arch: str, monkeypatch: pytest.Monk
     for model, images in trainers(work, compiled=False).values():
         train_step(model, images)()
         assert all(p.grad is None for p in model.parameters())
-    monkeypatch.setattr("benchmarks.contenders.is_there", lambda engine: False)  # those take an export
-    with predictors(work) as steps:
-        assert list(steps) == ["timm", "timm channels_last", "ours", "optimized"]
+    monkeypatch.setattr("benchmarks.engines.is_there", lambda engine: False)  # those take an export
+    monkeypatch.setattr("benchmarks.contenders.is_there", lambda engine: False)
+    monkeypatch.setattr("benchmarks.engines.has_bfloat16", lambda: True)
+    with predictors(work, (*ALWAYS, BFLOAT16, *ENGINES)) as steps:
+        assert list(steps) == ["timm", "timm channels_last", "ours", "optimized", BFLOAT16]
         for step in steps.values():
             step()
 
 
-@pytest.mark.slow  # two exports to ONNX
+@pytest.mark.slow  # three exports to ONNX
 def test_every_engine_predicts() -> None:
-    with predictors(Work("efficientnet_b0", 32, 2, CPU)) as steps:
+    with predictors(Work("efficientnet_b0", 32, 2, CPU), (*ENGINES, *OTHER_FORMS)) as steps:
         for step in steps.values():
             step()
 
@@ -95,7 +131,7 @@ def test_the_command_prints_bars_and_writes_both_files(
     assert "holds: ours / timm 0.750 (bar 1.000)" in printed
     written: dict[str, Any] = json.loads((tmp_path / "bench.json").read_text())
     assert written["machine"]["torch"] == torch.__version__.partition("+")[0]
-    assert written["tables"][0]["values"]["ours"] == {"min": 6, "median": 7, "rounds": 3}
+    assert written["tables"][0]["values"]["ours"] == {"min": 6, "median": 7, "rounds": 3, "faults": None}
     assert [bar["holds"] for bar in written["tables"][0]["bars"]] == [False, True]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.json", "bench.png"]

@@ -49,20 +49,21 @@ class FromPixels(nn.Module):
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
 
 
-def to_onnx(model: nn.Module, channels: int, size: tuple[int, int] | None, output: str) -> ONNXProgram:
+def to_onnx(model: nn.Module, channels: int, size: tuple[int, int] | None, output: str, batch: int = 1) -> ONNXProgram:
     """Record a model of `for_inference` as an ONNX graph with weights in float32.
 
     Args:
         channels: Of the images.
-        size: Height and width of the one image that the graph is for; None for every batch and size.
+        size: Height and width of the images that the graph is for; None for every batch and size.
         output: The name of what the graph gives; it takes `IMAGE`.
+        batch: How many images the graph of one size is for.
     """
     with_attribute = copy.deepcopy(model)
     for owner in list(with_attribute.modules()):
         for name, child in list(owner.named_children()):
             if isinstance(child, nn.Conv2d) and type(child) in (StridedSameConv2d, Conv2dSame):
                 setattr(owner, name, _SameInOnnx(child))
-    image, dims = _example(channels, size)
+    image, dims = _example(channels, size, batch)
     program = torch.onnx.export(
         with_attribute, (image,), dynamo=True, verbose=False, opset_version=_OPSET,
         input_names=[IMAGE], output_names=[output], dynamic_shapes=dims,
@@ -77,10 +78,10 @@ def to_program(model: nn.Module, channels: int, size: tuple[int, int] | None) ->
     return torch.export.export(model, (image,), dynamic_shapes=dims)
 
 
-def _example(channels: int, size: tuple[int, int] | None) -> tuple[Tensor, Any]:
-    """Return what to record with: an image, and which of its dimensions are free."""
+def _example(channels: int, size: tuple[int, int] | None, batch: int = 1) -> tuple[Tensor, Any]:
+    """Return what to record with: images, and which of their dimensions are free."""
     if size is not None:
-        return torch.zeros(1, channels, *size), None
+        return torch.zeros(batch, channels, *size), None
     free = {0: Dim("batch"), 2: Dim("height", min=MIN_SIDE), 3: Dim("width", min=MIN_SIDE)}
     return torch.zeros(_BATCH, channels, _SIDE, _SIDE + 16), (free,)
 

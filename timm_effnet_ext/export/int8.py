@@ -7,7 +7,7 @@ channels differ widely in scale, squeeze-and-excitation, SiLU, and the classifie
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,7 +79,7 @@ def to_int8(file: Path, images: Path, same_answers: float) -> Answers:
     tried = []
     quantized = file.with_name(f"int8-{file.name}")
     for count in FLOAT_LAYERS:
-        _quantize(file, quantized, classifier, calibrating, count)
+        quantize(file, quantized, (classifier.image(read_photo(path)).numpy() for path in calibrating), count)
         tried.append(_compared(expected, _probabilities(load_onnx(quantized), judging), classifier, count))
         if tried[-1].same >= same_answers * len(judging):
             quantized.replace(file)
@@ -91,20 +91,26 @@ def to_int8(file: Path, images: Path, same_answers: float) -> Answers:
     )
 
 
-def _quantize(file: Path, target: Path, classifier: Classifier, photos: Sequence[Path], float_layers: int) -> None:
+def quantize(file: Path, target: Path, images: Iterable[Any], float_layers: int) -> None:
+    """Write `file` in 8-bit integers to `target`.
+
+    Args:
+        images: Arrays (B, C, H, W) as the graph takes them, to calibrate with.
+        float_layers: How many of the first convolutions stay in float32.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-    class Photos(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    class Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
-            self._feeds = ({IMAGE: classifier.image(read_photo(path)).numpy()} for path in photos)
+            self._feeds = ({IMAGE: image} for image in images)
 
         def get_next(self) -> Any:
             return next(self._feeds, None)
 
     with _quiet():
         quantize_static(
-            file, target, Photos(), per_channel=True,
+            file, target, Images(), per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             op_types_to_quantize=list(_OPERATORS), nodes_to_exclude=[*_in_float(onnx.load(file).graph, float_layers)],
         )  # fmt: skip

@@ -34,11 +34,9 @@ def optimize_for_inference(model: Model, dtype: torch.dtype | None = None) -> Mo
     with what follows it in one step of oneDNN, for which the weights are kept in a second order.
 
     Args:
+        model: A `hucorz_*` model, a classifier or with `features_only`.
         dtype: That of the copy, which takes images of it; None keeps the model's. With `torch.bfloat16` a processor
             that has instructions for it is faster and rounds to 8 bits; a log line tells where there are none.
-
-    Args:
-        model: A `hucorz_*` model, a classifier or with `features_only`.
 
     Raises:
         TypeError: `model` is not one of ours.
