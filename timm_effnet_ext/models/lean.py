@@ -146,6 +146,7 @@ class _Link(Function):
         ctx.autocast = autocast_like_now(y.device.type)
         with ctx.autocast:
             x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
+            ctx.gamma_dtype = mean.dtype if gamma is None else gamma.dtype
             x = link.act(x)
             ctx.squeeze = None if link.attention is None else _Squeeze(link.attention, x)
             x = _combine(x, ctx.squeeze, mask, shortcut, overwrite=True)
@@ -191,8 +192,10 @@ class _Link(Function):
             (d,) = torch.autograd.grad(activated, normalized, d)
             del activated
         del normalized
+        # GPUs want running statistics, which count in eval mode alone, in gamma's dtype, and the others in float32.
+        running = (None, None) if ctx.training else (mean.to(ctx.gamma_dtype), var.to(ctx.gamma_dtype))
         d_y, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
-            d, y, gamma, mean, var, mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
+            d, y, gamma, *running, mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
         )
         d_shortcut = d_x if needs_shortcut else None
         return None, None, d_y, d_shortcut, None, d_routing, d_weight, d_gamma, d_beta, *d_se
@@ -245,6 +248,8 @@ def _batch_norm(norm: Any, y: Tensor, gamma: Tensor | None, beta: Tensor | None)
     """Return what `norm` makes of `y`, its activation left out, with the mean and 1 / deviation that it took."""
     stats: Any = (norm.running_mean, norm.running_var)
     if not takes_statistics(norm):
+        if y.device.type != "cpu":
+            stats = tuple(value.to(torch.promote_types(value.dtype, torch.float32)) for value in stats)
         mean, invstd = stats[0].clone(), torch.rsqrt(stats[1] + norm.eps)
         return _normalize(y, gamma, beta, mean, invstd.pow(-2)), mean, invstd
     if y.numel() == y.shape[1]:
@@ -254,6 +259,10 @@ def _batch_norm(norm: Any, y: Tensor, gamma: Tensor | None, beta: Tensor | None)
 
 
 def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
+    if gamma is not None and beta is not None and gamma.dtype != mean.dtype:  # which a GPU's batch norm refuses
+        scale = torch.rsqrt(var) * gamma
+        shift = beta - mean * scale
+        return torch.addcmul(shift.view(-1, 1, 1), y, scale.view(-1, 1, 1)).to(y.dtype)
     return torch.ops.aten.native_batch_norm(y, gamma, beta, mean, var, False, 0.0, 0.0)[0]
 
 

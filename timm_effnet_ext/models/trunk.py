@@ -48,6 +48,9 @@ class Trunk(Freezable):
         ValueError: A number that must be positive is not, or another location is asked for.
     """
 
+    packing: Any = None
+    """How a copy that `optimize_for_inference` made is computed on a CPU."""
+
     def __init__(
         self,
         arch: Arch,
@@ -73,7 +76,6 @@ class Trunk(Freezable):
         _check_arguments(in_chans, width_mult, depth_mult, feature_location)
         self.in_chans, self.drop_rate = in_chans, drop_rate
         self.grad_checkpointing = False
-        self.packing = None  # of a copy that `optimize_for_inference` made
         self._make = make = LayerFactory(
             act_layer=act_layer or arch.act,
             norm_layer=norm_layer,
