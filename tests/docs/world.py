@@ -24,11 +24,15 @@ from tests.convert.readers.pytorch import _files as torch_files
 from tests.docs.markdown import ROOT, Block
 from tests.processes import environment
 from tests.train.options import OPTIONS
+from timm_effnet_ext.arch.rows import ARCHS
+from timm_effnet_ext.convert.dialects.dialect import plan
+from timm_effnet_ext.convert.dialects.pytorch import LUKEMELAS
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.records import Options
 
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
 _OF_TRAINING = re.compile(r"\btrain\.py\b|\bruns/")  # what only train.py can run, or has made
+LUKEMELAS_FILE = "lukemelas.pth"
 CLASSES = ("daisy", "dandelion", "rose", "sunflower", "tulip")
 
 # Name in the folder -> file of another framework that it leads to.
@@ -72,6 +76,7 @@ def furnish(folder: Path, demo: Path) -> None:
     for name in ("scripts", "tests"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "demo").symlink_to(demo)
+    (folder / LUKEMELAS_FILE).symlink_to(demo / LUKEMELAS_FILE)
     if TRAIN_PY:
         shutil.copy(TRAIN_PY, folder / "train.py")  # away from a timm that may lie beside it, which Python would take
 
@@ -80,8 +85,10 @@ def make_demo(folder: Path) -> Path:
     """Write what `make demo` leaves for the README to go on with, the weights being random, and return the folder."""
     _photo(folder / "flower.jpg", seed=0)
     _images(folder / "crops", ("china", "flower"))
-    torch.save(timm.create_model("hucorz_efficientnet_lite0").state_dict(), folder / "lite0.pth")
-    convert(folder / "lite0.pth", folder / "lite0", Options(verify=False))
+    state = timm.create_model("hucorz_efficientnet_lite0").state_dict()
+    names = plan(ARCHS["efficientnet_lite0"], LUKEMELAS)
+    torch.save({entry.source: state[entry.torch] for entry in names}, folder / LUKEMELAS_FILE)
+    convert(folder / LUKEMELAS_FILE, folder / "lite0", Options(verify=False))
     return folder
 
 
