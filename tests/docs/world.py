@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 import yaml
 from PIL import Image
@@ -23,6 +22,7 @@ from tests.convert.readers.keras import _files as keras_files
 from tests.convert.readers.pytorch import _files as torch_files
 from tests.docs.markdown import ROOT, Block
 from tests.processes import environment
+from tests.small_models import calibrated, create
 from tests.train.options import OPTIONS
 from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import plan
@@ -85,7 +85,7 @@ def make_demo(folder: Path) -> Path:
     """Write what `make demo` leaves for the README to go on with, the weights being random, and return the folder."""
     _photo(folder / "flower.jpg", seed=0)
     _images(folder / "crops", ("china", "flower"))
-    state = timm.create_model("hucorz_efficientnet_lite0").state_dict()
+    state = calibrated(create("hucorz_efficientnet_lite0")).state_dict()
     names = plan(ARCHS["efficientnet_lite0"], LUKEMELAS)
     torch.save({entry.source: state[entry.torch] for entry in names}, folder / LUKEMELAS_FILE)
     convert(folder / LUKEMELAS_FILE, folder / "lite0", Options(verify=False))
