@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.docs.markdown import PAGES, ROOT
+from tests.docs.notebook import TOUR
 from timm_effnet_ext.__main__ import build_parser, main
 
 REPORTED = r" \| [\d.–]+ / [\d.]+(?= \| [a-z])| / [\d.–]+(?= \|)"  # by others: top-1, and what stands behind a count
@@ -39,7 +40,7 @@ def test_the_front_page_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, TOUR], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_to_a_file_and_to_a_heading_of_it(page: Path) -> None:
     for file, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
         target = page.parent / file if file else page
