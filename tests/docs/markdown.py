@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.processes import ROOT
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 INDENTED = "sh"  # the language of a block that has no fence, which cannot say it
 
 _FENCE = re.compile(r"( *)```(\w*)")

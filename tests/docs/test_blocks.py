@@ -12,10 +12,11 @@ import timm
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.archive_server import FileServer
 from tests.docs.markdown import MARKER, PAGES, ROOT, blocks
-from tests.docs.world import World, furnish
+from tests.docs.world import World, furnish, make_demo
 from tests.hub_server import LocalHub
 
-ON_THE_HUB = ("hucorz_efficientnetv2_s", "hucorz_efficientnet_b0")  # random weights lie there under timm's names
+# Random weights lie there under timm's names.
+ON_THE_HUB = ("hucorz_efficientnetv2_s", "hucorz_efficientnet_b0", "hucorz_efficientnet_b0.in1k")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -32,12 +33,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return files
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo` leaves."""
+    return make_demo(tmp_path_factory.mktemp("demo"))
+
+
 @pytest.fixture
 def world(
     tmp_path: Path,
     local_hub: LocalHub,
     server: FileServer,
     weights: Mapping[str, Path],
+    demo: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> World:
     """A furnished folder, which is the current one, a Hub with weights, and Google's server with B0."""
@@ -45,7 +53,7 @@ def world(
         local_hub.add(repo_id, {"model.safetensors": file})
     folder = tmp_path / "world"
     folder.mkdir()
-    furnish(folder)
+    furnish(folder, demo)
     local_hub.add("alice/flowers", {"model.keras": folder / "model.keras"})
     monkeypatch.chdir(folder)
     return World(folder)

@@ -1,4 +1,4 @@
-"""The pages say what is so: the README's table of models is the registry's, and links lead somewhere."""
+"""The pages say what is so: the table of models is the registry's, links lead somewhere, the front page is short."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.docs.markdown import PAGES, ROOT
 from tests.docs.notebook import TOUR
-from timm_effnet_ext.__main__ import main
+from timm_effnet_ext.__main__ import build_parser, main
 
 REPORTED = r" \| [\d.–]+ / [\d.]+(?= \| [a-z])| / [\d.–]+(?= \|)"  # by others: top-1, and what stands behind a count
 
@@ -22,8 +23,21 @@ def test_the_table_of_models_is_what_list_prints(capsys: pytest.CaptureFixture[s
         f"| {model['test_size']} | {', '.join(model['weights'])} |"
         for model in json.loads(capsys.readouterr().out)
     ]
-    text = re.sub(REPORTED, "", (ROOT / "README.md").read_text(encoding="utf-8"))
+    text = re.sub(REPORTED, "", (ROOT / "docs" / "models.md").read_text(encoding="utf-8"))
     assert re.findall(r"^\| `hucorz_.*$", text, re.MULTILINE) == rows
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir()), ids=lambda form: form.name)
+def test_a_form_for_issues_asks_what_is_in_the_file(form: Path) -> None:
+    fields = {part.get("id"): part["attributes"] for part in yaml.safe_load(form.read_text(encoding="utf-8"))["body"]}
+    command = re.search(r"`python -m timm_effnet_ext (inspect .*?)`", fields["inspect"]["description"])
+    assert command
+    words = command[1].split()
+    assert build_parser(words).parse_args(words).json
+
+
+def test_the_front_page_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
 @pytest.mark.parametrize("page", [*PAGES, TOUR], ids=lambda page: str(page.relative_to(ROOT)))

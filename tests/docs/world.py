@@ -9,24 +9,42 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from tests.convert._sources import DATA
 from tests.convert.readers.keras import _files as keras_files
+from tests.convert.readers.pytorch import _files as torch_files
 from tests.docs.markdown import ROOT, Block
 from tests.processes import environment
+from tests.small_models import calibrated, create
 from tests.train.options import OPTIONS
+from timm_effnet_ext.arch.rows import ARCHS
+from timm_effnet_ext.convert.dialects.dialect import plan
+from timm_effnet_ext.convert.dialects.pytorch import LUKEMELAS
+from timm_effnet_ext.convert.pipeline import convert
+from timm_effnet_ext.convert.records import Options
 
 TRAIN_PY = os.environ.get("TIMM_TRAIN_PY")
 _OF_TRAINING = re.compile(r"\btrain\.py\b|\bruns/")  # what only train.py can run, or has made
+LUKEMELAS_FILE = "lukemelas.pth"
 CLASSES = ("daisy", "dandelion", "rose", "sunflower", "tulip")
+
+# Name in the folder -> file of another framework that it leads to.
+FILES: Mapping[str, Callable[[], Path]] = {
+    "model.keras": lambda: keras_files.folder() / "keras3_sequential.keras",
+    "kecam.h5": lambda: keras_files.folder() / "other2_kev2.h5",
+    "qubvel.h5": lambda: keras_files.folder() / "other2_qubvel.h5",
+    "preset": lambda: keras_files.folder() / "other3_kerashub_preset",
+    "checkpoint-500": lambda: torch_files.folder() / "plain",
+}
 
 # What a page prints -> what is run in its place. All else is run as it is printed.
 SUBSTITUTIONS: tuple[tuple[str, str], ...] = (
@@ -47,21 +65,42 @@ VOLATILE: tuple[tuple[str, str], ...] = (
 ABRIDGED = "…"  # a line that stands for any number of lines
 
 
-def furnish(folder: Path) -> None:
-    """Put what the pages speak of into an empty folder."""
+def furnish(folder: Path, demo: Path) -> None:
+    """Put what the pages speak of into an empty folder, what `make demo` leaves among it."""
     for suffix in (".index", ".data-00000-of-00001"):
         shutil.copy(DATA / "tpu_b0" / f"model.ckpt-4321{suffix}", folder / f"SOURCE{suffix}")
     shutil.copy(DATA / "tpu_b0" / "reference_ema.npz", folder / "reference.npz")
-    shutil.copy(keras_files.folder() / "keras3_sequential.keras", folder / "model.keras")
+    for name, file in FILES.items():
+        (folder / name).symlink_to(file())
+    (folder / "names.txt").write_text("ripe\n")
     _photo(folder / "photo.jpg", seed=0)
-    for split, count in (("train", 2), ("validation", 1)):
-        for label in CLASSES:
-            (folder / "IMAGES" / split / label).mkdir(parents=True)
-            for seed in range(count):
-                _photo(folder / "IMAGES" / split / label / f"{seed}.jpg", seed)
-    (folder / "scripts").symlink_to(ROOT / "scripts")
+    _images(folder / "IMAGES", CLASSES)
+    for name in ("scripts", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "demo").symlink_to(demo)
+    (folder / LUKEMELAS_FILE).symlink_to(demo / LUKEMELAS_FILE)
     if TRAIN_PY:
         shutil.copy(TRAIN_PY, folder / "train.py")  # away from a timm that may lie beside it, which Python would take
+
+
+def make_demo(folder: Path) -> Path:
+    """Write what `make demo` leaves for the README to go on with, the weights being random, and return the folder."""
+    _photo(folder / "flower.jpg", seed=0)
+    _images(folder / "crops", ("china", "flower"))
+    state = calibrated(create("hucorz_efficientnet_lite0")).state_dict()
+    names = plan(ARCHS["efficientnet_lite0"], LUKEMELAS)
+    torch.save({entry.source: state[entry.torch] for entry in names}, folder / LUKEMELAS_FILE)
+    convert(folder / LUKEMELAS_FILE, folder / "lite0", Options(verify=False))
+    return folder
+
+
+def _images(folder: Path, classes: Sequence[str]) -> None:
+    """Write a data set as train.py reads it."""
+    for split, count in (("train", 4), ("validation", 2)):
+        for label in classes:
+            (folder / split / label).mkdir(parents=True)
+            for seed in range(count):
+                _photo(folder / split / label / f"{seed}.jpg", seed)
 
 
 def _photo(path: Path, seed: int) -> None:

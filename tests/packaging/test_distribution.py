@@ -12,14 +12,17 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 from hatchling import build
 
 from tests.test_imports import FILES, PACKAGE, imported
 from timm_effnet_ext import __version__
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (PACKAGE, "benchmarks", "tests", "scripts", "docs")
-FILES_BESIDE = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "README.md", "pyproject.toml"}
+FOLDERS = (PACKAGE, "benchmarks", "tests", "scripts", "docs", ".github")
+FILES_BESIDE = {
+    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml",
+}  # fmt: skip
 ADDED = {"PKG-INFO", ".gitignore"}  # by hatchling, to every sdist
 OTHERWISE_NAMED = {"pillow": "PIL", "pyyaml": "yaml"}  # distribution -> module
 
@@ -104,10 +107,24 @@ def test_every_module_can_be_imported_without_the_extras(metadata: Message) -> N
     assert done.returncode == 0, done.stderr
 
 
-def test_the_version_is_written_once_and_the_changelog_tells_of_it(metadata: Message) -> None:
+def test_the_version_is_that_of_the_changelog_and_of_the_citation(metadata: Message) -> None:
     assert metadata["Version"] == __version__
-    newest, *_ = re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert newest == __version__.partition(".dev")[0]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, date = next(re.finditer(r"^## ([\d.]+) - ([\d-]+)$", changelog, re.MULTILINE)).groups()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert version == citation["version"] == __version__
+    assert date == str(citation["date-released"])
+
+
+def test_the_package_index_shows_the_front_page_whole(wheel: Path, sdist: Path, metadata: Message) -> None:
+    """No link leads into the repository, which the index does not have, and twine can render the rest."""
+    description = str(metadata.get_payload())
+    front_page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^#.*$", description, re.MULTILINE) == re.findall(r"^#.*$", front_page, re.MULTILINE)
+    assert re.findall(r"\]\((?!https:)[^)]*\)", description) == []
+    check = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist)]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_licence_is_stated_and_ships(metadata: Message) -> None:
