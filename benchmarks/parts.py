@@ -176,7 +176,7 @@ def kept_memory(options: Options) -> Iterator[Table]:
         for memory_format in ("contiguous_format", "channels_last"):
             arguments = (PREFIX + row.arch, row.size, row.batch, memory_format)
             runs: dict[str, list[list[float]]] = {"as it is": [], "as under run": []}
-            for _ in range(max(2, options.rounds // 3)):
+            for _ in range(max(2, options.rounds // 4)):
                 for side, taken in runs.items():
                     taken.append(numbers_of(_STEPS, *arguments, "kept" if side == "as under run" else "given back"))
             values = {s: Spread.of([m for m, _ in r], [int(faults) for _, faults in r]) for s, r in runs.items()}
