@@ -57,10 +57,11 @@ def _draw_curves(ax: Axes, results: Mapping[str, Result]) -> None:
 def _draw_finals(ax: Axes, results: Mapping[str, Result]) -> None:
     """Draw means as bars and folds as dots; the axis does not begin at zero, or the bars would look alike."""
     means = [mean(result.final) for result in results.values()]
-    bars = ax.barh(list(results), means, color=_COLORS[: len(means)])
-    ax.bar_label(bars, fmt="%.1f", padding=14, fontsize=9, color=_GREY)
-    for name, result in results.items():
+    ax.barh(list(results), means, color=_COLORS[: len(means)])
+    for (name, result), value in zip(results.items(), means, strict=True):
         ax.plot(result.final, [name] * len(result.final), "o", color="black", markersize=3)
+        behind: Any = {"xy": (max(result.final), name), "xytext": (8, 0), "textcoords": "offset points"}
+        ax.annotate(f"{value:.1f}", **behind, va="center", fontsize=9, color=_GREY)
     ax.set_xlim(left=min(value for result in results.values() for value in result.final) - 5)
     ax.margins(x=0.12)
     ax.invert_yaxis()
