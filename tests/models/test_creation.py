@@ -81,13 +81,23 @@ def test_the_callers_tensors_stay_the_callers(weights: Path) -> None:
     assert torch.equal(state["conv_stem.weight"], kept)
 
 
-def test_another_classifier_is_drawn_as_in_a_new_model(weights: Path) -> None:
-    torch.manual_seed(3)
-    model = create_from(weights, num_classes=7)
-    assert model.classifier.weight.shape == (7, model.num_features)
-    assert 0 < model.classifier.weight.abs().max() <= 7**-0.5
-    assert not model.classifier.bias.any()
+@pytest.mark.parametrize("kwargs", [{}, {"act_layer": "relu"}, {"linear_probe": True}])
+def test_another_classifier_is_drawn_for_trained_features_as_timm_draws_one(weights: Path, kwargs: Any) -> None:
+    model = create_from(weights, num_classes=2, **kwargs)
+    reset = create_from(weights)
+    reset.reset_classifier(2)
+    twin = timm.create_model("tf_efficientnet_b0", num_classes=3)
+    twin.reset_classifier(2)
+    for made in (model, reset, twin):
+        limit = made.num_features**-0.5  # of 1000 classes it is about Google's 1 / sqrt(classes), of 2 that is 0.7
+        assert made.classifier.weight.shape == (2, made.num_features)
+        assert 0.9 * limit < made.classifier.weight.abs().max() <= limit
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+    assert all(p.requires_grad for p in model.classifier.parameters())
+
+
+def test_a_model_without_weights_is_drawn_as_google_draws_it() -> None:
+    assert 0.9 < timm.create_model(NAME, num_classes=2, **SMALL).classifier.weight.abs().max() * 2**0.5 <= 1
 
 
 @pytest.mark.parametrize("kwargs", [{"in_chans": 1}, {"features_only": True}, {"num_classes": 0},

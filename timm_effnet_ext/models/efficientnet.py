@@ -69,14 +69,17 @@ class EfficientNet(Trunk):
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one for `num_classes`; `global_pool=None` keeps the pooling."""
+        """Replace the classifier by a fresh one for `num_classes`; `global_pool=None` keeps the pooling.
+
+        It is drawn as timm's is, within 1 / sqrt(features). Google's draw for a new model, 1 / sqrt(classes), is made
+        for 1000 classes: with 2 the outputs of trained features begin so far off that a run is spent on undoing them.
+        """
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.classifier = create_classifier(
             self.num_features, num_classes, pool_type=pool_type, **get_device_dtype(self)
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        init_weights(self.classifier)
         self.global_pool.train(self.training)
         self.classifier.train(self.training)
 

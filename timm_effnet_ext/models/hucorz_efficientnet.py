@@ -124,6 +124,8 @@ def _create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
             arch=ARCHS[name],
             **kwargs,
         )
+    if pretrained and model_cls is EfficientNet and model.num_classes != model.pretrained_cfg["num_classes"]:
+        model.reset_classifier(model.num_classes)  # for features that are trained, unlike all of a new model
     if model_cls is EfficientNetFeatures:
         cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ("num_classes", "classifier", "global_pool")}
         model.pretrained_cfg = model.default_cfg = cfg
