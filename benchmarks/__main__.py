@@ -18,6 +18,7 @@ from benchmarks.parts import PARTS, Options
 from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.files.storage import new_file
+from timm_effnet_ext.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EffNetExtError(f"--device {args.device}: this PyTorch sees no GPU")
     check_matplotlib()
+    keep_freed_memory()  # for every side alike, as our own commands do
     args.output.mkdir(parents=True, exist_ok=True)
     found = machine(device)
     caption = ", ".join(f"{name} {value}" for name, value in found.items())

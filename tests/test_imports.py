@@ -19,6 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "_register": set(),
     "errors": set(),
     "hosts": set(),
+    "memory": set(),
     "__init__": {"_register"},
     "arch": {"errors"},
     "files": {"errors", "hosts"},
@@ -51,9 +52,9 @@ ARROWS: dict[str, set[str]] = {
         "arch", "convert", "convert.checkpoint", "convert.dialects", "convert.google", "errors", "export",
         "files", "hub", "models", "predict", "train", "train.launcher", "train.progressive",
     },
-    "__main__": {"cli", "errors"},
+    "__main__": {"cli", "errors", "memory"},
 }  # fmt: skip
-STANDARD_LIBRARY_ONLY = {"arch", "errors", "_register"}
+STANDARD_LIBRARY_ONLY = {"arch", "errors", "memory", "_register"}
 NEVER = {"tensorflow", "keras", "tf_keras", "torchvision", "openvino", "benchmarks", "tests"}
 # What these modules import in functions alone: an extra of the package brings it.
 EXTRAS = {"onnx", "onnxruntime", "onnxscript"}

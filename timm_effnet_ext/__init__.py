@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "export_classifier": ("export.write", "export"),
     "ExportOptions": ("export.write", "ExportOptions"),
     "optimize_for_inference": ("models.fold", "optimize_for_inference"),
+    "keep_freed_memory": ("memory", "keep_freed_memory"),
 }
 __all__ = [*_ELSEWHERE]
 

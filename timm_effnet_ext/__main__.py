@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from timm_effnet_ext import __version__
 from timm_effnet_ext.cli import COMMANDS, add_command
 from timm_effnet_ext.errors import EffNetExtError, plain
+from timm_effnet_ext.memory import keep_freed_memory
 
 PROG = "timm-effnet-ext"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -31,7 +32,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if command.name == asked:
             module = importlib.import_module(command.module)
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(run=module.run, computes=command.computes)
     return parser
 
 
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_in_any_encoding()
     args = build_parser(argv).parse_args(argv)
     _log_to_stderr(logging.INFO if args.verbose else logging.WARNING)
+    if args.computes:
+        keep_freed_memory()
     try:
         code = int(args.run(args) or DONE)
         sys.stdout.flush()  # here, where a reader that has gone is understood

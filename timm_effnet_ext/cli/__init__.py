@@ -11,6 +11,7 @@ class Command(NamedTuple):
 
     name: str
     help: str
+    computes: bool = False  # with networks, for which the process keeps freed memory
 
     @property
     def module(self) -> str:
@@ -21,12 +22,12 @@ class Command(NamedTuple):
 COMMANDS: tuple[Command, ...] = (
     Command("list", "list the models with their size and their pretrained weights, the default ones first"),
     Command("info", "print the stage table of a model as its paper does"),
-    Command("predict", "classify photos, and show where the model looked"),
-    Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads"),
-    Command("export", "write a classifier as ONNX or as a program of torch.export, verified"),
-    Command("google", "list, convert and publish the checkpoints that Google published"),
+    Command("predict", "classify photos, and show where the model looked", computes=True),
+    Command("convert", "convert a TensorFlow, Keras or PyTorch checkpoint to a folder that timm loads", computes=True),
+    Command("export", "write a classifier as ONNX or as a program of torch.export, verified", computes=True),
+    Command("google", "list, convert and publish the checkpoints that Google published", computes=True),
     Command("inspect", "tell what a checkpoint is, without converting it"),
-    Command("run", "run a timm program, train.py for one, with our models and progressive learning"),
+    Command("run", "run a timm program, train.py for one, with our models and progressive learning", computes=True),
     Command("recipe", "print a recipe for train.py -c, with the source of its numbers"),
     Command("plot", "draw the curves of runs of train.py"),
 )
