@@ -37,13 +37,14 @@ def _add_up(run: Run, of: Callable[[Cost], float]) -> list[float]:
     took: dict[int, float] = {}
     for cost in run.costs:
         took[cost.epoch] = took.get(cost.epoch, 0) + of(cost)
-    missing = [epoch for epoch in range(run.epochs[-1] + 1) if epoch not in took]
-    if missing:
+    epochs = range(run.epochs[-1] + 1)
+    missing = next((epoch for epoch in epochs if epoch not in took), None)
+    if missing is not None:
         raise EffNetExtError(
-            f"{run.name}: what epoch {missing[0]} took is not known: {COST_FILE} has it if the launcher runs train.py "
-            "from the first epoch on (python -m timm_effnet_ext run). Draw it over epochs"
+            f"{run.name}: what epoch {missing} took is not known. {COST_FILE} says it where the launcher runs train.py "
+            "from the first epoch on (python -m timm_effnet_ext run). Draw over epochs instead"
         )
-    total = list(accumulate(took[epoch] for epoch in range(run.epochs[-1] + 1)))
+    total = dict(zip(epochs, accumulate(took[epoch] for epoch in epochs), strict=True))
     return [total[epoch] for epoch in run.epochs]
 
 

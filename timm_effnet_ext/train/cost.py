@@ -52,6 +52,8 @@ class CostRecorder:
         The pass before a summary is the epoch that it is of, those before it are the epochs that had no evaluation.
         """
         original(*args, **kwargs)
+        if not self._passes:  # its loader is of another kind
+            return
         given = name_arguments(original, args, kwargs)
         path = Path(given["filename"]).parent / COST_FILE
         if self._written is None:  # those of a run that is resumed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,8 @@ def read_costs(path: Path) -> tuple[Cost, ...]:
             _whole(row.get(name), f"{where}: {name}") for name in ("epoch", "height", "width", "images")
         )
         seconds = _number(row.get("seconds"), f"{where}: seconds")
+        if min(epoch, height - 1, width - 1, images - 1, seconds) < 0 or not math.isfinite(seconds):
+            raise EffNetExtError(f"{where}: {','.join(row.values())} is not what an epoch cost. Is the file damaged?")
         costs.append(Cost(epoch, height, width, images, seconds))
     return tuple(costs)
 
