@@ -68,7 +68,7 @@ bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (bu
 	$(BIN)/python -m benchmarks
 	$(if $(TENSORFLOW),$(RUN) -m benchmarks.conversion --tensorflow $(TENSORFLOW))
 
-bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
+bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (some hours)
 	$(RUN) -m benchmarks.progressive build/bench-progressive
 
 dist: $(VENV)/.installed  ## sdist and wheel in dist/, built twice and compared
