@@ -22,7 +22,7 @@ $(PYTEST) -m 'not slow'
 TIMM_SUITE_MODELS=$(SUITE_SAMPLE) $(RUN) tests/timm_suite/run.py --numprocesses auto
 endef
 
-.PHONY: help demo test test-all test-oldest timm-suite campaign bench bench-progressive dist smoke fmt lint type clean
+.PHONY: help demo test test-all test-oldest timm-suite campaign bench bench-progressive notebook api dist smoke fmt lint type clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -70,6 +70,12 @@ bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (bu
 
 bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (some hours)
 	$(RUN) -m benchmarks.progressive build/bench-progressive
+
+notebook: $(VENV)/.installed  ## run docs/tour.ipynb, and keep in it what its cells give
+	$(RUN) -m tests.docs.notebook
+
+api: $(VENV)/.installed  ## write docs/api.md from the docstrings
+	$(RUN) -m tests.docs.api_page
 
 dist: $(VENV)/.installed  ## sdist and wheel in dist/, built twice and compared
 	rm -rf dist build/dist

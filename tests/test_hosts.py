@@ -16,7 +16,10 @@ from huggingface_hub import hf_hub_download
 from timm.data import create_loader
 from timm.models import load_checkpoint, load_state_dict
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.flop_counter import FlopCounterMode
 
+from tests.closeness import FLOAT32, assert_close
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
 from tests.small_models import SMALL, create
@@ -64,6 +67,43 @@ def test_gradients_in_batches_are_seen() -> None:
         torch.autograd.grad(Watching.apply(x), x, torch.ones(2))
         torch.autograd.grad(Watching.apply(x), x, torch.eye(2), is_grads_batched=True)
         assert seen == [False, True]
+
+
+def test_what_watches_everything_is_seen() -> None:
+    with needed("torch", "_global_forward_hooks or _len_torch_dispatch_stack", "is_observed"):
+        assert not hosts.is_observed()
+        hook = register_module_forward_hook(lambda *_: None)
+        assert hosts.is_observed()
+        hook.remove()
+        with FlopCounterMode(display=False):
+            assert hosts.is_observed()
+        assert not hosts.is_observed()
+
+
+def test_bfloat16_is_a_yes_or_a_no() -> None:
+    with needed("torch", "_is_avx512_bf16_supported or _is_amx_tile_supported", "has_bfloat16"):
+        assert hosts.has_bfloat16() in (True, False)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@pytest.mark.parametrize("flag", [True, False])
+def test_onednn_can_be_switched_off(flag: bool) -> None:
+    with needed("torch", "_get_mkldnn_enabled", "onednn_serves"), torch.backends.mkldnn.flags(enabled=flag):
+        assert not hosts.onednn_serves(torch.float64)
+        assert flag or not hosts.onednn_serves(torch.float32)
+
+
+@pytest.mark.skipif(not hosts.onednn_serves(torch.float32), reason="this processor is left to torch")
+def test_onednn_convolves_with_packed_weights() -> None:
+    conv = nn.Conv2d(3, 8, 3, stride=2, padding=1).requires_grad_(False)
+    x = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last)
+    other = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
+    with needed("torch", "mkldnn_reorder_conv2d_weight as it was", "pack_weight"):
+        weight = hosts.pack_weight(conv.weight, conv.padding, conv.stride, conv.dilation, conv.groups, x.shape)
+    with needed("torch", "mkldnn::_convolution_pointwise as it was", "convolve_packed"):
+        found = hosts.convolve_packed(conv, x, weight, conv.padding, "hardtanh", [0.0, 6.0], None)
+        assert_close(found, conv(x).clamp(0, 6), FLOAT32)
+        assert_close(hosts.convolve_packed(conv, x, weight, conv.padding, "none", [], other), conv(x) + other, FLOAT32)
 
 
 INTERCEPTIONS: dict[str, Callable[[nn.Module], Any]] = {

@@ -20,6 +20,7 @@ _ELSEWHERE = {
     "ConvertOptions": ("convert.records", "Options"),
     "inspect_checkpoint": ("convert.inspection", "inspect_source"),
     "load_classifier": ("predict.classifier", "load_classifier"),
+    "draw_cam": ("predict.cam", "explain"),
     "export_classifier": ("export.write", "export"),
     "ExportOptions": ("export.write", "ExportOptions"),
     "optimize_for_inference": ("models.fold", "optimize_for_inference"),

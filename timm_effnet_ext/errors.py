@@ -13,7 +13,10 @@ _ESCAPES = re.compile(
 
 
 class EffNetExtError(Exception):
-    """Root of every error that this package raises about its input; what foreign words it holds is plain text."""
+    """Root of every error that this package raises about its input.
+
+    Its message is one line: where, what is wrong, and what to do. Control characters that a file brings are not in it.
+    """
 
     is_located = False  # whether `located` has put a file before its message
 
@@ -30,7 +33,7 @@ class NameMappingError(EffNetExtError, LookupError):
 
 
 class VerificationError(EffNetExtError, RuntimeError):
-    """A converted model does not compute what its source computed."""
+    """A converted or exported model does not compute what its source computes."""
 
 
 @contextmanager

@@ -40,13 +40,75 @@ def is_intercepted(module: Any) -> bool:
 
     torch has functions that add hooks, and none that tells whether there are any.
     """
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or has_own_forward(module) or module._compiled_call_impl is not None
+    has_hooks = (
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+    return bool(has_hooks) or has_own_forward(module) or module._compiled_call_impl is not None
+
+
+def is_observed() -> bool:
+    """Whether every module or operation is watched: by hooks of all modules, or by a mode such as a counter of FLOPs.
+
+    torch has functions that add such hooks and modes, and none that tells whether there are any.
+    """
+    import torch
+    from torch.nn.modules import module
+
+    hooks = (module._global_forward_hooks, module._global_forward_pre_hooks)
+    return any(hooks) or torch._C._len_torch_dispatch_stack() > 0
 
 
 def has_own_forward(module: Any) -> bool:
     """Whether a module has a forward of its own in place of its class's."""
     return "forward" in vars(module)
+
+
+def onednn_serves(dtype: Any) -> bool:
+    """Whether oneDNN's fused convolutions serve this processor, one with AVX, in float32 or bfloat16.
+
+    Whether it is switched off is asked privately, as torch's public flag can be set and not read.
+    """
+    import torch
+
+    is_there = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    if not is_there or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions that multiply in bfloat16; in public torch only says what it emulates."""
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def pack_weight(weight: Any, padding: Any, stride: Any, dilation: Any, groups: int, shape: Any) -> Any:
+    """Return the weight of a convolution in oneDNN's order for images of that shape.
+
+    torch's own compiler packs weights so. The public `torch.utils.mkldnn` converts whole modules, whose feature maps
+    are then in oneDNN's order too, which no other operation reads.
+    """
+    import torch
+
+    pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # torch's stub lacks its last argument
+    return pack(weight.detach().to_mkldnn(), padding, stride, dilation, groups, shape)
+
+
+def convolve_packed(
+    conv: Any, x: Any, weight: Any, padding: Any, act: str, numbers: list[float], other: Any | None
+) -> Any:
+    """Return what `conv` makes of `x` with a packed weight, and the activation of it; or with `other` added to it.
+
+    torch's own compiler calls the same operations; `torch.nn.functional` has a convolution alone.
+    """
+    import torch
+
+    convolve = torch.ops.mkldnn._convolution_pointwise
+    given = (weight, conv.bias, padding, conv.stride, conv.dilation, conv.groups)
+    if other is None:
+        return convolve.default(x, *given, act, numbers, "")
+    return convolve.binary(x, other, *given, "add", None, None, [], None)
 
 
 def set_memory_budget(budget: float) -> None:

@@ -76,6 +76,8 @@ def test_every_marker_stands_above_a_block_and_gives_a_reason(page: Path) -> Non
         ("```text\n$ echo one; false\none\n```", "page.md:4: exit code 1 of"),
         ("```text\none\n```", "page.md:4: neither a command nor a transcript"),
         ("```yaml\nlr: 0.1\nmoduel: x\n```", "page.md:4: train.py has no moduel"),
+        ("```pycon\n>>> 1 + 1\n3\n```", "Expected:\n    3\nGot:\n    2"),
+        ("```pyi\ndef f(: ...\n```", "invalid syntax (page.md:4, line 1)"),
         ("```toml\na = 1\n```", "page.md:4: nothing runs 'toml' blocks"),
         ("- item\n\n  ```text\n  $ echo one\n  ```", "page.md:6: echo one\nprints"),
     ],
@@ -84,7 +86,7 @@ def test_a_block_that_is_wrong_is_told_with_its_line(block: str, problem: str, t
     page = tmp_path / "page.md"
     page.write_text(f"Text.\n\n{block}\n")
     (found,) = blocks(page)
-    with pytest.raises((AssertionError, ZeroDivisionError)) as caught:
+    with pytest.raises((AssertionError, ZeroDivisionError, SyntaxError)) as caught:
         World(tmp_path).run(found)
     assert problem in str(caught.value)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown import PAGES, ROOT
+from tests.docs.notebook import TOUR
 from timm_effnet_ext.__main__ import main
 
 REPORTED = r" \| [\d.–]+ / [\d.]+(?= \| [a-z])| / [\d.–]+(?= \|)"  # by others: top-1, and what stands behind a count
@@ -25,7 +26,7 @@ def test_the_table_of_models_is_what_list_prints(capsys: pytest.CaptureFixture[s
     assert re.findall(r"^\| `hucorz_.*$", text, re.MULTILINE) == rows
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, TOUR], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_to_a_file_and_to_a_heading_of_it(page: Path) -> None:
     for file, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
         target = page.parent / file if file else page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import os
 import re
 import shutil
@@ -101,9 +103,19 @@ class World:
         )
         for command, _, printed in (part.partition("\n") for part in re.split(r"^\$ ", block.text, flags=re.M)[1:]):
             shown = self._shown(command, block, fails="error: " in printed)
-            wanted, found = _comparable(printed), _comparable(shown)
+            wanted, found = make_comparable(printed), make_comparable(shown)
             pattern = "\n".join(".*" if line == ABRIDGED else re.escape(line) for line in wanted.splitlines())
             assert re.fullmatch(pattern, found, re.DOTALL), f"{block}: {command}\nprints\n{found}\nnot\n{wanted}"
+
+    def examples(self, block: Block) -> None:
+        """Run what stands behind `>>>`, each part by itself, and compare what it gives with what stands below."""
+        test = doctest.DocTestParser().get_doctest(block.text, {}, str(block), str(block.page), block.line - 1)
+        told: list[str] = []
+        assert not doctest.DocTestRunner().run(test, out=told.append).failed, f"{block}: {''.join(told)}"
+
+    def stub(self, block: Block) -> None:
+        """Check that what says how something is called is Python; it does nothing."""
+        compile(block.text, str(block), "exec", ast.PyCF_ONLY_AST)
 
     def recipe(self, block: Block) -> None:
         """Check that train.py has the options that a YAML file sets."""
@@ -128,13 +140,16 @@ def _environment() -> dict[str, str]:
     return environment(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
-def _comparable(text: str) -> str:
+def make_comparable(text: str) -> str:
+    """Return a text with what is never the same twice under a name, and without spaces at the ends of lines."""
     for volatile, name in VOLATILE:
         text = re.sub(volatile, name, text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 RUNNERS: Mapping[str, Callable[[World, Block], None]] = {
+    "pycon": World.examples,
+    "pyi": World.stub,
     "python": World.python,
     "sh": World.shell,
     "text": World.transcript,

@@ -25,15 +25,22 @@ NOTHING = Config({}, {}, ())
 class Inspection:
     """What a file holds, and what a conversion would make of its likeliest reading.
 
-    The checkpoint is closed: its tensors are described, and cannot be read. Of several readings all compute the same,
-    scaled from different rows, or are different networks of one file.
+    Attributes:
+        checkpoint: Its tensors, and what it says of itself. It is closed: tensors are described, and cannot be read.
+        files: Sizes in bytes by name.
+        step: The training step, where the file has one.
+        candidates: The readings, the likeliest first; `match` is the architecture, `reason` a sentence. Of several all
+            compute the same, scaled from different rows, or they are different networks of one file.
+        problem: Why there is no reading, or what a conversion must be told.
+        classes: How many outputs there are and what they mean (`text` is a sentence), where nothing is in the way.
+        config: What `config.json` would say (`values`), and who says so (`origins`).
     """
 
     checkpoint: Checkpoint
-    files: Mapping[str, int]  # name -> bytes
+    files: Mapping[str, int]
     step: int | None
-    candidates: tuple[Candidate, ...]  # the likeliest first
-    problem: str | None  # why there is no reading, or what a conversion must be told
+    candidates: tuple[Candidate, ...]
+    problem: str | None
     classes: Classes | None = None
     config: Config = NOTHING
 
@@ -67,7 +74,10 @@ class Inspection:
 
 
 def inspect_source(source: str | Path) -> Inspection:
-    """Return what a source is: a path, or `hf-hub:USER/REPO[@REVISION][/PATH]`, which is downloaded.
+    """Return what a source is, and what stands in the way of a conversion, which is no error here.
+
+    Args:
+        source: A path, or `hf-hub:USER/REPO[@REVISION][/PATH]`, which is downloaded.
 
     Raises:
         CheckpointFormatError: No checkpoint, or a damaged one.

@@ -40,7 +40,14 @@ def convert(
 ) -> Report:
     """Write the folder `out` from `source`; it is whole and verified, or as it was before.
 
-    `source` is a path, or `hf-hub:USER/REPO[@REVISION][/PATH]`.
+    Tensors get timm's names, PyTorch's layouts (of TensorFlow's kernels (H, W, in, out) become (out, in, H, W)), and
+    float32. The folder has `model.safetensors`, `config.json`, a card (`README.md`) and `conversion.json`, the report.
+
+    Args:
+        source: A path, or `hf-hub:USER/REPO[@REVISION][/PATH]`.
+        out: The folder, which timm loads as `local-dir:FOLDER`.
+        options: What the source does not say, and how to verify.
+        progress: Called with what is being done, how many bytes or steps of it are done, and of how many.
 
     Raises:
         CheckpointFormatError: The source is damaged, foreign, or holds values that no model can have.

@@ -32,13 +32,20 @@ class Answers(NamedTuple):
     """What 8-bit integers do to the answers on photos that were not calibrated with.
 
     The answer is the most probable class, or where each output is a class by itself all that are more probable than
-    not. Probabilities are fractions.
+    not.
+
+    Attributes:
+        photos: How many were judged.
+        same: On how many of them the answer stays the same.
+        largest_move: By how much a probability moves at most, from 0 to 1.
+        mean_move: The mean over the photos of how much the probability moves that moves most.
+        float_layers: How many of the first convolutions stay in float32.
     """
 
     photos: int
     same: int
     largest_move: float
-    mean_move: float  # of the probability that moves most in a photo
+    mean_move: float
     float_layers: int
 
     def __str__(self) -> str:

@@ -34,7 +34,7 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        static: For one image of the size that the weights are tested at; else every batch and size is served.
+        static: For one image of the size that the weights are tested at; else for any number of any size above 32.
         with_preprocessing: Take pixels of 0 … 255 and give probabilities; resizing and cropping stay outside.
         int8: Compute in 8-bit integers, calibrated with every second photo of `images`.
         images: Folder of photos; without it those that installed packages bring are verified with.
@@ -52,10 +52,21 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it was verified: `difference` is the largest over `sizes`, as `TOLERANCE` has it."""
+    """What was written, and how it was verified.
+
+    Attributes:
+        file: What was written.
+        size: The only height and width that it takes, None for any.
+        output: "logits", or "probabilities" where it takes pixels of 0 … 255.
+        photos: How many it was run on; on noise where there are none.
+        sizes: Heights and widths at which it was run.
+        difference: The largest over `sizes` of |file - model| / max(|model|, √photos), Euclidean norms of the outputs;
+            more than 1e-4 is refused. Of the float32 graph, before `int8`.
+        answers: What 8-bit integers do to the answers, None without `int8`.
+    """
 
     file: Path
-    size: tuple[int, int] | None  # None for every one
+    size: tuple[int, int] | None
     output: str
     photos: int
     sizes: tuple[tuple[int, int], ...]
@@ -65,6 +76,15 @@ class Exported:
 
 def export(classifier: Classifier, target: Path, options: ExportOptions = ExportOptions()) -> Exported:
     """Write a classifier as ONNX or, under the suffix `.pt2`, as a program of torch.export.
+
+    The graph takes `image`, float32 (B, C, H, W), normalised with the classifier's mean and std, and gives `logits`,
+    (B, outputs). With `with_preprocessing` it takes pixels of 0 … 255 and gives `probabilities`. The file says so
+    itself, with the labels. It is run before it appears: on photos, at the usual size and two others unless `static`.
+
+    Args:
+        classifier: What `load_classifier` gives, but no exported file.
+        target: Ends in `.onnx` or `.pt2`.
+        options: How to export.
 
     Raises:
         EffNetExtError: The file is there already, its suffix is another one, or what the form needs is not installed.

@@ -19,26 +19,19 @@ class EfficientNet(Trunk):
     """EfficientNet v1, v2, Lite, EdgeTPU or CondConv classifier.
 
     Parameter names and shapes are those of timm's `tf_*` model of the same architecture.
+    `timm.create_model("hucorz_…")` makes it, and hands on all arguments below but `arch`.
 
     Args:
-        arch: Row of `timm_effnet_ext.arch.rows.ARCHS`.
+        arch: Row of `timm_effnet_ext.arch.rows.ARCHS`: the name that `create_model` is given says which.
         num_classes: Outputs of the classifier; 0 leaves it out.
-        in_chans: Channels of the image.
         global_pool: timm pooling name: "avg", "max", "avgmax", "catavgmax", or "" for none.
-        width_mult: Scales the channels (multiples of 8, never down by more than 10 %).
-        depth_mult: Scales the blocks per stage, rounded up.
-        output_stride: 32, 16, 8, … : later strides become dilations.
-        pad_type: "same" (TensorFlow) or "" (symmetric).
-        bn_eps: BatchNorm epsilon.
-        bn_momentum: BatchNorm momentum in PyTorch's sense (share of the new batch).
-        act_layer: Replaces the architecture's activation.
-        norm_layer: Replaces BatchNorm.
-        se_layer: Replaces squeeze-and-excitation.
-        drop_rate: Dropout rate before the classifier.
-        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        width_mult: Scales the channels, as in `Trunk`.
         freeze: Parts that do not train: "stem", "blocks.0", "blocks.0-3", "head", joined by commas.
         linear_probe: Freeze all but the classifier.
-        lean: Train with less memory, see `set_lean_training`.
+        **kwargs: Those of `Trunk`.
+
+    Raises:
+        ValueError: A number that must be positive is not, or a part to freeze does not exist.
 
     Shapes: images (B, in_chans, H, W) -> logits (B, num_classes); features (B, num_features, H/32, W/32).
     """
@@ -76,7 +69,7 @@ class EfficientNet(Trunk):
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one for `num_classes`; None keeps the pooling."""
+        """Replace the classifier by a fresh one for `num_classes`; `global_pool=None` keeps the pooling."""
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.classifier = create_classifier(
@@ -107,6 +100,9 @@ class EfficientNet(Trunk):
             output_fmt: "NCHW", the only layout.
             intermediates_only: Return the list alone.
             extra_blocks: Tap the stem and every stage instead of each resolution's last stage.
+
+        Raises:
+            ValueError: There is no such tap, or another layout is asked for.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
@@ -133,7 +129,17 @@ class EfficientNet(Trunk):
         prune_head: bool = True,
         extra_blocks: bool = False,
     ) -> list[int]:
-        """Remove what the given taps do not need; return the taps as indices."""
+        """Remove what the given taps do not need; return the taps as indices.
+
+        Args:
+            indices: As for `forward_intermediates`.
+            prune_norm: The same as `prune_head`, which it does alone, too.
+            prune_head: Remove `conv_head`, `bn2` and the classifier even where every stage stays.
+            extra_blocks: As for `forward_intermediates`.
+
+        Raises:
+            ValueError: There is no such tap.
+        """
         taps = range(len(self.blocks) + 1) if extra_blocks else self.stage_ends
         take, last = self._taps(indices, extra_blocks)
         cut = prune_norm or prune_head or last < len(self.blocks)
@@ -165,10 +171,12 @@ class EfficientNet(Trunk):
         return take, max(take)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return features (B, num_features, H/32, W/32)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
+        """Return the last features (B, num_features, H/32, W/32) of images `x`, (B, in_chans, H, W)."""
+        if not torch.jit.is_scripting():
             if self.lean_training and lean_applies(self, x):
                 return lean_features(self, x)
+            if self.packing is not None and self.packing.applies(self, x):
+                return self.packing.features(self, x)
         x = self._stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x, flatten=True)
@@ -177,7 +185,7 @@ class EfficientNet(Trunk):
         return self.bn2(self.conv_head(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, num_classes), or the pooled features with `pre_logits`."""
+        """Return logits (B, num_classes) of features `x`, or with `pre_logits` what is pooled of them."""
         x = self.global_pool(x)
         if self.drop_rate > 0.0:
             x = F.dropout(x, p=self.drop_rate, training=self.training)

@@ -15,9 +15,18 @@ from timm_effnet_ext.models.trunk import Trunk
 
 
 class EfficientNetFeatures(Trunk):
-    """Backbone that returns the feature maps of `out_indices`, from stride 2 to stride 32.
+    """Backbone that returns feature maps; `timm.create_model("hucorz_…", features_only=True)` makes it.
 
-    `feature_location="expansion"` taps the expanded features before the last projection of each resolution.
+    Args:
+        arch: Row of `timm_effnet_ext.arch.rows.ARCHS`.
+        out_indices: Which maps, counted from stride 2 (0) to stride 32 (4).
+        freeze: Parts that do not train: "stem", "blocks.0", "blocks.0-3", joined by commas.
+        **kwargs: Those of `Trunk`.
+
+    Raises:
+        ValueError: A number that must be positive is not, or a part to freeze does not exist.
+
+    Shapes: images (B, in_chans, H, W) -> list of (B, C, H/stride, W/stride), rounded up; `feature_info` has each C.
     """
 
     def __init__(
@@ -42,9 +51,11 @@ class EfficientNetFeatures(Trunk):
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of the stem and of each stage."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript compiles both sides of an `and`
+        if not torch.jit.is_scripting():
             if self.lean_training and lean_applies(self, x):
                 return [output.value() for output in lean_stages(self, x)]
+            if self.packing is not None and self.packing.applies(self, x):
+                return self.packing.stages(self, x)
         x = self._stem(x)
         outputs = [x]
         for stage in self.blocks:

@@ -31,7 +31,7 @@ class Freezable(nn.Module):
     frozen = ()  # type: tuple[str, ...]
 
     def train(self: _Self, mode: bool = True) -> _Self:
-        """Set the mode of everything that is not frozen."""
+        """Set everything that is not frozen to training, or to evaluation with `mode=False`."""
         super().train(mode)
         for name, module in self.named_modules():
             if name in self.frozen:
@@ -46,6 +46,12 @@ class Freezable(nn.Module):
 
         Raises:
             ValueError: A part does not exist, or nothing is left to train.
+
+        >>> import timm, timm_effnet_ext
+        >>> model = timm.create_model("hucorz_efficientnet_lite0", width_mult=0.25, depth_mult=0.25)
+        >>> model.freeze("stem,blocks.0-5")
+        >>> sorted({name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad})
+        ['blocks', 'bn2', 'classifier', 'conv_head']
         """
         existing = _parts(self)
         names = list(existing) if linear_probe else _split(parts, existing)

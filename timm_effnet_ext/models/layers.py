@@ -98,14 +98,15 @@ class StridedSameConv2d(nn.Conv2d):
                 padding = [self.margin[0] + rows, self.margin[1] + cols]
                 x = F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
                 return F.pad(x, [-cols, 0, -rows, 0]) if rows + cols > 0 else x
-        x = self._padded(input)
+        x = self.padded(input)
         return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
     def surplus(self, x: Tensor) -> tuple[int, int]:
         """Return how many first rows and columns of the output, 0 or 1, are dropped for the size of `x`."""
         return 1 - x.shape[-2] % 2, 1 - x.shape[-1] % 2
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def padded(self, x: Tensor) -> Tensor:
+        """Return `x` with the padding that SAME asks for."""
         if not self.halves:
             return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         return pad_to_halve(x, self.margin)

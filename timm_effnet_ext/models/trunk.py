@@ -22,7 +22,31 @@ _USUAL_ARGS = {**NUMERICS, "width_mult": 1.0, "depth_mult": 1.0}
 
 
 class Trunk(Freezable):
-    """Stem and blocks, the arguments that shape them, and what timm and torch ask of either network."""
+    """Stem and blocks, the arguments that shape them, and what timm and torch ask of either network.
+
+    Args:
+        arch: Row of `timm_effnet_ext.arch.rows.ARCHS`.
+        in_chans: Channels of the image.
+        width_mult: Scales the channels (multiples of 8, never down by more than 10 %).
+        depth_mult: Scales the blocks per stage, rounded up.
+        output_stride: 32, 16, 8, … : later strides become dilations.
+        pad_type: "same" (TensorFlow) or "" (symmetric).
+        bn_eps: BatchNorm epsilon: 1e-3 in TensorFlow, 1e-5 in PyTorch.
+        bn_momentum: BatchNorm momentum in PyTorch's sense (share of the new batch).
+        act_layer: Replaces the architecture's activation.
+        norm_layer: Replaces BatchNorm.
+        se_layer: Replaces squeeze-and-excitation.
+        drop_rate: Dropout rate before the classifier.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        feature_location: Which maps `features_only` gives: "bottleneck", a stage's outputs, or "expansion", what is
+            expanded before its last projection.
+        lean: Train with less memory, see `set_lean_training`.
+        device: Where the parameters are made.
+        dtype: Their type.
+
+    Raises:
+        ValueError: A number that must be positive is not, or another location is asked for.
+    """
 
     def __init__(
         self,
@@ -49,6 +73,7 @@ class Trunk(Freezable):
         _check_arguments(in_chans, width_mult, depth_mult, feature_location)
         self.in_chans, self.drop_rate = in_chans, drop_rate
         self.grad_checkpointing = False
+        self.packing = None  # of a copy that `optimize_for_inference` made
         self._make = make = LayerFactory(
             act_layer=act_layer or arch.act,
             norm_layer=norm_layer,
@@ -79,6 +104,11 @@ class Trunk(Freezable):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy weights as `nn.Module.load_state_dict` does, refusing another model's and damaged ones.
 
+        Args:
+            state_dict: Name -> tensor, as `state_dict` gives.
+            strict: Refuse it also where it has other names than the model.
+            assign: Take the tensors themselves instead of copying their values.
+
         Raises:
             CheckpointFormatError: A shape differs, a value is not finite, a variance is negative, or (with `strict`)
                 a name is missing or unknown.
@@ -94,12 +124,14 @@ class Trunk(Freezable):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block's activations in the backward pass instead of keeping them."""
+        """Recompute each block's activations in the backward pass; `enable=False` keeps them again."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def set_lean_training(self, enable: bool = True) -> None:
         """Keep only convolution outputs for the backward pass, the rest is recomputed; gradients stay the same.
+
+        With `enable=False` everything is kept again.
 
         For eager training: `torch.compile` has its own means, and gradient checkpointing, which keeps even less in
         more time, goes before. Differentiating twice needs it off. Hooks of modules and parameters run as without it;
@@ -111,7 +143,10 @@ class Trunk(Freezable):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return the regular expressions by which timm groups parameters, e.g. for layer decay."""
+        """Return the regular expressions by which timm groups parameters, e.g. for layer decay.
+
+        Groups are blocks, or with `coarse` stages.
+        """
         blocks = r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)"
         return {"stem": r"^conv_stem|bn1", "blocks": [(blocks, None), (r"conv_head|bn2", (99999,))]}
 

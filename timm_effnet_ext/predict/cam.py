@@ -29,7 +29,20 @@ UNSEEN = 0.45  # what the model was not given is darkened to this brightness
 
 
 def explain(classifier: Classifier, photo: Image.Image, index: int) -> Image.Image:
-    """Return the photo with the places that speak for class `index`."""
+    """Return the photo with the places coloured that speak for a class, from blue to red: Grad-CAM.
+
+    The picture has the photo's size. What the model was not given, beyond its crop, is darkened.
+
+    Args:
+        classifier: Any but an exported file, which keeps its features to itself.
+        photo: RGB.
+        index: The class, as `Prediction.index` has it.
+
+    Raises:
+        EffNetExtError: The model has no feature maps to look at, or puts a border around photos.
+
+    Source: arXiv:1610.02391, equations 1 and 2.
+    """
     box = view_box(photo.size, classifier.data_config)
     return overlay(photo, grad_cam(classifier.model, classifier.image(photo), *classifier.output_of(index)), box)
 

@@ -44,7 +44,13 @@ UNFIT = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class, and how probable the model finds it (a fraction)."""
+    """One class, and how probable the model finds it.
+
+    Attributes:
+        index: The class: an output, or of one output that tells between two labels 0 for no and 1 for yes.
+        label: What it is called, None where nobody said.
+        probability: From 0 to 1.
+    """
 
     index: int
     label: str | None
@@ -55,8 +61,14 @@ class Prediction:
 class Classifier:
     """A model in eval mode with the preprocessing, the labels and the meaning of outputs that its weights ask for.
 
-    `data_config` is timm's, at the size that the weights are tested at. `origins` says who says "problem_type" and
-    "labels". A model of one output has two classes where both no and yes have a label.
+    A model of one output has two classes where both no and yes have a label.
+
+    Attributes:
+        model: In eval mode: images (B, C, H, W) -> logits (B, outputs).
+        data_config: timm's arguments of `create_transform`, at the size that the weights are tested at.
+        labels: What timm knows of the classes, None where nobody named them.
+        problem_type: "single_label_classification" or "multi_label_classification", transformers' words.
+        origins: Who says "problem_type" and "labels".
     """
 
     model: Any
@@ -66,7 +78,7 @@ class Classifier:
     origins: Mapping[str, str]
 
     def image(self, photo: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
-        """Return what the model sees of an RGB photo: (1, 3, H, W), or (1, 1, H, W) in grey as timm has it.
+        """Return what the model sees of an RGB `photo`: (1, 3, H, W), or (1, 1, H, W) in grey as timm has it.
 
         `size` is another height and width than that which the weights are tested at.
         """
@@ -76,7 +88,7 @@ class Classifier:
 
     @property
     def activation(self) -> Activation:
-        """What makes probabilities of the model's logits."""
+        """What makes probabilities of the model's logits: "softmax", or "sigmoid" where each is by itself."""
         return activation_of(self.problem_type, self.model.num_classes)
 
     @property
@@ -92,7 +104,7 @@ class Classifier:
         return f"{what}, from {self.origins['problem_type']}; labels: {self.origins['labels']}"
 
     def top(self, photo: Image.Image, k: int = 5) -> list[Prediction]:
-        """Return the `k` most probable classes, or all where there are fewer, the most probable first.
+        """Return the `k` most probable classes of an RGB `photo`, all where there are fewer, the most probable first.
 
         Raises:
             CheckpointFormatError: The model was built, from settings that fit its weights, but cannot be run.
@@ -104,7 +116,7 @@ class Classifier:
         return [Prediction(i, self.label(i), p) for i, p in zip(indices.tolist(), values.tolist(), strict=True)]
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return how probable each output is for images (B, C, H, W): (B, outputs), fractions.
+        """Return how probable each output is, from 0 to 1: (B, outputs) for `images` (B, C, H, W), as `image` gives.
 
         Raises:
             CheckpointFormatError: The model was built, from settings that fit its weights, but cannot be run.
@@ -117,18 +129,22 @@ class Classifier:
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
 
     def output_of(self, index: int) -> tuple[int, int]:
-        """Return the output that speaks of a class, and the sign with which it does: no is the opposite of yes."""
+        """Return the output that speaks of class `index`, and with which sign: no is the opposite of yes."""
         return (0, 2 * index - 1) if self.is_yes_or_no else (index, 1)
 
     def label(self, index: int) -> str | None:
-        """Return what a class is called, or None where nobody said."""
+        """Return what class `index` is called, or None where nobody said."""
         if self.labels is None or not self.labels.has_label(index):
             return None
         return self.labels.index_to_description(index)
 
 
 def load_classifier(name: str) -> Classifier:
-    """Return the pretrained model `[hucorz_]NAME[.TAG]`, or what a timm folder, a Hub name or FILE.onnx holds.
+    """Return a classifier with what its weights come with: preprocessing, labels, and what its outputs mean.
+
+    Args:
+        name: A pretrained model (`[hucorz_]NAME[.TAG]`), a folder that timm loads, such as `convert` writes, a
+            repository of the Hub (`hf-hub:USER/REPO[@REVISION]`), or a file that `export` wrote (`FILE.onnx`).
 
     Raises:
         EffNetExtError: There is no such model, or its weights cannot be had.

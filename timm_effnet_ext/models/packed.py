@@ -1,0 +1,190 @@
+"""Inference on a CPU by oneDNN's fused convolutions, whose weights are put in its order once and not at every call.
+
+torch makes three passes over a feature map for a convolution, its activation and the sum with the shortcut, and brings
+the weights into oneDNN's order at each call. Here a folded network is walked as a chain of links, as lean training
+walks it, and each link is one call of oneDNN. Whatever is something else, or is watched by hooks, is called as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from timm_effnet_ext.hosts import convolve_packed, is_intercepted, is_observed, onednn_serves, pack_weight
+from timm_effnet_ext.models.blocks import CondMBConv
+from timm_effnet_ext.models.chains import Link, block_links, has_chain
+from timm_effnet_ext.models.known_layers import is_known_act, is_known_attention, is_known_drop
+from timm_effnet_ext.models.layers import SiLU, StridedSameConv2d
+from timm_effnet_ext.models.memory_format import is_eager
+
+_FUSED_ACTS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.Identity: ("none", []),
+    SiLU: ("swish", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.Sigmoid: ("sigmoid", []),
+}
+"""What oneDNN calls an activation, and its numbers; others are applied to what it returns."""
+
+
+class Packing:
+    """How a model is computed: its chains, with the weights in oneDNN's order, each made when it is first needed.
+
+    They take the memory of the weights once more. Copies of a model, and what `torch.save` writes, begin without them.
+    """
+
+    def __init__(self) -> None:
+        self._chains: dict[nn.Module, _Chain] = {}
+
+    def __deepcopy__(self, memo: Any) -> Packing:
+        return Packing()
+
+    def __reduce__(self) -> Any:
+        return Packing, ()
+
+    def applies(self, trunk: Any, image: Any) -> bool:
+        """Whether `image` is computed eagerly, unobserved and without a backward, on a CPU that oneDNN serves."""
+        is_plain = type(image) is Tensor and is_eager(image) and not is_observed()
+        if not is_plain or torch.is_grad_enabled() or trunk.training or torch.is_autocast_enabled("cpu"):
+            return False
+        weight = next(trunk.parameters(), image)
+        is_here = image.device.type == "cpu" == weight.device.type and image.dtype == weight.dtype
+        is_fit = is_here and image.ndim == 4 and image.numel() > 0 and not weight.is_inference()
+        return is_fit and not is_intercepted(trunk.blocks) and onednn_serves(image.dtype)
+
+    def features(self, model: Any, image: Tensor) -> Tensor:
+        """Return `model.forward_features(image)`."""
+        return self._layer(model.conv_head, Link(model, "conv_head", "bn2"), self.stages(model, image)[-1])
+
+    def stages(self, trunk: Any, image: Tensor) -> list[Tensor]:
+        """Return the outputs of the stem and of each stage of `trunk`."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        outputs = [self._layer(trunk.conv_stem, Link(trunk, "conv_stem", "bn1"), image)]
+        for stage in trunk.blocks:
+            outputs.append(self._run(stage, outputs[-1]))
+        return outputs
+
+    def _layer(self, conv: nn.Module, link: Link, x: Tensor) -> Tensor:
+        """Return what a single link makes of `x`."""
+        chain = self._chains.get(conv)
+        if chain is None or not chain.holds():
+            chain = self._chains[conv] = _Chain((link,), (conv, link.norm))
+        return chain(x, None) if chain.steps else link.norm(link.conv(x))  # type: ignore[no-any-return]
+
+    def _run(self, module: Any, x: Tensor) -> Tensor:
+        """Return the output of a block, or of blocks in a row."""
+        if type(module) is nn.Sequential and not is_intercepted(module):
+            for child in module:
+                x = self._run(child, x)
+            return x
+        chain = self._chains.get(module)
+        if chain is None or not chain.holds():
+            links = tuple(block_links(module)) if _is_chain(module) else ()
+            chain = self._chains[module] = _Chain(links, tuple(module.modules()))
+        if not chain.steps or module.drop_path.training:
+            return module(x)  # type: ignore[no-any-return]
+        return chain(x, x if module.has_skip else None)
+
+
+class _Chain:
+    """Links in a row, and the modules of which they are made, as long as those are what they were."""
+
+    def __init__(self, links: tuple[Link, ...], modules: tuple[nn.Module, ...]) -> None:
+        self._modules = modules
+        self._children = [(m._modules, tuple(m._modules.values())) for m in modules if m._modules]
+        self._was_watched = self._is_watched()
+        self.steps = [_Step(link) for link in links] if all(map(_is_known, links)) else []
+
+    def holds(self) -> bool:
+        """Whether the modules are those that they were when the chain was made, and are watched if they were."""
+        for now, then in self._children:
+            if tuple(now.values()) != then:
+                return False
+        return self._is_watched() == self._was_watched
+
+    def _is_watched(self) -> bool:
+        return any(map(is_intercepted, self._modules))
+
+    def __call__(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        last = self.steps[-1]
+        for step in self.steps:
+            x = step(x, shortcut if step is last else None)
+        return x
+
+
+def _is_chain(module: Any) -> bool:
+    is_chain = has_chain(module) and type(module) is not CondMBConv and not is_intercepted(module)
+    return is_chain and is_known_drop(module.drop_path)
+
+
+def _is_known(link: Link) -> bool:
+    conv = link.conv
+    is_plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    is_conv = (is_plain or type(conv) is StridedSameConv2d) and not is_intercepted(conv)
+    return is_conv and is_known_act(link.norm) and is_known_attention(link.attention)
+
+
+class _Step:
+    """A convolution, its activation and the attention behind it, or the shortcut."""
+
+    def __init__(self, link: Link) -> None:
+        self._convolve = _Convolution(link.conv, link.norm)
+        self._squeeze = []
+        if link.attention is not None:
+            se: Any = link.attention
+            self._squeeze = [_Convolution(se.conv_reduce, se.act1), _Convolution(se.conv_expand, se.gate)]
+
+    def __call__(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        x = self._convolve(x, shortcut)
+        if not self._squeeze:
+            return x
+        scale = x.mean((2, 3), keepdim=True)
+        for convolve in self._squeeze:
+            scale = convolve(scale, None)
+        return x.mul_(scale)
+
+
+class _Convolution:
+    """A convolution and its activation."""
+
+    def __init__(self, conv: Any, act: nn.Module) -> None:
+        self._conv, self._act = conv, act
+        self._is_same = type(conv) is StridedSameConv2d
+        self._is_linear = type(act) is nn.Identity
+        self._name, self._numbers = _FUSED_ACTS.get(type(act), ("none", []))
+        self._is_fused = type(act) in _FUSED_ACTS
+        self._packed: tuple[Tensor, int, int, torch.dtype, Tensor] | None = None
+
+    def __call__(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        rows = cols = 0
+        padding = self._conv.padding
+        if self._is_same:
+            x, padding, rows, cols = _pad_same(self._conv, x)
+        other = shortcut if self._is_linear else None
+        weight = self._weight_for(x, padding)
+        y: Tensor = convolve_packed(self._conv, x, weight, padding, self._name, self._numbers, other)
+        if rows + cols > 0:
+            y = F.pad(y, [-cols, 0, -rows, 0])
+        y = y if self._is_fused else self._act.forward(y)
+        return y if shortcut is None or other is not None else y.add_(shortcut)
+
+    def _weight_for(self, x: Tensor, padding: Any) -> Tensor:
+        """Return the weight in oneDNN's order, brought there again when it has changed."""
+        conv, weight = self._conv, self._conv.weight
+        state = (weight, weight._version, weight.data_ptr(), weight.dtype)
+        known = self._packed
+        if known is None or known[0] is not weight or known[1:4] != state[1:]:
+            packed = pack_weight(weight, padding, conv.stride, conv.dilation, conv.groups, x.shape)
+            known = self._packed = (*state, packed)
+        return known[4]
+
+
+def _pad_same(conv: StridedSameConv2d, x: Tensor) -> tuple[Tensor, Any, int, int]:
+    """Return `x`, padded where oneDNN cannot, the padding that it does, and what of the output's beginning goes."""
+    rows, cols = conv.surplus(x)
+    if not conv.halves or (rows + cols > 0 and conv.grows):
+        return conv.padded(x), (0, 0), 0, 0
+    return x, (conv.margin[0] + rows, conv.margin[1] + cols), rows, cols
