@@ -11,6 +11,15 @@ RUN = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python
 PYTEST = $(RUN) -m pytest --numprocesses auto --timeout 600
 # The Python of an environment with tensorflow and safetensors: `make bench` then measures conversions beside it.
 TENSORFLOW ?=
+# Wheels for `make gpu` on a machine without a network but with torch, the Python there, where they are installed, and
+# where the results go.
+WHEELS := build/wheels
+GPU_PYTHON ?= $(VERSION)
+CARRIED := build/carried
+GPU_OUT ?= build/gpu
+# `make gpu` runs with the machine's own torch and these wheels where they were carried along, else as everything here.
+IS_CARRIED := $(wildcard $(WHEELS)/*.whl)
+GPU_RUN = $(if $(IS_CARRIED),PYTHONPATH=$(CARRIED) $(PYTHON),$(BIN)/python)
 # What `make campaign` begins from, and a test elsewhere that belongs to it.
 SEED ?= 1
 RESUMED := tests/train/launcher/test_launch.py::test_real_run_killed_within_a_stage_resumes_step_for_step
@@ -22,7 +31,7 @@ $(PYTEST) -m 'not slow'
 TIMM_SUITE_MODELS=$(SUITE_SAMPLE) $(RUN) tests/timm_suite/run.py --numprocesses auto
 endef
 
-.PHONY: help demo test test-all test-oldest timm-suite campaign bench bench-progressive notebook api dist smoke fmt lint type clean
+.PHONY: help demo test test-all test-oldest timm-suite campaign bench bench-progressive gpu gpu-wheels notebook api dist smoke fmt lint type clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -70,6 +79,18 @@ bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (bu
 
 bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (some hours)
 	$(RUN) -m benchmarks.progressive build/bench-progressive
+
+gpu: $(if $(IS_CARRIED),$(CARRIED)/.installed,$(VENV)/.installed)  ## a GPU in ten minutes: laws, memory, times (GPU_OUT=build/gpu)
+	$(GPU_RUN) -m benchmarks.gpu --output $(GPU_OUT)
+
+$(CARRIED)/.installed: $(IS_CARRIED)
+	rm -rf $(CARRIED)
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $(CARRIED) $^
+	@touch $@
+
+gpu-wheels: $(VENV)/.installed  ## what `make gpu` needs on a machine without a network; GPU_PYTHON=3.12 is its Python
+	rm -rf $(WHEELS)
+	$(BIN)/python -m benchmarks.gpu.wheels $(WHEELS) --python $(GPU_PYTHON)
 
 notebook: $(VENV)/.installed  ## run docs/tour.ipynb, and keep in it what its cells give
 	$(RUN) -m tests.docs.notebook

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.parts import Table
+from benchmarks.tables import Table
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.files.storage import new_file
 
@@ -33,7 +33,9 @@ def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
         heights = [table.values[name].min for name in names]
         bars = ax.barh(names, heights, color=[_OURS if n.startswith(_OUR_NAMES) else _THEIRS for n in names])
         ax.bar_label(bars, fmt=_written, padding=3, fontsize=8, color=_GREY)
-        ax.set_title(f"{table.title} ({table.unit})", loc="left", fontsize=9, fontweight="bold")
+        ax.set_title(
+            textwrap.fill(f"{table.title} ({table.unit})", width=64), loc="left", fontsize=9, fontweight="bold"
+        )
         ax.spines[["top", "right", "bottom"]].set_visible(False)
         ax.tick_params(labelsize=8, bottom=False, labelbottom=False)
         ax.margins(x=0.12)

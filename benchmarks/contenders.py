@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,10 +33,11 @@ class Work(NamedTuple):
     size: int  # pixels
     batch: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
     def images(self, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
         """Return random images."""
-        x = torch.randn(self.batch, 3, self.size, self.size, device=self.device)
+        x = torch.randn(self.batch, 3, self.size, self.size, device=self.device, dtype=self.dtype)
         return x.to(memory_format=memory_format)
 
     def __str__(self) -> str:
@@ -59,19 +60,19 @@ def torchvision_has(work: Work) -> bool:
 
 def timms(work: Work) -> nn.Module:
     """Return timm's twin."""
-    return timm.create_model(TIMM_PREFIX + work.arch).to(work.device)
+    return timm.create_model(TIMM_PREFIX + work.arch).to(work.device, work.dtype)
 
 
 def ours(work: Work, **kwargs: Any) -> nn.Module:
     """Return our model."""
-    return timm.create_model(PREFIX + work.arch, **kwargs).to(work.device)
+    return timm.create_model(PREFIX + work.arch, **kwargs).to(work.device, work.dtype)
 
 
 def torchvisions(work: Work) -> nn.Module:
     """Return torchvision's model; its padding and BN eps are not those of TensorFlow."""
     from torchvision.models import get_model
 
-    return get_model(_TORCHVISION.get(work.arch, work.arch)).to(work.device)
+    return get_model(_TORCHVISION.get(work.arch, work.arch)).to(work.device, work.dtype)
 
 
 def _checkpointed(work: Work) -> nn.Module:
@@ -84,8 +85,8 @@ def _compiled(work: Work) -> Any:
     return torch.compile(timms(work))
 
 
-def trainers(work: Work, *, compiled: bool) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Return the models of a training step with their images, by name."""
+def trainers(work: Work, *, compiled: bool, only: Collection[str] | None = None) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Return the models of a training step with their images, by name; `only` some of them."""
     plain, last = torch.contiguous_format, torch.channels_last
     made: dict[str, tuple[Callable[[Work], Any], torch.memory_format]] = {
         "timm": (timms, plain),
@@ -101,22 +102,26 @@ def trainers(work: Work, *, compiled: bool) -> dict[str, tuple[nn.Module, Tensor
         made["timm compiled"] = (_compiled, plain)
     if torchvision_has(work):
         made["torchvision"] = (torchvisions, plain)
+    if only is not None:
+        made = {name: made[name] for name in only}
     return {n: (make(work).to(memory_format=fmt).train(), work.images(fmt)) for n, (make, fmt) in made.items()}
 
 
-def train_step(model: nn.Module, images: Tensor) -> Step:
-    """Return a function that runs forward and backward once and leaves no gradients."""
+def train_step(model: nn.Module, images: Tensor, amp: torch.dtype | None = None) -> Step:
+    """Return a function that runs forward, under autocast to `amp` if given, and backward, and leaves no gradients."""
     labels = torch.arange(len(images), device=images.device)
 
     def step() -> None:
-        F.cross_entropy(model(images), labels).backward()
+        with torch.autocast(images.device.type, dtype=amp, enabled=amp is not None):
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
         model.zero_grad(set_to_none=True)
 
     return step
 
 
 @contextmanager
-def predictors(work: Work) -> Iterator[dict[str, Step]]:
+def predictors(work: Work, *, compiled: bool = False) -> Iterator[dict[str, Step]]:
     """Give the functions that classify one batch, by name; exported files live as long as the block."""
     theirs, our = timms(work).eval(), ours(work).eval()
     last = torch.channels_last
@@ -126,19 +131,23 @@ def predictors(work: Work) -> Iterator[dict[str, Step]]:
         "ours": _predict(our, work.images()),
         "optimized": _predict(optimize_for_inference(our), work.images()),
     }
+    if compiled:
+        steps["timm compiled"] = _predict(torch.compile(theirs), work.images())
+        steps["optimized compiled"] = _predict(torch.compile(optimize_for_inference(our)), work.images())
     if torchvision_has(work):
         steps["torchvision"] = _predict(torchvisions(work).eval(), work.images())
+    is_for_engines = work.device.type == "cpu" and work.dtype == torch.float32
     with tempfile.TemporaryDirectory() as folder:
-        if work.device.type == "cpu" and is_there("onnxruntime"):
+        if is_for_engines and is_there("onnxruntime"):
             steps["timm in ONNX Runtime"] = _onnxruntime(theirs, work, Path(folder) / "timm.onnx")
             steps["ours in ONNX Runtime"] = _onnxruntime(our, work, Path(folder) / "ours.onnx")
-        if work.device.type == "cpu" and is_there("openvino"):
+        if is_for_engines and is_there("openvino"):
             steps["timm in OpenVINO"] = _openvino(theirs, work)
             steps["ours in OpenVINO"] = _openvino(our, work)
         yield steps
 
 
-def _predict(model: nn.Module, images: Tensor) -> Step:
+def _predict(model: Any, images: Tensor) -> Step:
     def step() -> None:
         with torch.inference_mode():
             model(images)

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+import timm_effnet_ext
 from benchmarks.contenders import is_there
 
-_OURS, _PEERS = ("torch", "timm", "timm_effnet_ext"), ("torchvision", "onnxruntime", "openvino")
+_OURS, _PEERS = ("torch", "timm"), ("torchvision", "onnxruntime", "openvino")
 
 
 def left_out() -> list[str]:
@@ -30,6 +31,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{name: found for name in (*_OURS, *_PEERS) if (found := _version(name))},
+        "timm_effnet_ext": timm_effnet_ext.__version__,  # which may run without being installed
     }
 
 

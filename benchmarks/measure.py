@@ -67,6 +67,12 @@ def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def live_bytes() -> int:
+    """Return the bytes of all tensors that Python holds; a storage counts once."""
+    storages = (tensor.untyped_storage() for tensor in _tensors())
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def _tensors() -> list[Tensor]:
     gc.collect()
     return [x for x in gc.get_objects() if type(x) is Tensor and x.layout is torch.strided and not x.is_meta]

@@ -12,31 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.contenders import Work, predictors, train_step, trainers
-from benchmarks.measure import Spread, alternate, kept_bytes, numbers_of, peak_bytes
+from benchmarks.measure import Spread, alternate, kept_bytes, numbers_of
+from benchmarks.tables import Bar, Table
 from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX
 
 _MIB = 2**20
-
-
-class Bar(NamedTuple):
-    """A ratio of minima, ours to theirs, that must not be passed; of several pairs the best one counts."""
-
-    limit: float
-    pairs: tuple[tuple[str, str], ...]
-
-
-class Table(NamedTuple):
-    """One comparison: what each contender took, in `unit`; less is better."""
-
-    name: str
-    title: str
-    unit: str
-    values: dict[str, Spread]
-    bars: tuple[Bar, ...] = ()
-
-    def ratio(self, bar: Bar) -> float:
-        """Return the ratio that is held against a bar."""
-        return min(self.values[mine].min / self.values[theirs].min for mine, theirs in bar.pairs)
 
 
 class Options(NamedTuple):
@@ -65,8 +45,8 @@ _TRAININGS = (
     _Training("efficientnet_b4", 380, 2, 0.34),
 )
 _TIMED = ("efficientnet_b0", "efficientnetv2_s", "efficientnet_cc_b0_8e")  # B4 differs from B0 in width and depth only
-# On a CPU, inductor searches the fusions of V2-S for more than 25 minutes and 15 GB (torch 2.14.1).
-_COMPILED_ON_CPU = ("efficientnet_b0",)
+# Inductor searches the fusions of V2-S for more than 25 minutes and 15 GB (torch 2.14.1).
+_COMPILED = ("efficientnet_b0",)
 _LEAN, _LEAN_LAST = ("lean", "timm"), ("lean channels_last", "timm channels_last")
 _STEP_BARS = (
     Bar(1.05, (_LEAN,)),
@@ -96,7 +76,7 @@ _INFERENCES = {
 
 
 def training_bytes(options: Options) -> Iterator[Table]:
-    """Yield what each contender keeps for backward and, on a GPU, the peak of a step."""
+    """Yield what each contender keeps for backward."""
     for row in _TRAININGS[: 1 if options.quick else None]:
         work = Work(row.arch, row.size, 2, options.device)
         contenders = trainers(work, compiled=False)
@@ -111,12 +91,6 @@ def training_bytes(options: Options) -> Iterator[Table]:
             values,
             (Bar(row.bytes_limit, (_LEAN,)),),
         )
-        if options.device.type == "cuda":
-            steps = {name: train_step(*contender) for name, contender in contenders.items()}
-            peaks = {
-                name: Spread.of([peak_bytes(step, options.device) / work.batch / _MIB]) for name, step in steps.items()
-            }
-            yield Table("peak", f"Peak of a training step, {row.arch} @{row.size}", "MiB an image", peaks)
 
 
 def training_time(options: Options) -> Iterator[Table]:
@@ -124,10 +98,9 @@ def training_time(options: Options) -> Iterator[Table]:
     for row in _TRAININGS[: 1 if options.quick else None]:
         if row.arch in _TIMED:
             work = Work(row.arch, row.size, row.batch, options.device)
-            can_compile = options.device.type == "cuda" or row.arch in _COMPILED_ON_CPU
-            contenders = trainers(work, compiled=can_compile and not options.quick)
+            contenders = trainers(work, compiled=row.arch in _COMPILED and not options.quick)
             steps = {name: train_step(*contender) for name, contender in contenders.items()}
-            yield _timed("train", f"Training step, {work}", steps, options, _STEP_BARS)
+            yield timed("train", f"Training step, {work}", steps, options, _STEP_BARS)
 
 
 def inference_time(options: Options) -> Iterator[Table]:
@@ -135,7 +108,7 @@ def inference_time(options: Options) -> Iterator[Table]:
     for (arch, size, batch), bars in list(_INFERENCES.items())[: 1 if options.quick else None]:
         work = Work(arch, size, batch, options.device)
         with predictors(work) as steps:
-            yield _timed("inference", f"Inference, {work}", steps, options, bars)
+            yield timed("inference", f"Inference, {work}", steps, options, bars)
 
 
 # VmHWM counts from the start of the program, ru_maxrss from its parent's.
@@ -196,9 +169,8 @@ PARTS: dict[str, Callable[[Options], Iterator[Table]]] = {
 }
 
 
-def _timed(
-    name: str, title: str, steps: dict[str, Callable[[], Any]], options: Options, bars: tuple[Bar, ...]
-) -> Table:
+def timed(name: str, title: str, steps: dict[str, Callable[[], Any]], options: Options, bars: tuple[Bar, ...]) -> Table:
+    """Return the times of all steps as a table, with those bars whose both sides are there."""
     times = alternate(steps, options.rounds, options.device)
     held = tuple(bar for bar in bars if all(side in steps for pair in bar.pairs for side in pair))
     return Table(name, title, "ms", {side: Spread.of(values) for side, values in times.items()}, held)

@@ -14,7 +14,8 @@ from torch import nn
 from benchmarks.__main__ import main
 from benchmarks.contenders import Work, predictors, train_step, trainers
 from benchmarks.measure import Spread, alternate, kept_bytes, numbers_of
-from benchmarks.parts import PARTS, Bar, Table
+from benchmarks.parts import PARTS
+from benchmarks.tables import Bar, Table
 
 CPU = torch.device("cpu")
 
@@ -98,18 +99,6 @@ def test_the_command_prints_bars_and_writes_both_files(
     assert [bar["holds"] for bar in written["tables"][0]["bars"]] == [False, True]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bench.json", "bench.png"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--device", "cuda"]) == 1
-    assert capsys.readouterr().err == "error: --device cuda: this PyTorch sees no GPU\n"
-
-
-@pytest.mark.parametrize("device", ["foo", "mps"])
-def test_other_devices_are_refused(device: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--device", device]) == 1
-    assert capsys.readouterr().err == f"error: --device {device}: expected cpu, cuda or cuda:N\n"
 
 
 def test_without_matplotlib_nothing_is_measured(

@@ -1,0 +1,1 @@
+"""What a GPU is tried and measured with: lean training's laws, memory, times."""
