@@ -21,17 +21,21 @@ def score_calibrated(run: Path) -> float:
     args = read_yaml(run / ARGS_FILE)
     model = timm.create_model(args["model"], num_classes=args["num_classes"], **args["model_kwargs"])
     load_checkpoint(model, str(run / "last.pth.tar"))
-    update_bn(_images(args, model, "train"), model)
+    torch.manual_seed(0)
+    # In the order of a folder a batch has one class, and the mean of the variances lacks what lies between classes.
+    update_bn(_images(args, model, "train", shuffled=True), model)
     return _top1(model.eval(), _images(args, model, args["val_split"]))
 
 
-def _images(args: dict[str, Any], model: nn.Module, split: str) -> Any:
-    """Return the images of a split as train.py evaluates them: neither augmented nor in another order."""
+def _images(args: dict[str, Any], model: nn.Module, split: str, *, shuffled: bool = False) -> Any:
+    """Return the images of a split as train.py evaluates them, not augmented."""
     config = resolve_data_config(args, model=model)
     return create_loader(
         create_dataset("", root=args["data_dir"], split=split),
         config["input_size"],
         batch_size=args["validation_batch_size"],
+        is_training=shuffled,
+        no_aug=True,
         use_prefetcher=False,
         interpolation=config["interpolation"],
         mean=config["mean"],
