@@ -101,7 +101,7 @@ class Result(NamedTuple):
     epochs: int
     flops: float  # of training alone
     seconds: float  # likewise
-    processor: float  # seconds that its processes computed, evaluation included; other work does not add to them
+    processor: float  # seconds that its processes computed, evaluation included, and not those in which they waited
     top1: float  # percent, after the last epoch
     calibrated: float  # the same with BatchNorm statistics taken anew at the final size
 
