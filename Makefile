@@ -77,7 +77,7 @@ bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (bu
 	$(BIN)/python -m benchmarks
 	$(if $(TENSORFLOW),$(RUN) -m benchmarks.conversion --tensorflow $(TENSORFLOW))
 
-bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (about an hour)
+bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (some hours)
 	$(RUN) -m benchmarks.progressive build/bench-progressive
 
 bench-finetuning: demo  ## linear probe, partial and full fine-tuning on photographs (about half an hour)

@@ -1,7 +1,9 @@
 """Measures progressive learning on Fashion-MNIST against timm's sizes alone and a fixed size: `make bench-progressive`.
 
-Every arm is timm's train.py on the same images, epochs and seeds, evaluated at the final size. "progressive" raises
-size and strengths together; "sizes" is timm's own schedule at the final strengths; "fixed" is the final size at them.
+Every arm is timm's train.py on the same images and seeds, evaluated at the final size. "progressive" raises size and
+strengths together; "sizes" is timm's own schedule at the final strengths; "fixed" is the final size at them. "longer"
+is "progressive" over as many epochs as cost the FLOPs of the fixed size, "paper-longer" the same with the paper's
+ratio of sizes, "paper-last-longer" that with the last stage twice as long as the others.
 """
 
 from __future__ import annotations
@@ -9,132 +11,158 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any, NamedTuple
 
-import timm
 import torch
 from tabulate import tabulate
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.arms import ARMS, FIXED, SIZE, Arm
+from benchmarks.calibration import score_calibrated
 from benchmarks.fashion_mnist import unpack
+from benchmarks.machine import machine
+from timm_effnet_ext.train.axes import AXES
+from timm_effnet_ext.train.flops import count_flops
 from timm_effnet_ext.train.plot import save_plot
-from timm_effnet_ext.train.progressive.plan import Plan, parse
-from timm_effnet_ext.train.runs import ARGS_FILE, read_run, read_yaml
+from timm_effnet_ext.train.runs import Run, read_run
 
-_EPOCH_END = re.compile(r"^Train: \d+ \[ *\d+/(\d+) \(100%\)\].*\((\d+\.\d+)s,", re.MULTILINE)
-"""What train.py logs at the end of an epoch: its steps and their mean time in seconds."""
-
-
-def arms(plan: Plan, spec: str) -> dict[str, tuple[list[str], list[str]]]:
-    """Return the launcher's and train.py's own arguments of each arm."""
-    last = plan.stages[-1]
-    strengths = ["--aa", f"rand-n2-m{last.randaug}-mmax{last.randaug}"] if last.randaug is not None else []
-    strengths += ["--mixup", f"{last.mixup}"] if last.mixup else []
-    strengths += ["--drop", f"{last.dropout}"] if last.dropout else []
-    sizes = ["--train-img-sizes", *map(str, plan.sizes), "--train-size-schedule", "progressive"]
-    return {
-        "progressive": (["--progressive", spec], []),
-        "sizes": ([], [*sizes, *strengths]),
-        "fixed": ([], strengths),
-    }
-
-
-def train(args: argparse.Namespace, images: Path, name: str, launcher: Sequence[str], own: Sequence[str]) -> float:
-    """Run one arm with one seed, unless its log is complete, and return its training time in seconds."""
-    log = args.output / f"{name}.log"
-    if not log.exists() or "--result" not in log.read_text():
-        command = [sys.executable, "-m", "timm_effnet_ext", "run", *launcher, args.train_py, *own, *args.options]
-        command += ["--data-dir", str(images), "--num-classes", "10", "--epochs", str(args.epochs), "--device", "cpu"]
-        command += ["--output", str(args.output), "--experiment", name]
-        with log.open("w") as file:
-            subprocess.run(command, check=True, stdout=file, stderr=subprocess.STDOUT, env={**os.environ})
-    return sum(int(steps) * float(seconds) for steps, seconds in _EPOCH_END.findall(log.read_text()))
+_MODEL, _MODEL_KWARGS = "hucorz_efficientnetv2_b0", {"width_mult": 0.5, "depth_mult": 0.5}
+_OPTIONS = (
+    *("--model", _MODEL, "--model-kwargs", *(f"{name}={value}" for name, value in _MODEL_KWARGS.items())),
+    *("--opt", "rmsproptf", "--opt-eps", "0.001", "--lr", "0.004", "--weight-decay", "0.00001", "--warmup-epochs", "1"),
+    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "2"),
+    *("--scale", "0.5", "1.0", "--crop-pct", "1.0", "--channels-last", "--device", "cpu", "--num-classes", "10"),
+    *("--img-size", f"{SIZE}"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all arms and seeds in turn; print and write what came out. A second run goes on where the first stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-py", default=os.environ.get("TIMM_TRAIN_PY"), help="timm's (default: TIMM_TRAIN_PY)")
-    parser.add_argument("--progressive", default="sizes=60,72,84,96 randaug=5:10 mixup=0:0.1 dropout=0.1:0.2")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--epochs", type=int, default=12, help="of the fixed size (default: 12)")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--tests", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("output", type=Path, help="folder of the runs, result.json and curves.png")
-    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="OPTION", help="of train.py: model, optimiser, …")
+    parser.add_argument("output", type=Path, help="folder of the runs, result.json and the pictures")
     args = parser.parse_args(argv)
     if not args.train_py:
         parser.error("where is train.py of timm's repository? Give --train-py or set TIMM_TRAIN_PY")
-    plan = parse(args.progressive).plan(None)
-    args.options = [*_OPTIONS, *args.options, "--img-size", str(plan.sizes[-1])]
     images = unpack(args.output / "images", args.images, args.tests)
-    arguments = arms(plan, args.progressive)
-    seconds: dict[str, list[float]] = {arm: [] for arm in arguments}
+    arms = {name: ARMS[name] for name in dict.fromkeys([FIXED, *args.arms])}
+    results: dict[str, list[Result]] = {name: [] for name in arms}
     for seed in range(args.seeds):  # arms in turn: what disturbs the machine disturbs all of them
-        for arm, (launcher, own) in arguments.items():
-            own = [*own, "--seed", str(seed)]
-            seconds[arm].append(train(args, images, f"{arm}-{seed}", launcher, own))
-    report(args, plan, seconds)
+        for name, arm in arms.items():
+            folder = args.output / f"{name}-{seed}"
+            train(args.train_py, arm, arm.epochs(args.epochs, _flops), images, folder, seed)
+            results[name].append(measure(folder))
+    report(args, results)
     return 0
 
 
-_OPTIONS = (
-    *("--model", "hucorz_efficientnetv2_b0", "--model-kwargs", "width_mult=0.5", "depth_mult=0.5"),
-    *("--opt", "rmsproptf", "--opt-eps", "0.001", "--lr", "0.004", "--weight-decay", "0.00001", "--warmup-epochs", "1"),
-    *("-b", "64", "-vb", "200", "--workers", "1", "--log-interval", "1000", "--val-interval", "2"),
-    *("--scale", "0.5", "1.0", "--crop-pct", "1.0", "--channels-last"),
-)
+def train(train_py: str, arm: Arm, epochs: int, images: Path, folder: Path, seed: int) -> None:
+    """Run one arm with one seed, unless its log is complete."""
+    log = folder.with_suffix(".log")
+    if log.exists() and "--result" in log.read_text():
+        return
+    command = [sys.executable, "-m", "timm_effnet_ext", "run", *arm.launcher, train_py, *_OPTIONS, *arm.options]
+    command += ["--epochs", f"{epochs}", "--seed", f"{seed}", "--data-dir", f"{images}"]
+    command += ["--output", f"{folder.parent}", "--experiment", folder.name]
+    began = _children_seconds()
+    with log.open("w") as file:
+        subprocess.run(command, check=True, stdout=file, stderr=subprocess.STDOUT)
+    (folder / _PROCESSOR_FILE).write_text(f"{_children_seconds() - began:.1f}\n")
 
 
-def report(args: argparse.Namespace, plan: Plan, seconds: dict[str, list[float]]) -> None:
-    """Print the table, and write result.json and curves.png."""
-    result = {
-        arm: {
-            "seconds": times,
-            "top1": [read_run(args.output / f"{arm}-{seed}").metrics["eval_top1"][-1] for seed in range(args.seeds)],
-        }
-        for arm, times in seconds.items()
+def _children_seconds() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+@cache
+def _flops(size: int) -> int:
+    args = {"model": _MODEL, "model_kwargs": _MODEL_KWARGS, "num_classes": 10}
+    return count_flops(args, [(size, size)])[size, size]
+
+
+_PROCESSOR_FILE = "processor.txt"
+
+
+class Result(NamedTuple):
+    """What came of one run."""
+
+    epochs: int
+    flops: float  # of training alone
+    seconds: float  # likewise
+    processor: float  # seconds that its processes computed, evaluation included, and not those in which they waited
+    top1: float  # percent, after the last epoch
+    calibrated: float  # the same with BatchNorm statistics taken anew at the final size
+
+
+def measure(folder: Path) -> Result:
+    """Return what came of a run; its checkpoint is scored once."""
+    path, run = folder / "calibrated.txt", read_run(folder)
+    if not path.exists():
+        path.write_text(f"{score_calibrated(folder):.2f}\n")
+    seconds, flops = (AXES[axis].place(run)[-1] for axis in ("seconds", "flops"))
+    processor, calibrated = (float(file.read_text()) for file in (folder / _PROCESSOR_FILE, path))
+    return Result(run.epochs[-1] + 1, flops, seconds, processor, run.metrics["eval_top1"][-1], calibrated)
+
+
+def report(args: argparse.Namespace, results: dict[str, list[Result]]) -> None:
+    """Print the table, and write result.json and the pictures."""
+    rows = [_row(name, runs, results[FIXED]) for name, runs in results.items()]
+    headers = ["arm", "epochs", "top-1 %", "against fixed", "calibrated"]
+    for cost in ("FLOPs", "training s", "processor s"):
+        headers += [cost, "of fixed"]
+    where = machine(torch.device("cpu"))
+    print(tabulate(rows, headers, disable_numparse=True))
+    print(f"{args.seeds} seeds, {args.images} images, {args.tests} tests; mean ± standard deviation over the seeds")
+    print(", ".join(f"{name} {value}" for name, value in where.items()))
+    text = {
+        "arms": {name: [run._asdict() for run in runs] for name, runs in results.items()},
+        "machine": where,
+        "settings": {name: str(value) for name, value in vars(args).items()},
     }
-    flops = mean(_flops(args.output / "fixed-0" / ARGS_FILE, plan.sizes))
-    fixed = min(result["fixed"]["seconds"])
-    rows = [
-        [arm, *_extent(row["seconds"]), f"{min(row['seconds']) / fixed:.2f}", _spread(row["top1"])]
-        for arm, row in result.items()
+    (args.output / "result.json").write_text(json.dumps(text, indent=2) + "\n")
+    save_plot([read_run(args.output / f"{name}-0") for name in results], args.output / "curves.png")
+    means = [average([read_run(args.output / f"{name}-{seed}") for seed in range(args.seeds)]) for name in results]
+    save_plot(means, args.output / "flops.png", "flops")
+
+
+def _row(name: str, runs: Sequence[Result], fixed: Sequence[Result]) -> list[str]:
+    pairs = list(zip(runs, fixed, strict=True))
+    cells = [
+        name,
+        f"{runs[0].epochs}",
+        _spread([run.top1 for run in runs]),
+        _spread([run.top1 - other.top1 for run, other in pairs]),
+        _spread([run.calibrated for run in runs]),
     ]
-    machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, timm {timm.__version__}"
-    print(tabulate(rows, ["arm", "training s, least", "median", "of fixed", "top-1 %"], disable_numparse=True))
-    print(f"{args.seeds} seeds, {args.epochs} epochs of {args.images} images; mean FLOPs of the sizes: {flops:.2f}")
-    print(machine)
-    settings = {name: str(value) for name, value in vars(args).items()}
-    text = json.dumps({"arms": result, "flops": flops, "machine": machine, "settings": settings}, indent=2)
-    (args.output / "result.json").write_text(text + "\n")
-    save_plot([read_run(args.output / f"{arm}-0") for arm in result], args.output / "curves.png")
-
-
-def _flops(arguments: Path, sizes: Sequence[int]) -> list[float]:
-    """Return the FLOPs of the run's model at each size, of those at the last: feature maps have whole pixels."""
-    run = read_yaml(arguments)
-    model = timm.create_model(run["model"], num_classes=10, **run["model_kwargs"]).eval()
-    counts = []
-    for size in sizes:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, 3, size, size))
-        counts.append(counter.get_total_flops())
-    return [count / counts[-1] for count in counts]
-
-
-def _extent(seconds: Sequence[float]) -> tuple[str, str]:
-    return f"{min(seconds):.0f}", f"{median(seconds):.0f}"
+    for cost in ("flops", "seconds", "processor"):
+        cells.append(f"{median(getattr(run, cost) for run in runs):.3g}")
+        cells.append(f"{median(getattr(run, cost) / getattr(other, cost) for run, other in pairs):.2f}")
+    return cells
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+
+
+def average(runs: Sequence[Run]) -> Run:
+    """Return the first of the runs of an arm with the mean of their metrics."""
+    first = runs[0]
+    metrics: dict[str, Any] = {
+        column: tuple(map(mean, zip(*(run.metrics[column] for run in runs), strict=True))) for column in first.metrics
+    }
+    return replace(first, name=first.name.rpartition("-")[0], metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import yaml
 
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.train.flops import count_flops
 from timm_effnet_ext.train.plot import draw
-from timm_effnet_ext.train.runs import STAGES_FILE, Span, read_run
+from timm_effnet_ext.train.runs import COST_FILE, STAGES_FILE, Span, read_run
 
 HEADER = "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr"
 ROWS = ("0,2.5,2.4,10.0,50.0,0.1", "1,2.0,1.9,40.0,80.0,0.05", "2,1.5,1.6,35.0,75.0,0.01")
@@ -22,6 +23,12 @@ def write_run(folder, *rows, header=HEADER, sizes=()):
     if sizes:
         lines = ["epoch,size", *(f"{epoch},{size}" for epoch, size in enumerate(sizes))]
         (folder / STAGES_FILE).write_text("\n".join(lines))
+    return folder
+
+
+def write_costs(folder, *rows):
+    """Write what the epochs of a run cost, as the launcher does."""
+    (folder / COST_FILE).write_text("\n".join(["epoch,height,width,images,seconds", *rows, ""]))
     return folder
 
 
@@ -77,6 +84,53 @@ def test_stages_are_shaded_where_they_are_those_of_every_progressive_run(tmp_pat
     folders.append(write_run(tmp_path / "c", sizes=(32, 64, 64)))
     assert not draw([read_run(folder) for folder in folders]).axes[0].texts
     assert caplog.messages == ["the runs differ in their stages, so none are shaded"]
+
+
+def test_picture_over_seconds_counts_every_epoch_and_shades_none(tmp_path):
+    run = write_run(tmp_path / "a", ROWS[0], ROWS[2], sizes=(32, 32, 64))  # epoch 1 was not evaluated
+    figure = draw([read_run(write_costs(run, "0,32,32,9,1.5", "1,32,32,9,1", "2,32,32,3,1", "2,64,64,6,4"))], "seconds")
+    loss = figure.axes[0]
+    assert list(loss.lines[0].get_xdata()) == [1.5, 7.5]
+    assert figure.axes[-1].get_xlabel() == "seconds of training"
+    assert not loss.texts
+    assert not loss.patches
+
+
+def test_picture_over_flops_counts_every_image_at_its_size(tmp_path):
+    run = read_run(write_costs(write_run(tmp_path / "a"), "0,32,32,9,1", "1,32,32,9,1", "2,32,32,3,1", "2,64,64,6,1"))
+    small, large = count_flops({"model": run.model}, [(32, 32), (64, 64)]).values()
+    figure = draw([run], "flops")
+    assert list(figure.axes[0].lines[0].get_xdata()) == [9 * small, 18 * small, 21 * small + 6 * large]
+    assert figure.axes[-1].get_xlabel() == "FLOPs of training"
+
+
+@pytest.mark.parametrize("x", ["seconds", "flops"])
+@pytest.mark.parametrize(("rows", "epoch"), [(None, 0), (["1,32,32,9,1", "2,32,32,9,1"], 0), (["0,32,32,9,1"], 1)])
+def test_what_an_epoch_took_is_refused_in_one_line_where_nobody_wrote_it(tmp_path, capsys, x, rows, epoch):
+    run = write_run(tmp_path / "a")
+    if rows is not None:
+        write_costs(run, *rows)
+    assert main(["plot", str(run), "--x", x]) == 1
+    assert capsys.readouterr().err == (
+        f"error: a: what epoch {epoch} took is not known. cost.csv says it where the launcher runs train.py from the "
+        "first epoch on (python -m timm_effnet_ext run). Draw over epochs instead\n"
+    )
+    assert not (run / "curves.png").exists()
+
+
+def test_epochs_beyond_any_record_are_refused_at_once(tmp_path):
+    run = write_costs(write_run(tmp_path / "a", *ROWS, f"{10**15},1,1,1,1,1"), "0,32,32,9,1")
+    with pytest.raises(EffNetExtError, match="what epoch 1 took is not known"):
+        draw([read_run(run)], "seconds")
+
+
+def test_flops_of_a_model_that_timm_has_not_are_refused_in_one_line(tmp_path, capsys):
+    run = write_costs(write_run(tmp_path / "a"), *(f"{epoch},32,32,9,1" for epoch in range(3)))
+    (run / "args.yaml").write_text(yaml.safe_dump({"model": "hucorz_nothing"}))
+    assert main(["plot", str(run), "--x", "flops"]) == 1
+    assert capsys.readouterr().err == (
+        "error: FLOPs of hucorz_nothing cannot be counted: Unknown model (hucorz_nothing)\n"
+    )
 
 
 def test_picture_shows_the_learning_rate_where_top5_says_nothing(tmp_path):

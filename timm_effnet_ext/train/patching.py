@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 import timm.task  # noqa: F401  binds `create_model` here, as timm's own: a teacher is neither trained nor progressive
@@ -19,7 +19,8 @@ def wrap_names(*wrappers: Wrapper) -> Iterator[None]:
     """Put the wrappers in place inside the context, for whoever takes the names there."""
     originals = [(module, name, getattr(module, name)) for module, name, _ in wrappers]
     for (module, name, original), (*_, wrapper) in zip(originals, wrappers, strict=True):
-        setattr(module, name, partial(wrapper, original))
+        # It says what it stands for, its module and its arguments: who wraps it again finds both.
+        setattr(module, name, update_wrapper(partial(wrapper, original), original, updated=()))
     try:
         yield
     finally:

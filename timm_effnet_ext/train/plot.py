@@ -1,4 +1,4 @@
-"""Draws the curves of one or more runs of train.py, their progressive stages shaded."""
+"""Draws the curves of one or more runs of train.py over epochs, their stages shaded, or over what training took."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timm_effnet_ext.errors import EffNetExtError, first_few
 from timm_effnet_ext.files.storage import new_file
+from timm_effnet_ext.train.axes import AXES, EPOCH
 from timm_effnet_ext.train.runs import Run, Span
 
 if TYPE_CHECKING:
@@ -56,18 +57,19 @@ _PANELS = (
 _LEARNING_RATE = _Panel("lr", "Learning rate")
 
 
-def save_plot(runs: Sequence[Run], path: Path) -> None:
-    """Write the curves of `runs` to `path`, in the format of its suffix.
+def save_plot(runs: Sequence[Run], path: Path, x: str = EPOCH) -> None:
+    """Write the curves of `runs` over an axis of `AXES` to `path`, in the format of its suffix.
 
     Raises:
-        EffNetExtError: matplotlib is not installed, or cannot write such a file; or no run has a curve that is drawn.
+        EffNetExtError: matplotlib is not installed, or cannot write such a file; no run has a curve that is drawn; or
+            where one lies on the axis is not known.
     """
     try:
         import matplotlib
     except ModuleNotFoundError as err:
         raise EffNetExtError("plot needs matplotlib: pip install 'timm_effnet_ext[plot]'") from err
     with matplotlib.rc_context(_STYLE):
-        figure = draw(runs)
+        figure = draw(runs, x)
         kinds = figure.canvas.get_supported_filetypes()
         kind = path.suffix.removeprefix(".").lower()
         if kind not in kinds:
@@ -76,19 +78,20 @@ def save_plot(runs: Sequence[Run], path: Path) -> None:
             figure.savefig(part, dpi=160, metadata={"Date": None} if kind == "svg" else None)
 
 
-def draw(runs: Sequence[Run]) -> Figure:
+def draw(runs: Sequence[Run], x: str = EPOCH) -> Figure:
     """Return the curves of `runs` as a figure of up to four panels."""
     from matplotlib.figure import Figure
 
     panels = _panels_of(runs)
+    places = list(map(AXES[x].place, runs))
     rows = (len(panels) + 1) // 2
     figure = Figure(figsize=(10, 1 + 3 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flat
-    spans = _common_spans(runs)
+    spans = _common_spans(runs) if x == EPOCH else ()
     for panel, ax in zip(panels, axes, strict=False):
-        _draw_panel(ax, panel, runs, spans)
+        _draw_panel(ax, panel, runs, places, spans)
     for ax in axes[-2:]:
-        ax.set_xlabel("epoch")
+        ax.set_xlabel(AXES[x].label)
     for ax in axes[len(panels) :]:
         ax.remove()
     figure.suptitle(", ".join(dict.fromkeys(run.model for run in runs)), color=_INK, fontsize=13, x=0.01, ha="left")
@@ -127,24 +130,26 @@ def _panels_of(runs: Sequence[Run]) -> list[_Panel]:
     return panels
 
 
-def _draw_panel(ax: Axes, panel: _Panel, runs: Sequence[Run], spans: Sequence[Span]) -> None:
+def _draw_panel(
+    ax: Axes, panel: _Panel, runs: Sequence[Run], places: Sequence[Sequence[float]], spans: Sequence[Span]
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.set_title(panel.title, loc="left", pad=18 if spans else 8)
-    for index, run in enumerate(runs):
+    for index, (run, x) in enumerate(zip(runs, places, strict=True)):
         values = run.metrics.get(panel.column, [float("nan")] * len(run.epochs))
-        _draw_run(ax, panel, run, values, _COLORS[index % len(_COLORS)])
+        _draw_run(ax, panel, run, x, values, _COLORS[index % len(_COLORS)])
     if panel.column.endswith("loss") and _is_wide(runs, panel.column):
         ax.set_yscale("log")
     _shade(ax, spans)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_run(ax: Axes, panel: _Panel, run: Run, values: Sequence[float], color: str) -> None:
+def _draw_run(ax: Axes, panel: _Panel, run: Run, x: Sequence[float], values: Sequence[float], color: str) -> None:
     marker = "o" if len(values) <= _FEW else None
-    ax.plot(run.epochs, values, color=color, linewidth=1.8, marker=marker, markersize=3, label=run.name)
+    ax.plot(x, values, color=color, linewidth=1.8, marker=marker, markersize=3, label=run.name)
     if run.best is not None and panel.column.startswith("eval"):
-        best = run.epochs[run.best], values[run.best]
+        best = x[run.best], values[run.best]
         ax.plot(*best, "o", markersize=9, markerfacecolor="none", markeredgecolor=color, clip_on=False)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from timm_effnet_ext.errors import EffNetExtError
 
 SUMMARY_FILE, ARGS_FILE = "summary.csv", "args.yaml"  # train.py's
 STAGES_FILE = "progressive.csv"  # ours, a row an epoch
+COST_FILE = "cost.csv"  # ours, a row for each image size of an epoch
 
 
 class Span(NamedTuple):
@@ -22,6 +24,16 @@ class Span(NamedTuple):
     first: int
     last: int
     size: int
+
+
+class Cost(NamedTuple):
+    """What training on the images of one size took in one epoch, evaluation left out."""
+
+    epoch: int
+    height: int
+    width: int
+    images: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,8 @@ class Run:
     epochs: tuple[int, ...]
     metrics: Mapping[str, tuple[float, ...]]  # column of summary.csv -> one value an epoch
     spans: tuple[Span, ...] = ()
+    costs: tuple[Cost, ...] = ()  # none where the launcher did not run it
+    args: Mapping[str, Any] = field(default_factory=dict)  # train.py's own
 
     @property
     def best(self) -> int | None:
@@ -51,8 +65,10 @@ def read_run(folder: Path) -> Run:
     epochs = tuple(sorted(rows))
     columns = [name for name in rows[epochs[0]] if name != "epoch"]
     metrics = {name: tuple(rows[epoch][name] for epoch in epochs) for name in columns}
-    model = str(_args(folder / ARGS_FILE).get("model", "unknown model"))
-    return Run(folder.resolve().name, model, epochs, metrics, _spans(folder / STAGES_FILE))
+    args = _args(folder / ARGS_FILE)
+    model = str(args.get("model", "unknown model"))
+    spans, costs = _spans(folder / STAGES_FILE), read_costs(folder / COST_FILE)
+    return Run(folder.resolve().name, model, epochs, metrics, spans, costs, args)
 
 
 def _rows(path: Path) -> dict[int, dict[str, float]]:
@@ -81,6 +97,26 @@ def _spans(path: Path) -> tuple[Span, ...]:
         else:
             spans.append(Span(epoch, epoch, size))
     return tuple(spans)
+
+
+def read_costs(path: Path) -> tuple[Cost, ...]:
+    """Return what the epochs of a run cost; nothing if nobody wrote it.
+
+    Raises:
+        EffNetExtError: The file is damaged.
+    """
+    if not path.exists():
+        return ()
+    costs = []
+    for where, row in csv_rows(path):
+        epoch, height, width, images = (
+            _whole(row.get(name), f"{where}: {name}") for name in ("epoch", "height", "width", "images")
+        )
+        seconds = _number(row.get("seconds"), f"{where}: seconds")
+        if min(epoch, height - 1, width - 1, images - 1, seconds) < 0 or not math.isfinite(seconds):
+            raise EffNetExtError(f"{where}: {','.join(row.values())} is not what an epoch cost. Is the file damaged?")
+        costs.append(Cost(epoch, height, width, images, seconds))
+    return tuple(costs)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -15,7 +15,7 @@ from tests.processes import ROOT, python
 from tests.small_models import SMALL
 from tests.train.launching import MODEL_KWARGS, TRAIN_PY, launch, needs_train_py
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
-from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
+from timm_effnet_ext.train.runs import COST_FILE, STAGES_FILE, csv_rows, read_costs
 
 SPY = ROOT / "tests/train/spy.py"
 SPEC = "sizes=32,40,48,64 randaug=3:9 mixup=0:0.3 dropout=0.1:0.4"
@@ -208,6 +208,8 @@ def test_real_run_killed_within_a_stage_resumes_step_for_step(images, tmp_path):
     rows = [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "killed" / STAGES_FILE)]
     assert rows == [[row[name] for name in columns] for _, row in csv_rows(tmp_path / "whole" / STAGES_FILE)]
     assert [row[0] for row in rows] == [str(epoch) for epoch in range(EPOCHS)]
+    costs = [[cost[:4] for cost in read_costs(tmp_path / name / COST_FILE)] for name in ("killed", "whole")]
+    assert costs[0] == costs[1] == [(int(row[0]), int(row[1]), int(row[1]), int(row[-1])) for row in rows]
 
 
 @needs_train_py

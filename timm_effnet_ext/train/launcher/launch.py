@@ -61,8 +61,9 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
         _tell_of_another_timm(Path(program.target))
     logging.root.handlers.clear()  # a program starts with no handlers: ours would print its lines twice
     from timm_effnet_ext.train.classes.watch import watch_classes  # imports timm: who asks for help need not wait
+    from timm_effnet_ext.train.cost import record_costs
 
-    with watch_classes(), _progressive(plan) as recorder:
+    with watch_classes(), record_costs(), _progressive(plan) as recorder:
         code = _run(program)
     if recorder is not None and not recorder.epochs and code == 0:
         raise EffNetExtError(

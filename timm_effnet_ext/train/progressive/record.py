@@ -15,6 +15,7 @@ import torch.distributed as dist
 from tabulate import tabulate
 
 from timm_effnet_ext.files.storage import new_file
+from timm_effnet_ext.train.loader import WrappedLoader
 from timm_effnet_ext.train.progressive.plan import STRENGTHS, Plan, stage_of
 from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
 
@@ -95,11 +96,11 @@ class Recorder:
             writer.writerows(self._written[epoch] for epoch in sorted(self._written))
 
 
-class RecordingLoader:
+class RecordingLoader(WrappedLoader):
     """A loader of timm, with a record of what each pass over it gave."""
 
     def __init__(self, loader: Any, recorder: Recorder) -> None:
-        self._loader = loader
+        super().__init__(loader)
         self._recorder = recorder
 
     def __iter__(self) -> Iterator[Any]:
@@ -110,21 +111,6 @@ class RecordingLoader:
             yield x, target
         seconds = time.perf_counter() - began
         self._recorder.add(self._loader.batch_sampler.epoch, size, batch_size, images, seconds)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    @property
-    def mixup_enabled(self) -> bool:
-        """Whether the loader mixes images; train.py sets it at `--mixup-off-epoch`."""
-        return bool(self._loader.mixup_enabled)
-
-    @mixup_enabled.setter
-    def mixup_enabled(self, enabled: bool) -> None:
-        self._loader.mixup_enabled = enabled
 
 
 def _is_primary() -> bool:
