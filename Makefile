@@ -80,7 +80,7 @@ bench: $(VENV)/.installed  ## measure beside timm, torchvision, ONNX Runtime (bu
 bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed size (some hours)
 	$(RUN) -m benchmarks.progressive build/bench-progressive
 
-bench-finetuning: demo  ## linear probe, partial and full fine-tuning on photographs (about half an hour)
+bench-finetuning: demo  ## linear probe, partial and full fine-tuning on photographs (about an hour)
 	$(BIN)/python -m pip install --quiet elpv-dataset
 	$(RUN) -m benchmarks.finetuning build/bench-finetuning
 

@@ -141,8 +141,9 @@ def measure(args: argparse.Namespace) -> Measured:
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             found[name, lean] = kept, trained
             steps[f"{name}, lean={lean}"] = _step(model, images)
-    times = alternate(steps, args.rounds, _CPU)
-    return {(name, lean): (Spread.of(times[f"{name}, lean={lean}"]), *rest) for (name, lean), rest in found.items()}
+    taken = alternate(steps, args.rounds, _CPU)
+    spreads = {side: Spread.of(one.milliseconds for one in rounds) for side, rounds in taken.items()}
+    return {(name, lean): (spreads[f"{name}, lean={lean}"], *rest) for (name, lean), rest in found.items()}
 
 
 def _step(model: nn.Module, images: Tensor) -> Callable[[], None]:
