@@ -43,12 +43,18 @@ class Spread(NamedTuple):
 
 
 def alternate(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+    contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, runs: int = 1
 ) -> dict[str, list[Round]]:
-    """Return what each contender took in each round; the first two rounds warm up and are not counted."""
+    """Return what each contender took in each round; the first two rounds warm up and are not counted.
+
+    In its turn a contender runs `runs` times, of which the last counts: those before bring its weights and its code back
+    into the processor's caches, as they are where one model computes all the time.
+    """
     taken: dict[str, list[Round]] = {name: [] for name in contenders}
     for counted in [False] * WARM_UP + [True] * rounds:
         for name, run in contenders.items():
+            for _ in range(runs - 1):
+                run()
             faults, start = _page_faults(), time.perf_counter()
             run()
             if device.type == "cuda":

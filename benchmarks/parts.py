@@ -146,7 +146,7 @@ def inference_time(options: Options) -> Iterator[Table]:
         work = Work(row.arch, row.size, row.batch, options.device, threads=row.threads)
         names = ALWAYS if options.quick else row.names
         with threads(row.threads), predictors(work, names) as steps:
-            yield timed("inference", f"Inference, {work}", steps, options, row.bars)
+            yield timed("inference", f"Inference, {work}", steps, options, row.bars, runs=3)
 
 
 _STEPS = """
@@ -254,9 +254,16 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
-def timed(name: str, title: str, steps: dict[str, Callable[[], Any]], options: Options, bars: tuple[Bar, ...]) -> Table:
+def timed(
+    name: str,
+    title: str,
+    steps: dict[str, Callable[[], Any]],
+    options: Options,
+    bars: tuple[Bar, ...],
+    runs: int = 1,
+) -> Table:
     """Return the times of all steps as a table, with those bars whose both sides are there."""
-    taken = alternate(steps, options.rounds, options.device)
+    taken = alternate(steps, options.rounds, options.device, runs)
     held = tuple(bar for bar in bars if all(side in steps for pair in bar.pairs for side in pair))
     values = {
         side: Spread.of((one.milliseconds for one in rounds), (one.faults for one in rounds))

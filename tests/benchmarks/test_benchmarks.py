@@ -44,6 +44,10 @@ def test_contenders_take_turns() -> None:
     taken = alternate({name: lambda name=name: order.append(name) for name in "ab"}, 2, CPU)
     assert order == ["a", "b"] * (WARM_UP + 2)  # the first rounds are not counted
     assert {name: len(rounds) for name, rounds in taken.items()} == {"a": 2, "b": 2}
+    order.clear()
+    taken = alternate({name: lambda name=name: order.append(name) for name in "ab"}, 1, CPU, runs=2)
+    assert order == ["a", "a", "b", "b"] * (WARM_UP + 1)
+    assert len(taken["a"]) == 1
 
 
 def test_page_faults_are_counted() -> None:
