@@ -47,8 +47,8 @@ def alternate(
 ) -> dict[str, list[Round]]:
     """Return what each contender took in each round; the first two rounds warm up and are not counted.
 
-    In its turn a contender runs `runs` times, of which the last counts: those before bring its weights and its code back
-    into the processor's caches, as they are where one model computes all the time.
+    In its turn a contender runs `runs` times, of which the last counts: those before bring its weights and its code
+    back into the processor's caches, as they are where one model computes all the time.
     """
     taken: dict[str, list[Round]] = {name: [] for name in contenders}
     for counted in [False] * WARM_UP + [True] * rounds:

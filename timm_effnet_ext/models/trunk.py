@@ -48,7 +48,7 @@ class Trunk(Freezable):
         ValueError: A number that must be positive is not, or another location is asked for.
     """
 
-    packing: Any = None
+    packing = None
     """How a copy that `optimize_for_inference` made is computed on a CPU."""
 
     def __init__(
