@@ -142,8 +142,9 @@ def measure(args: argparse.Namespace) -> Measured:
             found[name, lean] = kept, trained
             steps[f"{name}, lean={lean}"] = _step(model, images)
     taken = alternate(steps, args.rounds, _CPU)
-    spreads = {side: Spread.of(one.milliseconds for one in rounds) for side, rounds in taken.items()}
-    return {(name, lean): (spreads[f"{name}, lean={lean}"], *rest) for (name, lean), rest in found.items()}
+    return {
+        (name, lean): (Spread.of_rounds(taken[f"{name}, lean={lean}"]), *rest) for (name, lean), rest in found.items()
+    }
 
 
 def _step(model: nn.Module, images: Tensor) -> Callable[[], None]:
@@ -159,9 +160,7 @@ def _step(model: nn.Module, images: Tensor) -> Callable[[], None]:
     return step
 
 
-def summarise(
-    args: argparse.Namespace, measured: dict[tuple[str, bool], tuple[Spread, float, int]]
-) -> dict[str, Result]:
+def summarise(args: argparse.Namespace, measured: Measured) -> dict[str, Result]:
     """Return the results of the arms: their runs, and steps of a run times what a step takes."""
     results = {}
     for name, arm in ARMS.items():

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,11 @@ class Spread(NamedTuple):
         """Summarise the values of the rounds."""
         values = list(values)
         return cls(min(values), statistics.median(values), len(values), min(faults, default=None))
+
+    @classmethod
+    def of_rounds(cls, rounds: Sequence[Round]) -> Spread:
+        """Summarise what `alternate` returns of one contender."""
+        return cls.of((one.milliseconds for one in rounds), (one.faults for one in rounds))
 
 
 def alternate(

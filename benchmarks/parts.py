@@ -150,22 +150,19 @@ def inference_time(options: Options) -> Iterator[Table]:
 
 
 _STEPS = """
-import resource, sys, time
+import sys
 name, size, batch, memory_format, kept = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 import timm_effnet_ext
 if kept == "kept":
     timm_effnet_ext.keep_freed_memory()
 import timm, torch
 from benchmarks.contenders import train_step
+from benchmarks.measure import Spread, alternate
 memory_format = getattr(torch, memory_format)
 model = timm.create_model(name, lean=True).train().to(memory_format=memory_format)
 step = train_step(model, torch.randn(batch, 3, size, size).to(memory_format=memory_format))
-taken = []
-for _ in range(8):
-    faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
-    step()
-    taken.append((time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults))
-print(min(taken[2:])[0] * 1e3, min(faults for _, faults in taken[2:]))
+spread = Spread.of_rounds(alternate({name: step}, 6, torch.device("cpu"))[name])
+print(spread.min, spread.faults)
 """
 _KEPT_BAR = Bar(0.92, (("as under run", "as it is"),))
 
@@ -265,8 +262,4 @@ def timed(
     """Return the times of all steps as a table, with those bars whose both sides are there."""
     taken = alternate(steps, options.rounds, options.device, runs)
     held = tuple(bar for bar in bars if all(side in steps for pair in bar.pairs for side in pair))
-    values = {
-        side: Spread.of((one.milliseconds for one in rounds), (one.faults for one in rounds))
-        for side, rounds in taken.items()
-    }
-    return Table(name, title, "ms", values, held)
+    return Table(name, title, "ms", {side: Spread.of_rounds(rounds) for side, rounds in taken.items()}, held)

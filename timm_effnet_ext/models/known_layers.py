@@ -33,13 +33,12 @@ def warn_unknown(trunk: Any) -> None:
 
 def is_known_conv(conv: Any) -> bool:
     """Whether `conv` is a plain convolution without bias, whose gradients lean training computes."""
-    is_known = conv.halves if type(conv) is StridedSameConv2d else _is_plain(conv)
+    is_known = conv.halves if type(conv) is StridedSameConv2d else type(conv) is CondConv2d or is_plain_conv(conv)
     return is_known and conv.bias is None and not is_intercepted(conv)
 
 
-def _is_plain(conv: Any) -> bool:
-    if type(conv) is CondConv2d:
-        return True
+def is_plain_conv(conv: Any) -> bool:
+    """Whether `conv` is torch's own, with zeros around the image and as many as it says."""
     return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
@@ -75,5 +74,5 @@ def is_known_attention(attention: Any) -> bool:
     if type(attention) is not SqueezeExcite or any(map(is_intercepted, attention.modules())):
         return False
     convs = (attention.conv_reduce, attention.conv_expand)
-    are_plain = all(_is_plain(conv) and conv.bias is not None for conv in convs)
+    are_plain = all(is_plain_conv(conv) and conv.bias is not None for conv in convs)
     return are_plain and is_known_act(attention.act1) and type(attention.gate) is nn.Sigmoid

@@ -146,7 +146,6 @@ class _Link(Function):
         ctx.autocast = autocast_like_now(y.device.type)
         with ctx.autocast:
             x, mean, invstd = _batch_norm(link.norm, y, gamma, beta)
-            ctx.gamma_dtype = mean.dtype if gamma is None else gamma.dtype
             x = link.act(x)
             ctx.squeeze = None if link.attention is None else _Squeeze(link.attention, x)
             x = _combine(x, ctx.squeeze, mask, shortcut, overwrite=True)
@@ -193,7 +192,8 @@ class _Link(Function):
             del activated
         del normalized
         # GPUs want running statistics, which count in eval mode alone, in gamma's dtype, and the others in float32.
-        running = (None, None) if ctx.training else (mean.to(ctx.gamma_dtype), var.to(ctx.gamma_dtype))
+        dtype = mean.dtype if gamma is None else gamma.dtype
+        running = (None, None) if ctx.training else (mean.to(dtype), var.to(dtype))
         d_y, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
             d, y, gamma, *running, mean, invstd, ctx.training, 0.0, [True, needs_gamma, needs_beta]
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from timm_effnet_ext.hosts import convolve_packed, is_intercepted, is_observed, onednn_serves, pack_weight
 from timm_effnet_ext.models.blocks import CondMBConv
 from timm_effnet_ext.models.chains import Link, block_links, has_chain
-from timm_effnet_ext.models.known_layers import is_known_act, is_known_attention, is_known_drop
+from timm_effnet_ext.models.known_layers import is_known_act, is_known_attention, is_known_drop, is_plain_conv
 from timm_effnet_ext.models.layers import SiLU, StridedSameConv2d
 from timm_effnet_ext.models.memory_format import is_eager
 
@@ -122,8 +122,7 @@ def _is_chain(module: Any) -> bool:
 
 def _is_known(link: Link) -> bool:
     conv = link.conv
-    is_plain = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    is_conv = (is_plain or type(conv) is StridedSameConv2d) and not is_intercepted(conv)
+    is_conv = (is_plain_conv(conv) or type(conv) is StridedSameConv2d) and not is_intercepted(conv)
     return is_conv and is_known_act(link.norm) and is_known_attention(link.attention)
 
 
@@ -154,9 +153,11 @@ class _Convolution:
         self._conv, self._act = conv, act
         self._is_same = type(conv) is StridedSameConv2d
         self._is_linear = type(act) is nn.Identity
-        self._name, self._numbers = _FUSED_ACTS.get(type(act), ("none", []))
         self._is_fused = type(act) in _FUSED_ACTS
-        self._packed: tuple[Tensor, int, int, torch.dtype, Tensor] | None = None
+        self._name, self._numbers = _FUSED_ACTS[type(act) if self._is_fused else nn.Identity]
+        self._weight: Tensor | None = None  # what was packed last, in which state, and what that gave
+        self._state: tuple[int, int, torch.dtype] | None = None
+        self._packed: Any = None
 
     def __call__(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         rows = cols = 0
@@ -174,12 +175,11 @@ class _Convolution:
     def _weight_for(self, x: Tensor, padding: Any) -> Tensor:
         """Return the weight in oneDNN's order, brought there again when it has changed."""
         conv, weight = self._conv, self._conv.weight
-        state = (weight, weight._version, weight.data_ptr(), weight.dtype)
-        known = self._packed
-        if known is None or known[0] is not weight or known[1:4] != state[1:]:
-            packed = pack_weight(weight, padding, conv.stride, conv.dilation, conv.groups, x.shape)
-            known = self._packed = (*state, packed)
-        return known[4]
+        state = (weight._version, weight.data_ptr(), weight.dtype)
+        if self._weight is not weight or self._state != state:
+            self._packed = pack_weight(weight, padding, conv.stride, conv.dilation, conv.groups, x.shape)
+            self._weight, self._state = weight, state
+        return self._packed  # type: ignore[no-any-return]
 
 
 def _pad_same(conv: StridedSameConv2d, x: Tensor) -> tuple[Tensor, Any, int, int]:
