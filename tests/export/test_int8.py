@@ -56,19 +56,21 @@ def test_what_is_said_of_the_answers_is_so(problem_type: str, photos: Path, tmp_
     assert 0 < answers.mean_move <= answers.largest_move
 
 
-def test_attention_classifier_and_activations_stay_in_float(photos: Path, tmp_path: Path) -> None:
+def test_what_is_in_integers_and_what_stays_in_float(photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    export(classifier(tmp_path / "model", 3), file, ExportOptions(int8=True, images=photos, same_answers=0.1))
-    graph = onnx.load(file).graph
-    made_by = {name: node.op_type for node in graph.node for name in node.output}
-    quantized = [node for node in graph.node if made_by.get(node.input[0] if node.input else "") == "DequantizeLinear"]
-    assert {"Conv", "Add"} <= {node.op_type for node in quantized}
-    assert "Gemm" not in {node.op_type for node in quantized}
-    assert "Sigmoid" not in {made_by.get(node.input[0]) for node in graph.node if node.op_type == "QuantizeLinear"}
-    means = [node for node in graph.node if node.op_type == "Conv" and made_by.get(node.input[0]) == "ReduceMean"]
-    assert means  # squeeze-and-excitation: its first convolution takes the means as they are
-    first = next(node for node in graph.node if node.op_type == "Conv")
-    assert made_by.get(first.input[0]) is None
+    options = ExportOptions(int8=True, images=photos, same_answers=0.1, with_preprocessing=True)
+    export(classifier(tmp_path / "model", 3), file, options)
+    nodes = onnx.load(file).graph.node
+    made_by = {name: node.op_type for node in nodes for name in node.output}
+    pairs = [(node.op_type, made_by.get(node.input[0])) for node in nodes]
+    in_integers = {operator for operator, before in pairs if before == "DequantizeLinear"}
+    assert in_integers == {"Conv", "Add", "Sigmoid", "Mul", "GlobalAveragePool"}  # SiLU is a Sigmoid and a Mul
+    convs = [before for operator, before in pairs if operator == "Conv"]
+    assert convs[0] == "Add"  # of the preparation, which the first convolution takes as it is
+    assert convs.count("Mul") > 1  # SiLU and second convolution of squeeze-and-excitation, which compute of the means
+    poolings = [before for operator, before in pairs if operator == "QuantizeLinear"].count("GlobalAveragePool")
+    assert poolings == len([operator for operator, _ in pairs if operator == "GlobalAveragePool"]) - 1
+    assert pairs[-3:] == [("Reshape", "GlobalAveragePool"), ("Gemm", "Reshape"), ("Softmax", "Gemm")]
 
 
 def test_too_few_answers_that_stay_the_same_are_refused(

@@ -1,7 +1,7 @@
 """An ONNX file in 8-bit integers, calibrated with photos, and how many answers on other photos stay the same.
 
 Some parts of an EfficientNet stay in float32, as they lose the most and gain the least: the first layers, whose
-channels differ widely in scale, squeeze-and-excitation, SiLU, and the classifier.
+channels differ widely in scale, what squeeze-and-excitation computes of the means, and the classifier.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ FLOAT_LAYERS = (1, 3, 6, 9, 12)
 """How many of the first convolutions stay in float32: the fewest are tried first, until the answers stay the same."""
 
 MIN_PHOTOS = 16
+_POOLING = "GlobalAveragePool"
 _CALIBRATED_WITH = 256  # photos at most: more change the ranges of activations no longer
-_OPERATORS = ("Conv", "Clip", "Relu", "Add")  # of SiLU none: its Sigmoid and Mul lose much and gain nothing
+# Sigmoid and Mul are SiLU: in float32 each would stand between two conversions, which take longer than it does.
+_OPERATORS = ("Conv", "Clip", "Relu", "Add", "Sigmoid", "Mul", _POOLING)
 
 
 class Answers(NamedTuple):
@@ -108,29 +110,47 @@ def quantize(file: Path, target: Path, images: Iterable[Any], float_layers: int)
         def get_next(self) -> Any:
             return next(self._feeds, None)
 
+    model = onnx.load(file)
+    _write_means_as_pooling(model.graph)
     with _quiet():
         quantize_static(
-            file, target, Images(), per_channel=True,
+            model, target, Images(), per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(_OPERATORS), nodes_to_exclude=[*_in_float(onnx.load(file).graph, float_layers)],
+            op_types_to_quantize=list(_OPERATORS), nodes_to_exclude=[*_in_float(model.graph, float_layers)],
         )  # fmt: skip
 
 
+def _write_means_as_pooling(graph: Any) -> None:
+    """Write the means of channels, as squeeze-and-excitation has them, as the operator that takes integers."""
+    from onnx.numpy_helper import to_array
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in constants:
+            continue
+        keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+        if keeps and sorted(axis % 4 for axis in to_array(constants[node.input[1]]).tolist()) == [2, 3]:
+            node.op_type = _POOLING
+            del node.input[1], node.attribute[:]
+
+
 def _in_float(graph: Any, float_layers: int) -> Iterator[str]:
-    """Yield the names of nodes that stay in float32: the first convolutions, the attention, sums with a constant."""
+    """Yield the names of nodes that stay in float32: up to the first convolutions, what is computed of means, the last.
+
+    What follows the last pooling is the classifier.
+    """
     constants = {tensor.name for tensor in graph.initializer}
+    poolings = [node.name for node in graph.node if node.op_type == _POOLING]
     means: set[str] = set()  # of channels, and what is computed of them alone
     convs = 0
     for node in graph.node:
         inputs = {name for name in node.input if name and name not in constants}
-        if node.op_type == "ReduceMean" or (inputs and inputs <= means):
+        is_of_means = bool(inputs) and inputs <= means
+        convs += node.op_type == "Conv" and not is_of_means
+        if is_of_means or node.op_type in ("ReduceMean", _POOLING):
             means.update(node.output)
-            yield node.name
-        elif node.op_type == "Conv":
-            convs += 1
-            if convs <= float_layers:
-                yield node.name
-        elif len(inputs) < len(node.input) and node.op_type == "Add":
+        is_shifted = len(inputs) < len(node.input) and node.op_type in ("Add", "Mul")  # by a constant
+        if is_of_means or convs <= float_layers or is_shifted or node.name in poolings[-1:]:
             yield node.name
 
 
