@@ -132,6 +132,10 @@ def _write_means_as_pooling(graph: Any) -> None:
         if keeps and sorted(axis % 4 for axis in to_array(constants[node.input[1]]).tolist()) == [2, 3]:
             node.op_type = _POOLING
             del node.input[1], node.attribute[:]
+    taken = {name for node in graph.node for name in node.input}
+    for tensor in constants.values():
+        if tensor.name not in taken:  # ONNX Runtime warns of each
+            graph.initializer.remove(tensor)
 
 
 def _in_float(graph: Any, float_layers: int) -> Iterator[str]:

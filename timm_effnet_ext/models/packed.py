@@ -1,4 +1,4 @@
-"""Inference on a CPU by oneDNN's fused convolutions, whose weights are put in its order once and not at every call.
+"""Inference on a CPU by oneDNN's fused convolutions, whose weights are put in its order once for images of one size.
 
 torch makes three passes over a feature map for a convolution, its activation and the sum with the shortcut, and brings
 the weights into oneDNN's order at each call. Here a folded network is walked as a chain of links, as lean training
@@ -31,7 +31,7 @@ _FUSED_ACTS: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 
 class Packing:
-    """How a model is computed: its chains, with the weights in oneDNN's order, each made when it is first needed.
+    """How a model is computed: its chains, the weights in oneDNN's order once a size of images comes twice in a row.
 
     They take the memory of the weights once more. Copies of a model, and what `torch.save` writes, begin without them.
     """
@@ -123,7 +123,15 @@ def _is_chain(module: Any) -> bool:
 def _is_known(link: Link) -> bool:
     conv = link.conv
     is_conv = (is_plain_conv(conv) or type(conv) is StridedSameConv2d) and not is_intercepted(conv)
-    return is_conv and is_known_act(link.norm) and is_known_attention(link.attention)
+    return is_conv and is_known_act(link.norm) and _is_linear_attention(link.attention)
+
+
+def _is_linear_attention(attention: Any) -> bool:
+    """Whether `attention` is none, or known and its convolutions are matrices."""
+    if attention is None or not is_known_attention(attention):
+        return attention is None
+    convs = (attention.conv_reduce, attention.conv_expand)
+    return all(conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1 for conv in convs)
 
 
 class _Step:
@@ -131,19 +139,21 @@ class _Step:
 
     def __init__(self, link: Link) -> None:
         self._convolve = _Convolution(link.conv, link.norm)
-        self._squeeze = []
-        if link.attention is not None:
-            se: Any = link.attention
-            self._squeeze = [_Convolution(se.conv_reduce, se.act1), _Convolution(se.conv_expand, se.gate)]
+        self._attention: Any = link.attention
 
     def __call__(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         x = self._convolve(x, shortcut)
-        if not self._squeeze:
-            return x
-        scale = x.mean((2, 3), keepdim=True)
-        for convolve in self._squeeze:
-            scale = convolve(scale, None)
-        return x.mul_(scale)
+        return x if self._attention is None else _attend(self._attention, x)
+
+
+def _attend(attention: Any, x: Tensor) -> Tensor:
+    """Scale `x` in its place; for single pixels a product of matrices begins sooner than a convolution."""
+    scale = attention.act1(_multiply(attention.conv_reduce, x.mean((2, 3))))
+    return x.mul_(attention.gate(_multiply(attention.conv_expand, scale))[:, :, None, None])
+
+
+def _multiply(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class _Convolution:
@@ -155,9 +165,7 @@ class _Convolution:
         self._is_linear = type(act) is nn.Identity
         self._is_fused = type(act) in _FUSED_ACTS
         self._name, self._numbers = _FUSED_ACTS[type(act) if self._is_fused else nn.Identity]
-        self._weight: Tensor | None = None  # what was packed last, in which state, and what that gave
-        self._state: tuple[int, int, torch.dtype] | None = None
-        self._packed: Any = None
+        self._last: tuple[Any, ...] = (None, (), None)  # a weight, its state and the size of images, and it packed
 
     def __call__(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         rows = cols = 0
@@ -173,13 +181,20 @@ class _Convolution:
         return y if shortcut is None or other is not None else y.add_(shortcut)
 
     def _weight_for(self, x: Tensor, padding: Any) -> Tensor:
-        """Return the weight in oneDNN's order, brought there again when it has changed."""
+        """Return the weight, in oneDNN's order once it comes a second time with images of one size.
+
+        The order that is right for one size would be brought into that of another at each call, slowly.
+        """
         conv, weight = self._conv, self._conv.weight
-        state = (weight._version, weight.data_ptr(), weight.dtype)
-        if self._weight is not weight or self._state != state:
-            self._packed = pack_weight(weight, padding, conv.stride, conv.dilation, conv.groups, x.shape)
-            self._weight, self._state = weight, state
-        return self._packed  # type: ignore[no-any-return]
+        state = (weight._version, weight.data_ptr(), weight.dtype, x.shape[2:])
+        last, last_state, packed = self._last
+        if last is not weight or last_state != state:
+            self._last = (weight, state, None)
+            return weight  # type: ignore[no-any-return]
+        if packed is None:
+            packed = pack_weight(weight, padding, conv.stride, conv.dilation, conv.groups, x.shape)
+            self._last = (weight, state, packed)
+        return packed  # type: ignore[no-any-return]
 
 
 def _pad_same(conv: StridedSameConv2d, x: Tensor) -> tuple[Tensor, Any, int, int]:
