@@ -148,8 +148,13 @@ class _Step:
 
 def _attend(attention: Any, x: Tensor) -> Tensor:
     """Scale `x` in its place; for single pixels a product of matrices begins sooner than a convolution."""
-    scale = attention.act1(_multiply(attention.conv_reduce, x.mean((2, 3))))
+    scale = attention.act1(_multiply(attention.conv_reduce, _means(x)))
     return x.mul_(attention.gate(_multiply(attention.conv_expand, scale))[:, :, None, None])
+
+
+def _means(x: Tensor) -> Tensor:
+    """Return the means of channels (B, C); of bfloat16 torch's mean makes a copy in float32 first, its pooling none."""
+    return F.avg_pool2d(x, x.shape[2:]).flatten(1) if x.dtype == torch.bfloat16 else x.mean((2, 3))
 
 
 def _multiply(conv: nn.Conv2d, x: Tensor) -> Tensor:
