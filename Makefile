@@ -31,7 +31,7 @@ $(PYTEST) -m 'not slow'
 TIMM_SUITE_MODELS=$(SUITE_SAMPLE) $(RUN) tests/timm_suite/run.py --numprocesses auto
 endef
 
-.PHONY: help demo test test-all test-oldest timm-suite campaign bench bench-progressive bench-finetuning gpu gpu-wheels notebook api dist smoke fmt lint type clean
+.PHONY: help demo test test-all test-oldest timm-suite campaign bench bench-progressive bench-finetuning bench-answers gpu gpu-wheels notebook api dist smoke fmt lint type clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -83,6 +83,9 @@ bench-progressive: $(VENV)/.installed  ## progressive learning against a fixed s
 bench-finetuning: demo  ## linear probe, partial and full fine-tuning on photographs (about an hour)
 	$(BIN)/python -m pip install --quiet elpv-dataset
 	$(RUN) -m benchmarks.finetuning build/bench-finetuning
+
+bench-answers: demo  ## answers that stay the same in bfloat16 and in 8-bit integers, on photographs
+	$(RUN) -m benchmarks.answers demo/lite0
 
 gpu: $(if $(IS_CARRIED),$(CARRIED)/.installed,$(VENV)/.installed)  ## a GPU in ten minutes: laws, memory, times (GPU_OUT=build/gpu)
 	$(GPU_RUN) -m benchmarks.gpu --output $(GPU_OUT)
