@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 
 Affine = tuple[np.ndarray, np.ndarray]
 """A scale (channels,) or a kernel (inputs, outputs), and an offset."""

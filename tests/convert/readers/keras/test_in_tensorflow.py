@@ -13,8 +13,7 @@ import pytest
 
 from tests.convert._sources import said
 from tests.convert.readers.keras._files import TOLERANCE, converted, error, folder, logits, outputs
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, TensorEntry, Variables
 from timm_effnet_ext.convert.readers.keras.in_tensorflow import METADATA_FILE, from_bundle, has_keras_names
 from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.readers.tensorflow.source import open_bundle

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY, normalization, numbers, rescaling
 from timm_effnet_ext.convert.readers.keras.layer_graph import Node
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from timm_effnet_ext.convert.checkpoint.affine import Affine, batch_norm, classifier
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 from timm_effnet_ext.convert.readers.keras.layer_graph import Node
 from timm_effnet_ext.convert.readers.keras.weights import MOVING, KerasWeights
 from timm_effnet_ext.errors import CheckpointFormatError

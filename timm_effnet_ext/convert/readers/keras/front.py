@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 from timm_effnet_ext.convert.dialects.preparation import IMAGENET
 from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, OPAQUE, LayerGraph, Node, Path, is_side
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, widened
 from timm_effnet_ext.convert.readers.keras.isolate import isolated
 from timm_effnet_ext.errors import CheckpointFormatError, located
 

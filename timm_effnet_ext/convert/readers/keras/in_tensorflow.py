@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, TensorEntry, Variables
 from timm_effnet_ext.convert.readers.keras.description import keras_checkpoint
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, parse_config
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights, Layers

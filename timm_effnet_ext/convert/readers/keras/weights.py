@@ -16,8 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, Variables
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, Node, Path
 from timm_effnet_ext.errors import CheckpointFormatError
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timm_effnet_ext.arch.layout import Shape
-from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, TensorEntry, Variables
 from timm_effnet_ext.convert.readers.pytorch.settings import sensible_settings, train_py_statement
 from timm_effnet_ext.convert.readers.pytorch.statements import (
     TRAIN_PYS,

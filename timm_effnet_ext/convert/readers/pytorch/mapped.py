@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError
 
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows

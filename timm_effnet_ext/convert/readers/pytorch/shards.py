@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
 from timm_effnet_ext.files.hub_format import INDEX_SUFFIX, read_object
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, widened
 from timm_effnet_ext.convert.readers.tensorflow.entries import FULL, BundleEntry, Slice, decode_entry, num_shards
 from timm_effnet_ext.convert.readers.tensorflow.protowire import take, text, varint
 from timm_effnet_ext.convert.readers.tensorflow.sstable import mask, masked_crc, read_table

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, Variables
 from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle
 from timm_effnet_ext.convert.readers.tensorflow.source import is_of_saved_model
 from timm_effnet_ext.convert.readers.tensorflow.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
