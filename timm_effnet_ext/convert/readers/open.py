@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.readers.keras import in_tensorflow as keras_bundle
-from timm_effnet_ext.convert.readers.keras.recognise import is_called_keras, is_keras
+from timm_effnet_ext.convert.readers.keras.source import is_called_keras, is_keras, open_keras
 from timm_effnet_ext.convert.readers.pytorch import source as torch_source
 from timm_effnet_ext.convert.readers.tensorflow.source import Source, open_bundle, recognise
 from timm_effnet_ext.convert.readers.tensorflow.variables import format_of, variables
@@ -37,20 +37,14 @@ def _reader(path: Path, crc: bool, is_local: bool) -> AbstractContextManager[Che
     if problem := not_the_file(path):
         raise CheckpointFormatError(problem)
     if is_keras(path):
-        return _keras(path)
+        return open_keras(path)
     if (source := recognise(path)) is not None:
         return _open_bundle(source, path, crc)
     if torch_source.recognise(path) is not None:
         return torch_source.open_torch(path, crc=crc, is_local=is_local)
     if is_called_keras(path):
-        return _keras(path)
+        return open_keras(path)
     raise CheckpointFormatError(what_it_is(path))
-
-
-def _keras(path: Path) -> AbstractContextManager[Checkpoint]:
-    from timm_effnet_ext.convert.readers.keras.source import open_keras  # h5py: only for those who need it
-
-    return open_keras(path)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ with the tables that map names and layouts; computation.py says what each layer 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,38 @@ import numpy as np
 
 from timm_effnet_ext.convert.readers.keras.computation import LAYERS, Weights, activated
 from timm_effnet_ext.convert.readers.keras.front import front_end
-from timm_effnet_ext.convert.readers.keras.head import wrong_paddings
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Path, sensible
+from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path, sensible, wrong_paddings
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError, first_few
+
+_RATES = ("rate", "drop_rate", "drop_prob", "drop_connect_rate")
+# What every layer and Dropout have beside a rate.
+_USUAL = frozenset({
+    "name", "trainable", "dtype", "batch_input_shape", "noise_shape", "seed", "data_format", "scale_by_keep",
+    "training",
+})  # fmt: skip
+_LIKE = "Dropout"
+
+
+def without_droppings(graph: LayerGraph, weighted: Collection[Path]) -> tuple[LayerGraph, tuple[str, ...]]:
+    """Return a graph in which custom layers that drop are Dropout, and what was assumed; `weighted` have weights.
+
+    They are told by what their config shows, as their code is never run: a rate and nothing else, one input and no
+    weights, as of the FixedDropout of qubvel/efficientnet.
+    """
+    found = [node for node in graph.nodes if node.path not in weighted and _drops(node)]
+    if not found:
+        return graph, ()
+    paths = {node.path for node in found}
+    nodes = tuple(replace(node, kind=_LIKE) if node.path in paths else node for node in graph.nodes)
+    kinds = first_few({node.kind for node in found})
+    note = f"{kinds} ({len(found)} layers with a rate and without weights) was assumed to do nothing at inference"
+    return replace(graph, nodes=nodes), (note,)
+
+
+def _drops(node: Node) -> bool:
+    rates = [node.config[name] for name in _RATES if name in node.config]
+    is_plain = node.config.keys() <= _USUAL | set(_RATES) and len(node.inputs) == 1
+    return node.kind not in LAYERS and is_plain and len(rates) == 1 and isinstance(rates[0], int | float)
 
 
 def check_kinds(graph: LayerGraph, features: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, parse_config
+from timm_effnet_ext.convert.readers.keras.config import parse_config
+from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph
 from timm_effnet_ext.errors import CheckpointFormatError
 
 

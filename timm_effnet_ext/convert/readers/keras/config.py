@@ -1,0 +1,307 @@
+"""The JSON config of a Keras model -> its layers in order of computation, nested models dissolved.
+
+Nothing in a config is executed: a class is a name here, and what its name does not stand for is an error elsewhere.
+Operators between layers, such as `x / 127.5 - 1`, are layers: in Keras 3 of the operator's own class, whose names they
+have here; in Keras 2 of class TFOpLambda, with the name of TensorFlow's function. KerasHub has one record for a task,
+and says no layers of a backbone.
+Source: `get_config` of keras/src/models/functional.py and sequential.py, keras/src/ops/numpy.py (Keras 3),
+keras/src/engine/functional.py, keras/src/layers/core/tf_op_layer.py (Keras 2); keras-team/keras-hub
+keras_hub/src/models/image_classifier.py and layers/preprocessing/image_converter.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from timm_effnet_ext.convert.readers.keras.layer_graph import BACKBONE, INPUT, LayerGraph, Node, Path, is_side, sensible
+from timm_effnet_ext.errors import CheckpointFormatError, first_few
+
+_MAX_LAYERS = 5_000  # L2, the largest architecture, has some 1,500
+_WORD = re.compile(r"(.)([A-Z][a-z]+)")
+_CAPITAL = re.compile(r"([a-z])([A-Z])")
+
+_OF_TENSORFLOW = ("TFOpLambda", "SlicingOpLambda")
+_FUNCTIONS = {
+    "math.truediv": "TrueDivide", "math.divide": "Divide", "math.subtract": "Subtract", "math.multiply": "Multiply",
+    "math.add": "Add", "__operators__.add": "Add", "nn.bias_add": "Add", "math.negative": "Negative", "cast": "Cast",
+    "math.reduce_mean": "Mean",
+}  # fmt: skip
+_OPERANDS = ("x1", "y", "x2", "bias")  # what operators call them, where they are given by name
+_CONSTANT = "_CONSTANT_VALUE"  # Keras 2: in place of a layer's name
+_ARRAYS = ("__numpy__", "__tensor__")  # Keras 3
+
+_POOLERS = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}
+_RESIZING = ("interpolation", "crop_to_aspect_ratio", "pad_to_aspect_ratio")
+
+
+def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | None:
+    """Return the graph of a model's config, or None for a model that is Python code and says no layers.
+
+    `preprocessor` is the config of what KerasHub does to images, where that is a file of its own.
+
+    Raises:
+        CheckpointFormatError: No model's config, or a graph with several inputs, outputs or uses of one layer.
+    """
+    try:
+        config, front = json.loads(text), json.loads(preprocessor or "{}")
+    except (ValueError, RecursionError) as err:
+        raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
+    with sensible():
+        model = _Layer.of(as_layers(config, front))
+    if "layers" not in model.config:
+        return None
+    builder = _Builder()
+    with sensible():
+        output = builder.model(model, (), "", INPUT)
+    shape = builder.input_shape or _input_shape(config.get("build_config"))
+    return LayerGraph(tuple(builder.nodes), output, tuple(shape[1:]) if shape else (None, None, None), builder.outputs)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One entry of a model's list of layers, checked to have what every entry has."""
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    inbound: list[Any]
+
+    @classmethod
+    def of(cls, entry: Any) -> _Layer:
+        config = entry.get("config") if isinstance(entry, dict) else None
+        kind = entry.get("class_name") if isinstance(entry, dict) else None
+        if not isinstance(config, dict) or not isinstance(kind, str):
+            raise CheckpointFormatError(f"not a layer's config: {str(entry)[:80]}")
+        name = config.get("name", entry.get("name", kind))
+        inbound = entry.get("inbound_nodes", [])
+        if not isinstance(name, str) or not isinstance(inbound, list):
+            raise CheckpointFormatError(f"layer {name!r} has no usable name or inputs")
+        return cls(name, kind, config, inbound)
+
+
+class _Builder:
+    """Collects nodes while it goes through nested models."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.input_shape: list[Any] | None = None
+        self.outputs = 1
+
+    def model(self, model: _Layer, path: Path, stored_as: str, source: Path) -> Path:
+        """Add the layers of a model that is applied to `source`; return what it gives."""
+        entries = model.config.get("layers")
+        if not isinstance(entries, list):
+            raise CheckpointFormatError(f"model {model.name!r} has no list of layers")
+        if len(entries) + len(self.nodes) > _MAX_LAYERS:
+            raise CheckpointFormatError(f"more than {_MAX_LAYERS} layers")
+        layers = [_Layer.of(entry) for entry in entries]
+        counted = {layer.name: f"{stored_as}layers/{name}" for layer, name in _counted(layers)}
+        if len(counted) != len(layers):
+            raise CheckpointFormatError(f"model {model.name!r} has two layers of one name")
+        for layer in layers:
+            if layer.kind == "InputLayer" and not path:
+                self.input_shape = _input_shape(layer.config)
+        if "input_layers" in model.config:
+            return self._functional(model, layers, counted, path, source)
+        for layer in layers:  # Sequential
+            if not path and self.input_shape is None:
+                self.input_shape = _input_shape(layer.config) or _input_shape(model.config)
+            source = self._apply(layer, counted, path, [source])
+        return source
+
+    def _functional(
+        self, model: _Layer, layers: list[_Layer], counted: Mapping[str, str], path: Path, source: Path
+    ) -> Path:
+        start, end = self._end(model, "input_layers"), self._end(model, "output_layers", may_be_several=not path)
+        sources = {layer.name: self._sources(layer) for layer in layers}
+        given: dict[str, Path] = {}
+        waiting = layers
+        while waiting:  # once, as Keras lists layers in order of computation
+            later = []
+            for layer in waiting:
+                if layer.name == start:
+                    given[start] = self._apply(layer, counted, path, [source])
+                elif sources[layer.name] and all(name in given for name in sources[layer.name]):
+                    taken = [given[name] for name in sources[layer.name]]
+                    given[layer.name] = self._apply(layer, counted, path, taken)
+                else:
+                    later.append(layer)
+            if len(later) == len(waiting):
+                names = first_few(layer.name for layer in later)
+                raise CheckpointFormatError(f"no input for {len(later)} layers of {model.name!r}: {names}")
+            waiting = later
+        if end not in given:
+            raise CheckpointFormatError(f"model {model.name!r} gives {end!r}, which is no layer of it")
+        return given[end]
+
+    def _apply(self, layer: _Layer, counted: Mapping[str, str], path: Path, sources: list[Path]) -> Path:
+        """Add one layer, or all of a nested model; return what gives its output."""
+        if layer.kind == "InputLayer":
+            return sources[0]
+        inner = (*path, layer.name)
+        if "layers" in layer.config:
+            if len(sources) != 1:
+                raise CheckpointFormatError(f"model {layer.name!r} takes {len(sources)} inputs, expected 1")
+            return self.model(layer, inner, f"{counted[layer.name]}/", sources[0])
+        kind, config = kind_of(layer.kind, layer.config), {**layer.config, **settings(layer.inbound)}
+        given = tuple(None if isinstance(value, Taken) else value for value in operands(layer.inbound))
+        self.nodes.append(Node(inner, kind, config, tuple(sources), counted[layer.name], given))
+        return inner
+
+    def _end(self, model: _Layer, key: str, *, may_be_several: bool = False) -> str:
+        """Return the name of a model's input or output, or of its first one: [name, 0, 0], or a list or object of such.
+
+        The outermost model may have several outputs: what leaves its head out needs none of them.
+        """
+        found = model.config.get(key)
+        if isinstance(found, list) and len(found) == 3 and isinstance(found[0], str):
+            found = [found]
+        found = [*found.values()] if isinstance(found, dict) else found
+        names = [end[0] for end in found if isinstance(end, list) and end] if isinstance(found, list) else []
+        if not names or not isinstance(names[0], str) or (len(names) > 1 and not may_be_several):
+            raise CheckpointFormatError(f"model {model.name!r} has {len(names)} {key}, expected 1")
+        if key == "output_layers" and may_be_several:
+            self.outputs = len(names)
+        return names[0]
+
+    def _sources(self, layer: _Layer) -> list[str]:
+        """Return the names of the layers that a layer takes."""
+        if len(layer.inbound) > 1 and not isinstance(layer.inbound[0], str):
+            raise CheckpointFormatError(f"layer {layer.name!r} is used {len(layer.inbound)} times, expected 1")
+        return [given.layer for given in operands(layer.inbound) if isinstance(given, Taken)]
+
+
+def _counted(layers: list[_Layer]) -> Iterator[tuple[_Layer, str]]:
+    """Yield each layer with Keras 3's name for it in a weights file: class and counter.
+
+    Source: keras/src/saving/saving_lib.py `_save_container_state`, keras/src/utils/naming.py `to_snake_case`.
+    """
+    seen: dict[str, int] = {}
+    for layer in layers:
+        snake = _CAPITAL.sub(r"\1_\2", _WORD.sub(r"\1_\2", layer.kind)).lower()
+        count = seen.get(snake, 0)
+        seen[snake] = count + 1
+        yield layer, f"{snake}_{count}" if count else snake
+
+
+def _input_shape(config: Any) -> list[Any] | None:
+    """Return [batch, H, W, C] where a config has it."""
+    for key in ("batch_shape", "batch_input_shape", "build_input_shape", "input_shape"):
+        shape = config.get(key) if isinstance(config, dict) else None
+        if isinstance(shape, list) and len(shape) == 4 and all(n is None or is_side(n) for n in shape[1:]):
+            return shape
+    return None
+
+
+def kind_of(kind: str, config: Mapping[str, Any]) -> str:
+    """Return the class of a layer; of a function of TensorFlow's that of the same operator in Keras 3.
+
+    An .h5 has KerasHub's classes with the package's name, as it has all that are not Keras' own.
+    """
+    function, kind = config.get("function"), kind.removeprefix("keras_hub>")
+    return _FUNCTIONS.get(str(function), f"{kind} {function}") if kind in _OF_TENSORFLOW else kind
+
+
+def settings(inbound: Any) -> dict[str, Any]:
+    """Return the settings with which a layer is called, by name."""
+    found: dict[str, Any] = {}
+    for item in inbound if isinstance(inbound, list) else ():
+        given = item.get("kwargs", item) if isinstance(item, dict) else item
+        found |= given if isinstance(given, dict) else settings(given)
+    return found
+
+
+class Taken(NamedTuple):
+    """What another layer gives, by that layer's name."""
+
+    layer: str
+
+
+def operands(inbound: Any) -> Iterator[Any]:
+    """Yield what a layer is given in its order: what it takes from others, and constants.
+
+    These are [name, 0, 0, {…}] in Keras 2, and `__keras_tensor__` in Keras 3.
+    """
+    if isinstance(inbound, dict):
+        yield from _recorded(inbound)
+    elif isinstance(inbound, list) and not _is_array(inbound):
+        yield from _listed(inbound)
+    elif _is_array(inbound) and inbound != []:
+        yield inbound
+
+
+def _recorded(inbound: dict[str, Any]) -> Iterator[Any]:
+    kind, config = inbound.get("class_name"), inbound.get("config") or {}
+    if kind == "__keras_tensor__":
+        yield Taken(str(config["keras_history"][0]))
+    elif kind in _ARRAYS:
+        yield config["value"]
+    else:
+        yield from operands(inbound.get("args", []))
+        yield from _named(inbound.get("kwargs"))
+
+
+def _listed(inbound: list[Any]) -> Iterator[Any]:
+    if len(inbound) >= 3 and isinstance(inbound[0], str) and isinstance(inbound[1], int):
+        yield inbound[2] if inbound[0] == _CONSTANT else Taken(inbound[0])
+        yield from _named(inbound[3] if len(inbound) > 3 else None)
+    else:
+        for item in inbound:
+            yield from operands(item)
+
+
+def _named(kwargs: Any) -> Iterator[Any]:
+    for name in _OPERANDS if isinstance(kwargs, dict) else ():
+        if name in kwargs:
+            yield from operands(kwargs[name])
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is a number or lists of numbers."""
+    if isinstance(value, list):
+        return all(map(_is_array, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_layers(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Return a task or backbone of KerasHub as the Sequential model that it is; all other configs as they are.
+
+    `preprocessor` is the one that stands in a file of its own.
+    """
+    own = config.get("config") if isinstance(config, dict) else None
+    if not isinstance(own, dict):
+        return config
+    backbone = own.get("backbone")
+    if config.get("class_name") == BACKBONE:
+        layers = [_layer(BACKBONE, own)]
+    elif isinstance(backbone, dict) and backbone.get("class_name") == BACKBONE:
+        pooler = _layer(_POOLERS.get(str(own.get("pooling")), "pooling"), {"name": "pooler"})
+        dense = _layer("Dense", {"name": "predictions", "activation": own.get("activation"), "use_bias": True})
+        layers = [_layer(BACKBONE, backbone["config"]), pooler, dense]
+    else:
+        return config
+    front = _front(own.get("preprocessor") or preprocessor or {})
+    return {"class_name": "Sequential", "config": {"name": "task", "layers": [*front, *layers]}}
+
+
+def _front(preprocessor: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what an image converter does, as layers; it may stand in a preprocessor."""
+    found = preprocessor.get("config") or {}
+    converter = (found.get("image_converter") or {}).get("config") or found
+    front = []
+    if isinstance(size := converter.get("image_size"), list) and len(size) == 2:
+        how = {name: converter[name] for name in _RESIZING if name in converter}
+        front.append(_layer("Resizing", {"name": "image_size", "height": size[0], "width": size[1], **how}))
+    scale, offset = converter.get("scale"), converter.get("offset")
+    if scale is not None or offset is not None:
+        settings = {"scale": 1.0 if scale is None else scale, "offset": 0.0 if offset is None else offset}
+        front.append(_layer("Rescaling", {"name": "image_converter", **settings}))
+    return front
+
+
+def _layer(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"class_name": kind, "config": {"name": kind.lower(), **config}}
