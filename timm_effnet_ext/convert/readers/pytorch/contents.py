@@ -12,14 +12,8 @@ import numpy as np
 from timm_effnet_ext.arch.layout import Shape
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, TensorEntry, Variables
 from timm_effnet_ext.convert.readers.pytorch.settings import sensible_settings, train_py_statement
-from timm_effnet_ext.convert.readers.pytorch.statements import (
-    TRAIN_PYS,
-    class_names_beside,
-    settings_beside,
-    statements_in,
-)
+from timm_effnet_ext.convert.readers.pytorch.statements import statements_in
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.files.hub_format import CONFIG_FILE
 
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
 _RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
@@ -81,26 +75,6 @@ def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any], run: Mapping[str,
     cfg = own[0][1] if len(own) == 1 else {}
     of_run = [] if run is None else [train_py_statement(run, arch if isinstance(arch, str) else None, cfg)]
     return (*(said for said, _ in own), *of_run, *statements_in(loaded), Statement(_OWN_CFG, preprocessing=cfg))
-
-
-def beside(
-    file: Path, run: Mapping[str, Any] | None, *, has_config: bool
-) -> tuple[list[Statement], Mapping[str, Any] | None]:
-    """Return what the folder of a checkpoint says, its own class names first, and the arguments of its run.
-
-    These are `run`, those in the checkpoint, where they are there, too. With `has_config` config.json has been read.
-
-    Raises:
-        CheckpointFormatError: The run's list of class names is damaged.
-    """
-    said = list(class_names_beside(file))
-    for name, settings in settings_beside(file):
-        if name == TRAIN_PYS and run is None:
-            run, model = settings, settings.get("model")
-            said.append(train_py_statement(run, model if isinstance(model, str) else None, {}))
-        if name != CONFIG_FILE or not has_config:
-            said += statements_in(settings, name)
-    return said, run
 
 
 def _of_our_models(state: Any) -> Iterator[tuple[Statement, Mapping[str, Any]]]:

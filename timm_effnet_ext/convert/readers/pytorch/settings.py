@@ -1,60 +1,104 @@
-"""What timm says beside weights, in a folder's config.json or as train.py's arguments, checked before it is used."""
+"""What timm says beside weights, and what a value must be to be a setting: such files are edited by hand, and cut."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
-from timm_effnet_ext.convert.readers.pytorch.transformers import (
-    MODEL_TYPE,
-    PLACEHOLDERS_NOTE,
-    transformers_statements,
-)
-from timm_effnet_ext.convert.readers.pytorch.values import SETTINGS, check_values, sensible_settings
-from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, read_object
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, has_placeholders, stated_names
+from timm_effnet_ext.errors import CheckpointFormatError
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, MAX_SIDE
+from timm_effnet_ext.files.outputs import PROBLEM_TYPES, stated_names
 
 TRAIN_PY = "train.py's arguments"
 
 _PARTS = {"architecture": str, "pretrained_cfg": dict, "model_args": dict, "label_descriptions": dict}
-# One of these is in a config.json of timm's, present or former; a class of the user's own has its arguments there.
-_OF_TIMM = {"architecture", "pretrained_cfg", "model_args", "problem_type", "label_names", "id2label"}
-_WRAPPER = "timm_wrapper"  # transformers' TimmWrapper, whose config.json is timm's with more
 _NUMERICS = ("pad_type", "act_layer", "bn_eps", "global_pool")
 
+Check = Callable[[Any], bool]
 
-def config_statements(file: Path) -> tuple[list[Statement], list[str]]:
-    """Return what the config.json beside a weight file says, timm's or transformers', and what it leaves unknown.
 
-    It is the file's own where the file is called as both libraries call theirs, or where it says that it is of
-    transformers. Anybody else's says nothing here.
+def is_text(value: Any) -> bool:
+    """Whether it is a text."""
+    return isinstance(value, str)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether it is yes or no."""
+    return isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float can be, and finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_positive(value: Any) -> bool:
+    """Whether it is a finite number above 0."""
+    return is_number(value) and value > 0
+
+
+def are_numbers(value: Any) -> bool:
+    """Whether it is a list of finite numbers."""
+    return isinstance(value, list) and bool(value) and all(map(is_number, value))
+
+
+def are_positive(value: Any) -> bool:
+    """Whether it is a list of finite numbers above 0."""
+    return are_numbers(value) and min(value) > 0
+
+
+def is_side(value: Any) -> bool:
+    """Whether it is a number of pixels, or of channels."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE
+
+
+def is_size(value: Any) -> bool:
+    """Whether it is [channels, height, width]."""
+    return isinstance(value, list) and len(value) == 3 and all(map(is_side, value))
+
+
+def check_values(found: Mapping[str, Any], checks: Mapping[str, Check]) -> None:
+    """Raise for the first entry that is there and is not what it must be.
 
     Raises:
-        CheckpointFormatError: It is damaged, a setting that is read makes no sense, or no network of ours has it.
+        CheckpointFormatError: The message names the entry.
     """
-    path = file.with_name(CONFIG_FILE)
-    is_own = file.name in (*WEIGHT_FILES, *INDEX_FILES)
-    if not path.is_file():
-        return [], []
-    with located(path):
-        try:
-            config = read_object(path)
-        except CheckpointFormatError:
-            if is_own:
-                raise
-            return [], []
-        if config.get("model_type") == MODEL_TYPE:
-            return transformers_statements(config, file)
-        is_own |= config.get("model_type") == _WRAPPER
-        if not is_own or not config.keys() & _OF_TIMM:
-            return [], []
-        return [_stated(config)], [PLACEHOLDERS_NOTE] if has_placeholders(config) else []
+    for name, is_right in checks.items():
+        if found.get(name) is not None and not is_right(found[name]):
+            raise CheckpointFormatError(f"{name} makes no sense: {found[name]!r}")
 
 
-def _stated(config: Mapping[str, Any]) -> Statement:
+SETTINGS: Mapping[str, Check] = {
+    "input_size": is_size,
+    "test_input_size": is_size,
+    "mean": are_numbers,
+    "std": are_positive,
+    "interpolation": is_text,
+    "crop_pct": is_positive,
+    "crop_mode": is_text,
+}
+"""What is read of a pretrained_cfg, and whether a value can be that."""
+
+
+def sensible_settings(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `preprocessing` that can be such, as a model's own metadata has them."""
+    found = said.get("preprocessing")
+    plain = {name: _plain(found.get(name)) for name in SETTINGS} if isinstance(found, Mapping) else {}
+    return {name: value for name, value in plain.items() if value is not None and SETTINGS[name](value)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def timm_statement(config: Mapping[str, Any]) -> Statement:
+    """Return what a config.json of timm's says.
+
+    Raises:
+        CheckpointFormatError: It is none, or a setting makes no sense.
+    """
     config = {name: value for name, value in config.items() if value is not None}
     if not all(isinstance(config.get(name, kind()), kind) for name, kind in _PARTS.items()):
         raise CheckpointFormatError("expected an object in timm's Hub format")

@@ -1,29 +1,43 @@
-"""PyTorch's files -> Checkpoint: safetensors without torch, pickles by torch's own loader of weights.
+"""PyTorch's files -> Checkpoint: safetensors mapped without torch, pickles by torch's own loader of weights.
 
-contents.py says what a loaded pickle holds, shards.py which files are one checkpoint, statements.py, settings.py and
-transformers.py what stands beside the weights.
+Of a checkpoint in several files transformers' index says which file has which tensor:
+
+    {"weight_map": {name of a tensor: name of a file beside the index, …}, …}
+
+contents.py says what a loaded pickle holds, statements.py, settings.py and transformers.py what stands beside the
+weights. Source: huggingface_hub/serialization/_base.py `split_state_dict_into_shards_factory`.
 """
 
 from __future__ import annotations
 
+import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
-from timm_effnet_ext.convert.readers.pytorch.contents import Contents, beside, contents, scalar, sorted_out
-from timm_effnet_ext.convert.readers.pytorch.mapped import is_safetensors, mapped_tensors
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, TensorEntry, widened
+from timm_effnet_ext.convert.readers.pytorch.contents import Contents, contents, scalar, sorted_out
 from timm_effnet_ext.convert.readers.pytorch.pickles import load_pickle
-from timm_effnet_ext.convert.readers.pytorch.settings import config_statements
-from timm_effnet_ext.convert.readers.pytorch.shards import check_shards, is_index, shards_of
-from timm_effnet_ext.convert.readers.pytorch.statements import class_names_of_data
+from timm_effnet_ext.convert.readers.pytorch.statements import beside, class_names_of_data, config_statements
 from timm_effnet_ext.convert.readers.pytorch.transformers import trainer_step
-from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import INDEX_FILES, WEIGHT_FILES
+from timm_effnet_ext.errors import CheckpointFormatError, first_few, located
+from timm_effnet_ext.files.hub_format import INDEX_FILES, INDEX_SUFFIX, WEIGHT_FILES, read_object
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
+INDEX_SUFFIXES = tuple(kind + INDEX_SUFFIX for kind in (".safetensors", ".bin"))
+_MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows
+# safetensors dtype -> (name, numpy dtype of the bytes)
+_DTYPES = {
+    "F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"),
+    "I64": ("int64", "<i8"), "I32": ("int32", "<i4"), "I16": ("int16", "<i2"), "I8": ("int8", "|i1"),
+    "U8": ("uint8", "|u1"), "BOOL": ("bool", "|b1"),
+}  # fmt: skip
 
 
 def recognise(path: Path) -> Path | None:
@@ -102,3 +116,96 @@ def _is_pickle(path: Path) -> bool:
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
             return path.suffix in (".pth", ".pt", ".bin")  # cut: its own reader says so
     return head == _LEGACY
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is called as an index of shards is."""
+    return path.name.endswith(INDEX_SUFFIXES)
+
+
+def shards_of(index: Path) -> dict[Path, set[str]]:
+    """Return the shards that an index names, each with the names of its tensors.
+
+    Raises:
+        CheckpointFormatError: The index is damaged, names a file that does not lie beside it, or a shard is missing.
+    """
+    names = _weight_map(index)
+    if outside := {name for name in names.values() if not _is_plain(name)}:
+        raise CheckpointFormatError(f"its weight_map names {first_few(outside, 2)}, expected files beside the index")
+    found: dict[Path, set[str]] = {}
+    for tensor, name in names.items():
+        found.setdefault(index.with_name(name), set()).add(tensor)
+    if missing := [shard.name for shard in found if not shard.is_file()]:
+        raise CheckpointFormatError(
+            f"{len(missing)} of {len(found)} shards are not there: {first_few(missing, 3)}. "
+            "Copy or download all files that the index names into its folder"
+        )
+    return dict(sorted(found.items()))
+
+
+def check_shards(shards: Mapping[Path, set[str]], tensors: Mapping[str, TensorEntry]) -> None:
+    """Raise unless the files hold what their index says.
+
+    Raises:
+        CheckpointFormatError: A tensor is in another file than the index says, in none, or not in the index.
+    """
+    placed = {name: shard for shard, names in shards.items() for name in names}
+    wrong = {name for name in placed.keys() | tensors.keys()
+             if name not in tensors or tensors[name].file != placed.get(name)}  # fmt: skip
+    if wrong:
+        raise CheckpointFormatError(
+            f"{len(wrong)} tensors are not in the shards where the index says: {first_few(wrong, 3)}. "
+            "Are they of one checkpoint?"
+        )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    names: Any = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointFormatError("expected a weight_map from the names of tensors to files beside the index")
+    return names
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a text is the name of a file and no path, on any system."""
+    return name not in ("", ".", "..") and name == PurePosixPath(name).name == PureWindowsPath(name).name
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as one of safetensors does."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
+
+
+def mapped_tensors(path: Path) -> dict[str, TensorEntry]:
+    """Return the tensors by name, after the library has checked the header.
+
+    Raises:
+        CheckpointFormatError: The file is cut, or is none of safetensors.
+    """
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OverflowError, MemoryError) as err:
+        raise CheckpointFormatError(f"cut or no safetensors file ({err})") from err
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, "r", offset=8 + size) if path.stat().st_size > 8 + size else np.empty(0, np.uint8)
+    return {name: _mapped(path, data, name, row) for name, row in header.items()}
+
+
+def _mapped(path: Path, data: np.ndarray, name: str, row: Mapping[str, Any]) -> TensorEntry:
+    kind, shape = row["dtype"], tuple(row["shape"])
+    begin, end = row["data_offsets"]
+    dtype, stored = _DTYPES.get(kind, (kind, None))
+
+    def load() -> np.ndarray:
+        if stored is None:
+            raise CheckpointFormatError(f"{name!r} has dtype {kind}, supported are {', '.join(_DTYPES)}")
+        values = data[begin:end].view(stored).reshape(shape)
+        return widened(values) if dtype == "bfloat16" else values
+
+    return TensorEntry(name, dtype, shape, path, load)

@@ -1,4 +1,4 @@
-"""What a PyTorch checkpoint and its folder say of the model beside its weights: its name, and the classes' names."""
+"""What a PyTorch checkpoint and its folder say of the model beside its weights, wherever they say it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ import numpy as np
 import yaml
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
-from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY
-from timm_effnet_ext.errors import CheckpointFormatError, first_line
+from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, timm_statement, train_py_statement
+from timm_effnet_ext.convert.readers.pytorch.transformers import MODEL_TYPE, PLACEHOLDERS_NOTE, transformers_statements
+from timm_effnet_ext.errors import CheckpointFormatError, first_line, located
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, read_object
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
-from timm_effnet_ext.files.outputs import are_placeholders
+from timm_effnet_ext.files.outputs import are_placeholders, has_placeholders
 
 TRAIN_PYS, LIGHTNINGS = "args.yaml", "hparams.yaml"
 SETTINGS_FILES = (TRAIN_PYS, LIGHTNINGS, "config.yaml", "config.json")
 """What timm's train.py, Lightning and others write beside their checkpoints; JSON is YAML, too."""
+
+# One of these is in a config.json of timm's, present or former; a class of the user's own has its arguments there.
+_OF_TIMM = {"architecture", "pretrained_cfg", "model_args", "problem_type", "label_names", "id2label"}
+_WRAPPER = "timm_wrapper"  # transformers' TimmWrapper, whose config.json is timm's with more
 
 # Words in the name of an entry that names the model, and words in that of one that names something else.
 _OF_MODELS = re.compile(
@@ -46,6 +52,54 @@ def statements_in(loaded: Mapping[Any, Any], file: str = "") -> Iterator[Stateme
                 yield Statement(where, name=value, is_certain=path == ("arch",) and not file)
         elif names := _class_names(value):
             yield Statement(where, label_names=names)
+
+
+def beside(
+    file: Path, run: Mapping[str, Any] | None, *, has_config: bool
+) -> tuple[list[Statement], Mapping[str, Any] | None]:
+    """Return what the folder of a checkpoint says, its own class names first, and the arguments of its run.
+
+    These are `run`, those in the checkpoint, where they are there, too. With `has_config` config.json has been read.
+
+    Raises:
+        CheckpointFormatError: The run's list of class names is damaged.
+    """
+    said = list(class_names_beside(file))
+    for name, settings in settings_beside(file):
+        if name == TRAIN_PYS and run is None:
+            run, model = settings, settings.get("model")
+            said.append(train_py_statement(run, model if isinstance(model, str) else None, {}))
+        if name != CONFIG_FILE or not has_config:
+            said += statements_in(settings, name)
+    return said, run
+
+
+def config_statements(file: Path) -> tuple[list[Statement], list[str]]:
+    """Return what the config.json beside a weight file says, timm's or transformers', and what it leaves unknown.
+
+    It is the file's own where the file is called as both libraries call theirs, or where it says that it is of
+    transformers. Anybody else's says nothing here.
+
+    Raises:
+        CheckpointFormatError: It is damaged, a setting that is read makes no sense, or no network of ours has it.
+    """
+    path = file.with_name(CONFIG_FILE)
+    is_own = file.name in (*WEIGHT_FILES, *INDEX_FILES)
+    if not path.is_file():
+        return [], []
+    with located(path):
+        try:
+            config = read_object(path)
+        except CheckpointFormatError:
+            if is_own:
+                raise
+            return [], []
+        if config.get("model_type") == MODEL_TYPE:
+            return transformers_statements(config, file)
+        is_own |= config.get("model_type") == _WRAPPER
+        if not is_own or not config.keys() & _OF_TIMM:
+            return [], []
+        return [timm_statement(config)], [PLACEHOLDERS_NOTE] if has_placeholders(config) else []
 
 
 def settings_beside(file: Path) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -12,7 +12,7 @@ from timm_effnet_ext.arch.rows import BN_EPS, SE_RATIO, V1
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.preparation import crop_share
 from timm_effnet_ext.convert.dialects.pytorch import TRANSFORMERS, TRANSFORMERS_MODEL
-from timm_effnet_ext.convert.readers.pytorch.values import (
+from timm_effnet_ext.convert.readers.pytorch.settings import (
     SETTINGS,
     Check,
     are_numbers,
