@@ -1,19 +1,19 @@
 """The JSON config of a Keras model -> its layers in order of computation, nested models dissolved.
 
 Nothing in a config is executed: a class is a name here, and what its name does not stand for is an error elsewhere.
-Operators between layers, such as `x / 127.5 - 1`, are layers: in Keras 3 of the operator's own class, whose names they
-have here; in Keras 2 of class TFOpLambda, with the name of TensorFlow's function. KerasHub has one record for a task,
-and says no layers of a backbone.
-Source: `get_config` of keras/src/models/functional.py and sequential.py, keras/src/ops/numpy.py (Keras 3),
-keras/src/engine/functional.py, keras/src/layers/core/tf_op_layer.py (Keras 2); keras-team/keras-hub
-keras_hub/src/models/image_classifier.py and layers/preprocessing/image_converter.py.
+Operators between layers, such as `x / 127.5 - 1`, are layers of Keras 3's classes, also where Keras 2 has functions of
+TensorFlow's. KerasHub has one record for a task, and says no layers of a backbone.
+Source: keras/src/models/{functional,sequential}.py, keras/src/ops/numpy.py (Keras 3), keras/src/engine/functional.py,
+keras/src/layers/core/tf_op_layer.py (Keras 2), keras-team/keras-hub keras_hub/src/models/image_classifier.py and
+layers/preprocessing/image_converter.py.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | Non
     except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
     with sensible():
-        model = _Layer.of(as_layers(config, front))
+        model = _Layer.of(_as_layers(config, front))
     if "layers" not in model.config:
         return None
     builder = _Builder()
@@ -63,12 +63,13 @@ def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | Non
 
 @dataclass(frozen=True)
 class _Layer:
-    """One entry of a model's list of layers, checked to have what every entry has."""
+    """One entry of a model's list of layers, checked to have what every entry has; `sources` are names of others."""
 
     name: str
     kind: str
     config: Mapping[str, Any]
-    inbound: list[Any]
+    sources: list[str]
+    operands: tuple[Any, ...]
 
     @classmethod
     def of(cls, entry: Any) -> _Layer:
@@ -80,7 +81,11 @@ class _Layer:
         inbound = entry.get("inbound_nodes", [])
         if not isinstance(name, str) or not isinstance(inbound, list):
             raise CheckpointFormatError(f"layer {name!r} has no usable name or inputs")
-        return cls(name, kind, config, inbound)
+        if len(inbound) > 1 and not isinstance(inbound[0], str):
+            raise CheckpointFormatError(f"layer {name!r} is used {len(inbound)} times, expected 1")
+        given = list(_operands(inbound))
+        constants = tuple(None if isinstance(value, _Taken) else value for value in given)
+        return cls(name, _kind(kind, config), {**config, **_settings(inbound)}, _names(given), constants)
 
 
 class _Builder:
@@ -99,35 +104,35 @@ class _Builder:
         if len(entries) + len(self.nodes) > _MAX_LAYERS:
             raise CheckpointFormatError(f"more than {_MAX_LAYERS} layers")
         layers = [_Layer.of(entry) for entry in entries]
-        counted = {layer.name: f"{stored_as}layers/{name}" for layer, name in _counted(layers)}
-        if len(counted) != len(layers):
+        stored = _stored_names(layers, stored_as)
+        if len(stored) != len(layers):
             raise CheckpointFormatError(f"model {model.name!r} has two layers of one name")
         for layer in layers:
             if layer.kind == "InputLayer" and not path:
                 self.input_shape = _input_shape(layer.config)
         if "input_layers" in model.config:
-            return self._functional(model, layers, counted, path, source)
+            return self._functional(model, layers, stored, path, source)
         for layer in layers:  # Sequential
             if not path and self.input_shape is None:
                 self.input_shape = _input_shape(layer.config) or _input_shape(model.config)
-            source = self._apply(layer, counted, path, [source])
+            source = self._apply(layer, stored, path, [source])
         return source
 
     def _functional(
-        self, model: _Layer, layers: list[_Layer], counted: Mapping[str, str], path: Path, source: Path
+        self, model: _Layer, layers: list[_Layer], stored: Mapping[str, str], path: Path, source: Path
     ) -> Path:
-        start, end = self._end(model, "input_layers"), self._end(model, "output_layers", may_be_several=not path)
-        sources = {layer.name: self._sources(layer) for layer in layers}
+        (start,) = _ends(model, "input_layers")
+        end, *others = _ends(model, "output_layers", may_be_several=not path)
+        self.outputs += len(others)  # of the outermost model, whose head can be left out with all of them
         given: dict[str, Path] = {}
         waiting = layers
         while waiting:  # once, as Keras lists layers in order of computation
             later = []
             for layer in waiting:
                 if layer.name == start:
-                    given[start] = self._apply(layer, counted, path, [source])
-                elif sources[layer.name] and all(name in given for name in sources[layer.name]):
-                    taken = [given[name] for name in sources[layer.name]]
-                    given[layer.name] = self._apply(layer, counted, path, taken)
+                    given[start] = self._apply(layer, stored, path, [source])
+                elif layer.sources and all(name in given for name in layer.sources):
+                    given[layer.name] = self._apply(layer, stored, path, [given[name] for name in layer.sources])
                 else:
                     later.append(layer)
             if len(later) == len(waiting):
@@ -138,7 +143,7 @@ class _Builder:
             raise CheckpointFormatError(f"model {model.name!r} gives {end!r}, which is no layer of it")
         return given[end]
 
-    def _apply(self, layer: _Layer, counted: Mapping[str, str], path: Path, sources: list[Path]) -> Path:
+    def _apply(self, layer: _Layer, stored: Mapping[str, str], path: Path, sources: list[Path]) -> Path:
         """Add one layer, or all of a nested model; return what gives its output."""
         if layer.kind == "InputLayer":
             return sources[0]
@@ -146,46 +151,32 @@ class _Builder:
         if "layers" in layer.config:
             if len(sources) != 1:
                 raise CheckpointFormatError(f"model {layer.name!r} takes {len(sources)} inputs, expected 1")
-            return self.model(layer, inner, f"{counted[layer.name]}/", sources[0])
-        kind, config = kind_of(layer.kind, layer.config), {**layer.config, **settings(layer.inbound)}
-        given = tuple(None if isinstance(value, Taken) else value for value in operands(layer.inbound))
-        self.nodes.append(Node(inner, kind, config, tuple(sources), counted[layer.name], given))
+            return self.model(layer, inner, f"{stored[layer.name]}/", sources[0])
+        self.nodes.append(Node(inner, layer.kind, layer.config, tuple(sources), stored[layer.name], layer.operands))
         return inner
 
-    def _end(self, model: _Layer, key: str, *, may_be_several: bool = False) -> str:
-        """Return the name of a model's input or output, or of its first one: [name, 0, 0], or a list or object of such.
 
-        The outermost model may have several outputs: what leaves its head out needs none of them.
-        """
-        found = model.config.get(key)
-        if isinstance(found, list) and len(found) == 3 and isinstance(found[0], str):
-            found = [found]
-        found = [*found.values()] if isinstance(found, dict) else found
-        names = [end[0] for end in found if isinstance(end, list) and end] if isinstance(found, list) else []
-        if not names or not isinstance(names[0], str) or (len(names) > 1 and not may_be_several):
-            raise CheckpointFormatError(f"model {model.name!r} has {len(names)} {key}, expected 1")
-        if key == "output_layers" and may_be_several:
-            self.outputs = len(names)
-        return names[0]
-
-    def _sources(self, layer: _Layer) -> list[str]:
-        """Return the names of the layers that a layer takes."""
-        if len(layer.inbound) > 1 and not isinstance(layer.inbound[0], str):
-            raise CheckpointFormatError(f"layer {layer.name!r} is used {len(layer.inbound)} times, expected 1")
-        return [given.layer for given in operands(layer.inbound) if isinstance(given, Taken)]
+def _ends(model: _Layer, key: str, *, may_be_several: bool = False) -> list[str]:
+    """Return the names of a model's inputs or outputs: of [name, 0, 0], or of a list or object of such."""
+    found = model.config.get(key)
+    names = _names(_operands([*found.values()] if isinstance(found, dict) else found))
+    if not names or (len(names) > 1 and not may_be_several):
+        raise CheckpointFormatError(f"model {model.name!r} has {len(names)} {key}, expected 1")
+    return names
 
 
-def _counted(layers: list[_Layer]) -> Iterator[tuple[_Layer, str]]:
-    """Yield each layer with Keras 3's name for it in a weights file: class and counter.
+def _stored_names(layers: list[_Layer], model: str) -> dict[str, str]:
+    """Return what Keras 3 calls layers in a weights file, class and counter, below what it calls their model.
 
     Source: keras/src/saving/saving_lib.py `_save_container_state`, keras/src/utils/naming.py `to_snake_case`.
     """
-    seen: dict[str, int] = {}
+    names = {}
+    seen: Counter[str] = Counter()
     for layer in layers:
-        snake = _CAPITAL.sub(r"\1_\2", _WORD.sub(r"\1_\2", layer.kind)).lower()
-        count = seen.get(snake, 0)
-        seen[snake] = count + 1
-        yield layer, f"{snake}_{count}" if count else snake
+        kind = _CAPITAL.sub(r"\1_\2", _WORD.sub(r"\1_\2", layer.kind)).lower()
+        names[layer.name] = f"{model}layers/{kind}_{seen[kind]}" if seen[kind] else f"{model}layers/{kind}"
+        seen[kind] += 1
+    return names
 
 
 def _input_shape(config: Any) -> list[Any] | None:
@@ -197,7 +188,7 @@ def _input_shape(config: Any) -> list[Any] | None:
     return None
 
 
-def kind_of(kind: str, config: Mapping[str, Any]) -> str:
+def _kind(kind: str, config: Mapping[str, Any]) -> str:
     """Return the class of a layer; of a function of TensorFlow's that of the same operator in Keras 3.
 
     An .h5 has KerasHub's classes with the package's name, as it has all that are not Keras' own.
@@ -206,22 +197,26 @@ def kind_of(kind: str, config: Mapping[str, Any]) -> str:
     return _FUNCTIONS.get(str(function), f"{kind} {function}") if kind in _OF_TENSORFLOW else kind
 
 
-def settings(inbound: Any) -> dict[str, Any]:
+def _settings(inbound: Any) -> dict[str, Any]:
     """Return the settings with which a layer is called, by name."""
     found: dict[str, Any] = {}
     for item in inbound if isinstance(inbound, list) else ():
         given = item.get("kwargs", item) if isinstance(item, dict) else item
-        found |= given if isinstance(given, dict) else settings(given)
+        found |= given if isinstance(given, dict) else _settings(given)
     return found
 
 
-class Taken(NamedTuple):
+class _Taken(NamedTuple):
     """What another layer gives, by that layer's name."""
 
     layer: str
 
 
-def operands(inbound: Any) -> Iterator[Any]:
+def _names(given: Iterable[Any]) -> list[str]:
+    return [value.layer for value in given if isinstance(value, _Taken)]
+
+
+def _operands(inbound: Any) -> Iterator[Any]:
     """Yield what a layer is given in its order: what it takes from others, and constants.
 
     These are [name, 0, 0, {…}] in Keras 2, and `__keras_tensor__` in Keras 3.
@@ -237,27 +232,27 @@ def operands(inbound: Any) -> Iterator[Any]:
 def _recorded(inbound: dict[str, Any]) -> Iterator[Any]:
     kind, config = inbound.get("class_name"), inbound.get("config") or {}
     if kind == "__keras_tensor__":
-        yield Taken(str(config["keras_history"][0]))
+        yield _Taken(str(config["keras_history"][0]))
     elif kind in _ARRAYS:
         yield config["value"]
     else:
-        yield from operands(inbound.get("args", []))
+        yield from _operands(inbound.get("args", []))
         yield from _named(inbound.get("kwargs"))
 
 
 def _listed(inbound: list[Any]) -> Iterator[Any]:
     if len(inbound) >= 3 and isinstance(inbound[0], str) and isinstance(inbound[1], int):
-        yield inbound[2] if inbound[0] == _CONSTANT else Taken(inbound[0])
+        yield inbound[2] if inbound[0] == _CONSTANT else _Taken(inbound[0])
         yield from _named(inbound[3] if len(inbound) > 3 else None)
     else:
         for item in inbound:
-            yield from operands(item)
+            yield from _operands(item)
 
 
 def _named(kwargs: Any) -> Iterator[Any]:
     for name in _OPERANDS if isinstance(kwargs, dict) else ():
         if name in kwargs:
-            yield from operands(kwargs[name])
+            yield from _operands(kwargs[name])
 
 
 def _is_array(value: Any) -> bool:
@@ -267,7 +262,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def as_layers(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+def _as_layers(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a task or backbone of KerasHub as the Sequential model that it is; all other configs as they are.
 
     `preprocessor` is the one that stands in a file of its own.

@@ -45,7 +45,6 @@ class _Dataset(NamedTuple):
 
     dtype: str
     shape: Sequence[int]
-    stored: int  # bytes
     offset: int | None
     problem: str | None  # why it cannot be read
 
@@ -157,16 +156,15 @@ def _texts(group: h5g.GroupID, attributes: Sequence[str]) -> dict[str, str]:
 def _dataset(dataset: h5d.DatasetID) -> _Dataset:
     """Describe one dataset; what is wrong with it matters only to whoever reads it."""
     if dataset.get_space().get_simple_extent_type() == h5s.NULL or dataset.rank > _MAX_RANK:
-        return _Dataset("none", (), 0, None, "holds no array")
+        return _Dataset("none", (), None, "holds no array")
     kind, shape = dataset.get_type(), tuple(map(int, dataset.shape))
     dtype = next((name for known, name in _TYPES if kind == known), None)
     # Keras 3 says bfloat16 beside the bytes, as HDF5 has no such type.
     if dtype is None and kind.get_size() == 2 and h5a.exists(dataset, b"dtype"):
         dtype = _BFLOAT16 if h5py.AttributeManager(h5py.Dataset(dataset))["dtype"] == _BFLOAT16 else None
-    stored, plist = dataset.get_storage_size(), dataset.get_create_plist()
-    layout, shown = plist.get_layout(), dtype or str(kind.dtype)
-    offset = dataset.get_offset() if layout == h5d.CONTIGUOUS else None
-    return _Dataset(shown, shape, stored, offset, _problem(plist, shown, shape, stored))
+    plist, shown = dataset.get_create_plist(), dtype or str(kind.dtype)
+    offset = dataset.get_offset() if plist.get_layout() == h5d.CONTIGUOUS else None
+    return _Dataset(shown, shape, offset, _problem(plist, shown, shape, dataset.get_storage_size()))
 
 
 def _problem(plist: h5py.h5p.PropDCID, dtype: str, shape: Sequence[int], stored: int) -> str | None:

@@ -12,10 +12,9 @@ import numpy as np
 
 from timm_effnet_ext.arch.rows import BN_EPS
 from timm_effnet_ext.convert.checkpoint.affine import Affine, batch_norm, classifier
-from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY
 from timm_effnet_ext.convert.readers.keras.layer_graph import HUB_LAYER, LayerGraph, Node, Path, is_symmetric
-from timm_effnet_ext.convert.readers.keras.weights import MOVING, KerasWeights
+from timm_effnet_ext.convert.readers.keras.weights import MOVING, KerasWeights, Weights
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
@@ -23,8 +22,6 @@ _FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"
 _NONE = (None, "linear")
 _NO_TRUNK = frozenset({"softmax", "sigmoid", "linear"})
 _POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max", "Mean": "avg"}
-
-Weights = Mapping[str, TensorEntry]
 
 
 @dataclass(frozen=True)
@@ -116,20 +113,18 @@ def with_one_classifier(weights: KerasWeights, dense: Sequence[Node]) -> KerasWe
     Raises:
         CheckpointFormatError: The file has not the variables that one of the layers must have.
     """
-    own = [weights.layers.get(node.path, {}) for node in dense]
-    if not dense or (len(dense) == 1 and "bias" in own[0]):
+    own = [(node, weights.layers.get(node.path, {})) for node in dense]
+    if not own or (len(own) == 1 and "bias" in own[0][1]):
         return weights
-    for node, tensors in zip(dense, own, strict=True):
+    for node, tensors in own:
         _check(node, tensors)
-    kernels = [tensors["kernel"] for tensors in own if "kernel" in tensors]
-    layers = [partial(_affine, node, tensors) for node, tensors in zip(dense, own, strict=True)]
-    paths = [node.path for node in dense]
-    kept = {path: tensors for path, tensors in weights.layers.items() if path not in paths}
-    last = next(node.path for node in reversed(dense) if node.kind == "Dense")
-    folded = {f"{'/'.join(path)}/{leaf}": entry for path, tensors in zip(paths, own, strict=True)
-              for leaf, entry in tensors.items()}  # fmt: skip
-    one = dict(classifier(kernels[0], kernels[-1].shape[1], layers))
-    return replace(weights, layers={**kept, last: one}, folded=folded)
+    kernels = [(node.path, tensors["kernel"]) for node, tensors in own if node.kind == "Dense"]
+    (_, first), (path_of_last, last) = kernels[0], kernels[-1]
+    layers = [partial(_affine, node, tensors) for node, tensors in own]
+    kept = {path: tensors for path, tensors in weights.layers.items() if path not in {node.path for node in dense}}
+    folded = {f"{'/'.join(node.path)}/{leaf}": entry for node, tensors in own for leaf, entry in tensors.items()}
+    one = classifier(first, last.shape[1], layers)
+    return replace(weights, layers={**kept, path_of_last: one}, folded=folded)
 
 
 def _check(node: Node, tensors: Weights) -> None:

@@ -94,6 +94,7 @@ def is_symmetric(graph: LayerGraph) -> bool:
     )
 
 
+@sensible("the graph: a setting")
 def wrong_paddings(graph: LayerGraph, height: int, width: int) -> list[str]:
     """Return the padding layers that pad an image of this size otherwise than SAME does; none where all are PyTorch's.
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 MEMBERS = "config.json", "metadata.json", "model.weights.h5"
 """What a `.keras` archive holds, and a folder in its place."""
 
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-"""What Python's zipfile raises over a damaged archive."""
-
+# What Python's zipfile raises over a damaged archive.
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG, _METADATA, _WEIGHTS = MEMBERS
@@ -56,7 +55,6 @@ _ATTRIBUTES = (_VERSION, _MODEL_CONFIG, LAYER_NAME)
 _MAX_CONFIG = 64 << 20  # bytes of JSON; EfficientNetV2-L has 0.6 MB
 _MAX_GROWTH = 100  # of a compressed member
 _CHUNK = 1 << 20
-
 _IMAGENET_CLASSES = 1000
 
 _GRAPH = "the file's layers"
@@ -69,27 +67,17 @@ _UNSAID = (
 _PROBLEMS = {"softmax": SINGLE_LABEL, "sigmoid": MULTI_LABEL}
 
 
-class _Parts(NamedTuple):
-    """What every format comes down to."""
-
-    weights: Hdf5
-    config: str | None
-    format: str
-
-
 def is_keras(path: Path) -> bool:
     """Whether a path is what `open_keras` is for: HDF5, a `.keras` archive, or a folder with the same files."""
-    config, metadata, weights = MEMBERS
     if not path.is_file():
-        return all((path / name).is_file() for name in (config, weights))
-    with path.open("rb") as file:
-        start = file.read(len(_SIGNATURE))
-    if start[:2] != b"PK":
-        return start == _SIGNATURE
+        return all((path / name).is_file() for name in (_CONFIG, _WEIGHTS))
+    if not _is_zip(path):
+        with path.open("rb") as file:
+            return file.read(len(_SIGNATURE)) == _SIGNATURE
     try:
         with zipfile.ZipFile(path) as archive:
-            return {config, metadata} <= set(archive.namelist())
-    except BROKEN_ZIP:
+            return {_CONFIG, _METADATA} <= set(archive.namelist())
+    except _BROKEN_ZIP:
         return False
 
 
@@ -107,14 +95,18 @@ def open_keras(path: str | Path) -> Iterator[Checkpoint]:
         NameMappingError: A model with layers that no timm EfficientNet has.
     """
     path = Path(path)
-    if path.is_dir() and _is_preset(path):
-        yield _preset(path)
-        return
-    with _open_parts(path) as parts:
-        graph = parse_config(parts.config) if parts.config is not None else None
-        weights = read_weights(parts.weights, graph)
-        files = tuple(path / name for name in MEMBERS) if path.is_dir() else (path,)
-        yield keras_checkpoint(path, parts.format, files, graph, weights)
+    if path.is_dir():
+        yield _preset(path) if _is_preset(path) else _unpacked(path)
+    elif _is_zip(path):
+        with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
+            yield _packed(path, Path(folder, "weights.h5"))
+    else:
+        yield _h5(path)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _preset(folder: Path) -> Checkpoint:
@@ -123,17 +115,15 @@ def _preset(folder: Path) -> Checkpoint:
     texts = {name: _beside(path) for name, path in there.items() if path.suffix == ".json"}
     preprocessor = texts.get(_PREPROCESSOR) or texts.get(_CONVERTER)
     graph = parse_config(texts.get(_TASK) or texts[_CONFIG], preprocessor)
-    parts = []
+    weights = KerasWeights()
     for name in (_WEIGHTS, _TASK_WEIGHTS):
         if name in there:
             with located(there[name]):
-                parts.append(read_weights(_hdf5(there[name]), graph))
-    layers = {path: tensors for part in parts for path, tensors in part.layers.items()}
-    slots, counters = ({key: entry for part in parts for key, entry in getattr(part, kind).items()}
-                       for kind in ("slots", "counters"))  # fmt: skip
-    return keras_checkpoint(
-        folder, "KerasHub preset", tuple(there.values()), graph, KerasWeights(layers, slots, counters)
-    )
+                part = read_weights(_hdf5(there[name]), graph)
+            weights.layers.update(part.layers)
+            weights.slots.update(part.slots)
+            weights.counters.update(part.counters)
+    return keras_checkpoint(folder, "KerasHub preset", tuple(there.values()), graph, weights)
 
 
 def _beside(path: Path) -> str:
@@ -145,52 +135,42 @@ def _beside(path: Path) -> str:
             raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
 
 
-@contextmanager
-def _open_parts(path: Path) -> Iterator[_Parts]:
-    if path.is_dir():
-        yield _read_folder(path)
-        return
-    if not path.is_file():
-        raise CheckpointFormatError("no such file")
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    if is_zip:
-        with _open_zip(path) as parts:
-            yield parts
-    else:
-        yield _read_h5(path)
-
-
 def _hdf5(path: Path, unpacked: Path | None = None) -> Hdf5:
     from timm_effnet_ext.convert.readers.keras.hdf5 import Hdf5  # h5py is slow to import
 
     return Hdf5(path, _ATTRIBUTES, unpacked)
 
 
-def _read_h5(path: Path) -> _Parts:
+def _h5(path: Path) -> Checkpoint:
     file = _hdf5(path)
     version, config = file.text(_VERSION) or file.text(_VERSION, "model_weights"), file.text(_MODEL_CONFIG)
     kind = ".weights.h5" if version is None else ".h5, whole model" if config else ".h5, weights only"
-    return _Parts(file, config, f"Keras {version or 3} {kind}")
+    return _checkpoint(path, f"Keras {version or 3} {kind}", (path,), config, file)
 
 
-def _read_folder(folder: Path) -> _Parts:
+def _unpacked(folder: Path) -> Checkpoint:
     config, metadata = (_beside(folder / name) for name in (_CONFIG, _METADATA))
-    return _Parts(_hdf5(folder / _WEIGHTS), config, f"Keras {_version(metadata)} .keras, unpacked")
+    files = tuple(folder / name for name in MEMBERS)
+    return _checkpoint(folder, f"Keras {_version(metadata)} .keras, unpacked", files, config, _hdf5(folder / _WEIGHTS))
 
 
-@contextmanager
-def _open_zip(path: Path) -> Iterator[_Parts]:
-    with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                config, metadata = (_text(archive, name) for name in (_CONFIG, _METADATA))
-                unpacked = _unpack(archive, _member(archive, _WEIGHTS), Path(folder, "weights.h5"))
-        except CheckpointFormatError:
-            raise
-        except BROKEN_ZIP as err:
-            raise CheckpointFormatError(f"broken .keras file: {err}") from err
-        yield _Parts(_hdf5(path, unpacked), config, f"Keras {_version(metadata)} .keras")
+def _packed(path: Path, unpacked: Path) -> Checkpoint:
+    """Return what a `.keras` archive holds, whose weights are written to `unpacked`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config, metadata = (_text(archive, name) for name in (_CONFIG, _METADATA))
+            with archive.open(_member(archive, _WEIGHTS)) as packed, unpacked.open("wb") as out:
+                shutil.copyfileobj(packed, out, _CHUNK)  # checks the checksum at the end
+    except CheckpointFormatError:
+        raise
+    except _BROKEN_ZIP as err:
+        raise CheckpointFormatError(f"broken .keras file: {err}") from err
+    return _checkpoint(path, f"Keras {_version(metadata)} .keras", (path,), config, _hdf5(path, unpacked))
+
+
+def _checkpoint(path: Path, kind: str, files: tuple[Path, ...], config: str | None, weights: Hdf5) -> Checkpoint:
+    graph = parse_config(config) if config is not None else None
+    return keras_checkpoint(path, kind, files, graph, read_weights(weights, graph))
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
@@ -210,12 +190,6 @@ def _text(archive: zipfile.ZipFile, name: str) -> str:
     info = _member(archive, name)
     _check_size(name, info.file_size)
     return archive.read(info).decode("utf-8")
-
-
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Path:
-    with archive.open(info) as packed, target.open("wb") as out:
-        shutil.copyfileobj(packed, out, _CHUNK)  # checks the checksum at the end
-    return target
 
 
 def _check_size(name: str, size: int) -> None:
