@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from tests._bundle_writer import write_bundle
 from tests.convert._sources import DATA, tiny_bundle, tiny_variables
 from timm_effnet_ext.convert.readers.open import open_checkpoint
+from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle
 from timm_effnet_ext.convert.readers.tensorflow.source import latest, open_bundle, recognise
 from timm_effnet_ext.convert.readers.tensorflow.variables import format_of
 from timm_effnet_ext.errors import CheckpointFormatError
@@ -23,10 +25,16 @@ from timm_effnet_ext.errors import CheckpointFormatError
 PREFIX = "model.ckpt-7"
 
 
+def opened(path: Path) -> AbstractContextManager[Bundle]:
+    source = recognise(path)
+    assert source is not None
+    return open_bundle(source)
+
+
 @pytest.mark.parametrize("name", [PREFIX, f"{PREFIX}.index", f"{PREFIX}.data-00000-of-00001", ""])
 def test_a_bundle_is_found_by_any_of_its_names(name: str, tmp_path: Path) -> None:
     tiny_bundle(tmp_path)
-    with open_bundle(tmp_path / name) as bundle:
+    with opened(tmp_path / name) as bundle:
         assert bundle.prefix == tmp_path / PREFIX
 
 
@@ -35,7 +43,7 @@ def test_the_state_file_says_which_of_two(name: str, tmp_path: Path) -> None:
     for step in (1, 2):
         write_bundle(tmp_path / f"model.ckpt-{step}", {"w": np.full(1, step, "f4")})
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-1"\nall_model_checkpoint_paths: "x"\n')
-    with open_bundle(tmp_path / name) as bundle:
+    with opened(tmp_path / name) as bundle:
         assert bundle["w"].read() == [1]
 
 
@@ -81,7 +89,7 @@ def test_nothing_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert recognise(tmp_path / "file.txt") is None
     with (
         pytest.raises(CheckpointFormatError, match="no such file, folder or checkpoint prefix"),
-        open_bundle(tmp_path / "no"),
+        open_checkpoint(tmp_path / "no"),
     ):
         pass
 
@@ -111,7 +119,7 @@ def test_archives_are_opened_and_leave_nothing(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     members = {**_members(tmp_path, folder), f"{folder}README.txt": b"hello", f"{folder}events.out": b"x" * 100}
-    with open_bundle(_archive(tmp_path / "a.tgz", members, mode)) as bundle:
+    with opened(_archive(tmp_path / "a.tgz", members, mode)) as bundle:
         assert len(bundle) == len(tiny_variables())
     assert list((tmp_path / "tmp").iterdir()) == []
 
@@ -141,7 +149,7 @@ def _special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
 def test_members_that_lead_elsewhere_are_refused(
     member: dict[str, bytes | tarfile.TarInfo], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointFormatError, match=message), open_bundle(_archive(tmp_path / "a.tgz", member)):
+    with pytest.raises(CheckpointFormatError, match=message), opened(_archive(tmp_path / "a.tgz", member)):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
 
@@ -149,7 +157,7 @@ def test_members_that_lead_elsewhere_are_refused(
 def test_an_archive_that_grows_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm_effnet_ext.convert.readers.tensorflow.source.MAX_UNPACKED_FLOOR", 1 << 20)
     bomb = _archive(tmp_path / "a.tgz", {"b.data-00000-of-00001": bytes(64 << 20)})
-    with pytest.raises(CheckpointFormatError, match="unpacks to more than"), open_bundle(bomb):
+    with pytest.raises(CheckpointFormatError, match="unpacks to more than"), opened(bomb):
         pass
 
 
@@ -165,7 +173,7 @@ def test_an_archive_of_two_checkpoints_is_refused(tmp_path: Path) -> None:
     both = {**_members(tmp_path, "a/"), **_members(tmp_path, "b/")}
     with (
         pytest.raises(CheckpointFormatError, match=r"holds 2 checkpoints, expected one"),
-        open_bundle(_archive(tmp_path / "a.tgz", dict(both))),
+        opened(_archive(tmp_path / "a.tgz", dict(both))),
     ):
         pass
 
@@ -173,5 +181,5 @@ def test_an_archive_of_two_checkpoints_is_refused(tmp_path: Path) -> None:
 def test_a_saved_model_in_an_archive_is_one(tmp_path: Path) -> None:
     shutil.copytree(DATA / "automl_v2_b0_tf2" / "saved_model", tmp_path / "model")
     members = {str(p.relative_to(tmp_path)): p.read_bytes() for p in (tmp_path / "model").rglob("*") if p.is_file()}
-    with open_bundle(_archive(tmp_path / "a.tgz", dict(members))) as bundle:
+    with opened(_archive(tmp_path / "a.tgz", dict(members))) as bundle:
         assert format_of(bundle) == "SavedModel"

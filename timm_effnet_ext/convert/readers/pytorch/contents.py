@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from timm_effnet_ext.arch.layout import Shape
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, TensorEntry, Variables
 from timm_effnet_ext.convert.readers.pytorch.settings import sensible_settings, train_py_statement
 from timm_effnet_ext.convert.readers.pytorch.statements import statements_in
@@ -70,10 +69,9 @@ def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metad
 
 def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any], run: Mapping[str, Any] | None) -> tuple[Statement, ...]:
     """Return what a checkpoint says beside its weights, the most certain first."""
-    arch = loaded.get("arch")
     own = tuple(_of_our_models(state))
     cfg = own[0][1] if len(own) == 1 else {}
-    of_run = [] if run is None else [train_py_statement(run, arch if isinstance(arch, str) else None, cfg)]
+    of_run = [] if run is None else [train_py_statement(run, loaded.get("arch"), cfg)]
     return (*(said for said, _ in own), *of_run, *statements_in(loaded), Statement(_OWN_CFG, preprocessing=cfg))
 
 
@@ -147,11 +145,7 @@ def _entry(file: Path, name: str, tensor: Any) -> TensorEntry:
         plain = tensor.detach().float() if dtype == "bfloat16" else tensor.detach()
         return plain.resolve_neg().resolve_conj().numpy()
 
-    return TensorEntry(name, dtype, _shape(tensor), file, load)
-
-
-def _shape(tensor: Any) -> Shape:
-    return tuple(tensor.shape)
+    return TensorEntry(name, dtype, tuple(tensor.shape), file, load)
 
 
 def scalar(file: Path, name: str, value: int) -> TensorEntry:

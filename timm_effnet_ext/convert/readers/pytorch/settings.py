@@ -123,7 +123,7 @@ def timm_statement(config: Mapping[str, Any]) -> Statement:
     )
 
 
-def train_py_statement(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any] = {}) -> Statement:
+def train_py_statement(args: Mapping[str, Any], arch: Any, cfg: Mapping[str, Any]) -> Statement:
     """Return what train.py's arguments say of numerics and images.
 
     What they leave open train.py takes from the cfg of its model, which is `cfg` if that is known, else by its name:
@@ -138,7 +138,7 @@ def train_py_statement(args: Mapping[str, Any], arch: str | None, cfg: Mapping[s
     )
 
 
-def _resolved(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any]) -> dict[str, Any]:
+def _resolved(args: Mapping[str, Any], arch: Any, cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return how train.py prepared the images of a run, as far as it can be told."""
     from timm import is_model
     from timm.data import resolve_data_config
@@ -146,7 +146,7 @@ def _resolved(args: Mapping[str, Any], arch: str | None, cfg: Mapping[str, Any])
 
     import timm_effnet_ext.models.hucorz_efficientnet  # noqa: F401  registers the models
 
-    name = arch or ""
+    name = arch if isinstance(arch, str) else ""
     by_name = get_pretrained_cfg(name) if is_model(name.partition(".")[0]) else None
     known = dict(cfg) or (by_name.to_dict() if by_name is not None else {})
     try:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -30,7 +29,7 @@ from timm_effnet_ext.errors import CheckpointFormatError, first_few, located
 from timm_effnet_ext.files.hub_format import INDEX_FILES, INDEX_SUFFIX, WEIGHT_FILES, read_object
 
 _ZIP, _LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # magic number of torch/serialization.py
-INDEX_SUFFIXES = tuple(kind + INDEX_SUFFIX for kind in (".safetensors", ".bin"))
+_INDEX_SUFFIXES = tuple(kind + INDEX_SUFFIX for kind in (".safetensors", ".bin"))
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header that the format allows
 # safetensors dtype -> (name, numpy dtype of the bytes)
 _DTYPES = {
@@ -40,7 +39,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def recognise(path: Path) -> Path | None:
+def weight_file(path: Path) -> Path | None:
     """Return the weight file, or the index of several, that a path names, if it is one of PyTorch's.
 
     A folder may be in timm's Hub format, or one that transformers wrote.
@@ -49,23 +48,19 @@ def recognise(path: Path) -> Path | None:
         return next((path / name for name in (*WEIGHT_FILES, *INDEX_FILES) if (path / name).is_file()), None)
     if not path.is_file():
         return None
-    return path if is_index(path) or is_safetensors(path) or _is_pickle(path) else None
+    return path if _is_index(path) or _is_safetensors(path) or _is_pickle(path) else None
 
 
-@contextmanager
-def open_torch(path: Path, *, crc: bool = True, is_local: bool = True) -> Iterator[Checkpoint]:
-    """Open a file or folder that `recognise` knows. `crc` checks the whole of a zip first.
+def read_torch(path: Path, file: Path, *, crc: bool = True, is_local: bool = True) -> Checkpoint:
+    """Read the `weight_file` of a path. `crc` checks the whole of a zip first.
 
     With `is_local` the data folder and the class map that the arguments of a run name are looked for on this machine.
 
     Raises:
         CheckpointFormatError: Damaged, or with other Python objects than tensors, which are never loaded.
     """
-    file = recognise(path)
-    if file is None:
-        raise CheckpointFormatError("is no PyTorch file")
     with located(file):
-        found, form, files = _sharded(file, crc) if is_index(file) else (*_contents(file, crc), (file,))
+        found, form, files = _sharded(file, crc) if _is_index(file) else (*_contents(file, crc), (file,))
     if (step := trainer_step(file)) is not None:
         found.variables.counters.setdefault("global_step", scalar(file, "global_step", step))
     own, unknown = config_statements(file)
@@ -73,7 +68,7 @@ def open_torch(path: Path, *, crc: bool = True, is_local: bool = True) -> Iterat
     said, run = beside(file, found.run, has_config=any(one.name or one.dialects for one in own))
     names = list(class_names_of_data(run)) if run and is_local else []
     said += [one for one in names if isinstance(one, Statement)]
-    yield Checkpoint(
+    return Checkpoint(
         path=path,
         framework="torch",
         format=form,
@@ -86,24 +81,55 @@ def open_torch(path: Path, *, crc: bool = True, is_local: bool = True) -> Iterat
 
 def _contents(file: Path, crc: bool) -> tuple[Contents, str]:
     """Return what one file holds, and what kind it is."""
-    if is_safetensors(file):
-        return Contents(sorted_out(mapped_tensors(file), {})), "safetensors"
-    loaded, form = load_pickle(path=file, crc=crc)
+    if _is_safetensors(file):
+        return Contents(sorted_out(_mapped_tensors(file), {})), "safetensors"
+    loaded, form = load_pickle(file, crc)
     return contents(file, loaded), form
 
 
 def _sharded(index: Path, crc: bool) -> tuple[Contents, str, tuple[Path, ...]]:
-    """Return what the shards of an index hold together."""
-    shards = shards_of(index)
+    """Return what the shards of an index hold together.
+
+    Raises:
+        CheckpointFormatError: A tensor is in another file than the index says, in none, or not in the index.
+    """
+    placed = _placed(index)
+    shards = sorted(set(placed.values()))
     parts = []
     for shard in shards:
         with located(shard):
             parts.append(_contents(shard, crc))
     found, forms = zip(*parts, strict=True)
     tensors = {name: entry for part in found for name, entry in part.variables.model.items()}
-    check_shards(shards, tensors)
+    wrong = {name for name in placed.keys() | tensors.keys()
+             if name not in tensors or tensors[name].file != placed.get(name)}  # fmt: skip
+    if wrong:
+        raise CheckpointFormatError(
+            f"{len(wrong)} tensors are not in the shards where the index says: {first_few(wrong, 3)}. "
+            "Are they of one checkpoint?"
+        )
     variables = replace(found[0].variables, model=tensors)
     return Contents(variables), f"{forms[0]} in {len(shards)} shards", (index, *shards)
+
+
+def _placed(index: Path) -> dict[str, Path]:
+    """Return the shard of each tensor that an index names.
+
+    Raises:
+        CheckpointFormatError: The index is damaged, names a file that does not lie beside it, or a shard is missing.
+    """
+    names: Any = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointFormatError("expected a weight_map from the names of tensors to files beside the index")
+    if outside := {name for name in names.values() if not _is_plain(name)}:
+        raise CheckpointFormatError(f"its weight_map names {first_few(outside, 2)}, expected files beside the index")
+    shards = set(names.values())
+    if missing := [name for name in shards if not index.with_name(name).is_file()]:
+        raise CheckpointFormatError(
+            f"{len(missing)} of {len(shards)} shards are not there: {first_few(missing, 3)}. "
+            "Copy or download all files that the index names into its folder"
+        )
+    return {tensor: index.with_name(name) for tensor, name in names.items()}
 
 
 def _is_pickle(path: Path) -> bool:
@@ -118,52 +144,8 @@ def _is_pickle(path: Path) -> bool:
     return head == _LEGACY
 
 
-def is_index(path: Path) -> bool:
-    """Whether a file is called as an index of shards is."""
-    return path.name.endswith(INDEX_SUFFIXES)
-
-
-def shards_of(index: Path) -> dict[Path, set[str]]:
-    """Return the shards that an index names, each with the names of its tensors.
-
-    Raises:
-        CheckpointFormatError: The index is damaged, names a file that does not lie beside it, or a shard is missing.
-    """
-    names = _weight_map(index)
-    if outside := {name for name in names.values() if not _is_plain(name)}:
-        raise CheckpointFormatError(f"its weight_map names {first_few(outside, 2)}, expected files beside the index")
-    found: dict[Path, set[str]] = {}
-    for tensor, name in names.items():
-        found.setdefault(index.with_name(name), set()).add(tensor)
-    if missing := [shard.name for shard in found if not shard.is_file()]:
-        raise CheckpointFormatError(
-            f"{len(missing)} of {len(found)} shards are not there: {first_few(missing, 3)}. "
-            "Copy or download all files that the index names into its folder"
-        )
-    return dict(sorted(found.items()))
-
-
-def check_shards(shards: Mapping[Path, set[str]], tensors: Mapping[str, TensorEntry]) -> None:
-    """Raise unless the files hold what their index says.
-
-    Raises:
-        CheckpointFormatError: A tensor is in another file than the index says, in none, or not in the index.
-    """
-    placed = {name: shard for shard, names in shards.items() for name in names}
-    wrong = {name for name in placed.keys() | tensors.keys()
-             if name not in tensors or tensors[name].file != placed.get(name)}  # fmt: skip
-    if wrong:
-        raise CheckpointFormatError(
-            f"{len(wrong)} tensors are not in the shards where the index says: {first_few(wrong, 3)}. "
-            "Are they of one checkpoint?"
-        )
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    names: Any = read_object(index).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointFormatError("expected a weight_map from the names of tensors to files beside the index")
-    return names
+def _is_index(path: Path) -> bool:
+    return path.name.endswith(_INDEX_SUFFIXES)
 
 
 def _is_plain(name: str) -> bool:
@@ -171,14 +153,14 @@ def _is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and name == PurePosixPath(name).name == PureWindowsPath(name).name
 
 
-def is_safetensors(path: Path) -> bool:
+def _is_safetensors(path: Path) -> bool:
     """Whether a file begins as one of safetensors does."""
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
 
 
-def mapped_tensors(path: Path) -> dict[str, TensorEntry]:
+def _mapped_tensors(path: Path) -> dict[str, TensorEntry]:
     """Return the tensors by name, after the library has checked the header.
 
     Raises:

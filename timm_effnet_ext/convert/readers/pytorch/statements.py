@@ -67,8 +67,8 @@ def beside(
     said = list(class_names_beside(file))
     for name, settings in settings_beside(file):
         if name == TRAIN_PYS and run is None:
-            run, model = settings, settings.get("model")
-            said.append(train_py_statement(run, model if isinstance(model, str) else None, {}))
+            run = settings
+            said.append(train_py_statement(run, run.get("model"), {}))
         if name != CONFIG_FILE or not has_config:
             said += statements_in(settings, name)
     return said, run

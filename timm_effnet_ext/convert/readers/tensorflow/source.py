@@ -16,12 +16,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, NamedTuple, cast
+from typing import IO, NamedTuple, cast
 
 from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle, index_file
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few, located
-
-SourceKind = Literal["bundle", "saved_model", "archive"]
 
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-\d{5}")
 # The text proto CheckpointState; what is not ASCII stands there as octal escapes of UTF-8.
@@ -41,13 +39,12 @@ _BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError,
 class Source(NamedTuple):
     """What a path was found to be; `prefix` is None for an archive, `note` says what was taken instead of what."""
 
-    kind: SourceKind
     path: Path
     prefix: Path | None
     note: str | None = None
 
 
-def recognise(path: str | Path) -> Source | None:
+def recognise(path: Path) -> Source | None:
     """Return what TensorFlow checkpoint a path names, or None where it is something else.
 
     A prefix, its `.index` or a data file, a folder with a `checkpoint` file or with one index, a SavedModel folder or
@@ -56,32 +53,27 @@ def recognise(path: str | Path) -> Source | None:
     Raises:
         CheckpointFormatError: It is one of them, but which checkpoint is meant cannot be said.
     """
-    path = Path(path)
     if path.is_dir():
         return _folder(path)
     shard = _SHARD.fullmatch(path.name)
     if path.name.endswith(".index") and path.is_file():
-        return _prefix(path.with_name(path.name[: -len(".index")]))
+        return Source(path, path.with_suffix(""))
     if shard and path.is_file():
-        return _prefix(path.with_name(shard["prefix"]))
+        return Source(path, path.with_name(shard["prefix"]))
     if index_file(path).is_file():
-        return _prefix(path)
+        return Source(path, path)
     if path.name in ("checkpoint", "saved_model.pb") and path.is_file():
         return _folder(path.parent)
-    return Source("archive", path, None) if path.is_file() and is_archive(path) else None
+    return Source(path, None) if path.is_file() and is_archive(path) else None
 
 
 @contextmanager
-def open_bundle(path: str | Path, *, crc: bool = True) -> Iterator[Bundle]:
-    """Open the checkpoint that a path names; nothing unpacked is left behind.
+def open_bundle(source: Source, *, crc: bool = True) -> Iterator[Bundle]:
+    """Open a checkpoint that was recognised; nothing unpacked is left behind.
 
     Raises:
-        CheckpointFormatError: No TensorFlow checkpoint, or a damaged one.
+        CheckpointFormatError: It is damaged.
     """
-    source = recognise(path)
-    if source is None:
-        state = "is no TensorFlow checkpoint" if Path(path).exists() else "no such file, folder or checkpoint prefix"
-        raise CheckpointFormatError(state)
     if source.prefix is None:
         with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
             unpack(source.path, Path(folder))
@@ -100,31 +92,26 @@ def is_of_saved_model(prefix: Path) -> bool:
     return prefix.parts[-2:] == _SAVED_MODEL.parts
 
 
-def _prefix(prefix: Path) -> Source:
-    """Return the bundle, or the SavedModel that it is a part of."""
-    return Source("saved_model" if is_of_saved_model(prefix) else "bundle", prefix, prefix)
-
-
 def _folder(folder: Path) -> Source | None:
     """Return what a folder holds: a SavedModel, what its `checkpoint` file names, or its only index."""
     if (folder / "saved_model.pb").is_file():
-        return Source("saved_model", folder, folder / _SAVED_MODEL)
+        return Source(folder, folder / _SAVED_MODEL)
     indices = sorted(folder.glob("*.index"))
     state = folder / "checkpoint"
     if state.is_file():
         with located(state):
             prefix = latest(state)
         if index_file(prefix).is_file() or len(indices) != 1:
-            return Source("bundle", folder, prefix)
+            return Source(folder, prefix)
         # A folder that was copied in part or renamed still has a file that speaks of another checkpoint.
         only = indices[0].with_suffix("")
         note = f"the file 'checkpoint' names {prefix.name}, which is not there: {only.name}, the only one, was taken"
-        return Source("bundle", folder, only, note)
+        return Source(folder, only, note)
     if len(indices) > 1:
         names = first_few(index.name for index in indices)
         with located(folder):
             raise CheckpointFormatError(f"holds {len(indices)} checkpoints ({names}): name one of them")
-    return _prefix(indices[0].with_suffix(""))._replace(path=folder) if indices else None
+    return Source(folder, indices[0].with_suffix("")) if indices else None
 
 
 def latest(state: Path) -> Path:
