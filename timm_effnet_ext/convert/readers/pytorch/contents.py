@@ -85,7 +85,10 @@ def _of_our_models(state: Any) -> Iterator[tuple[Statement, Mapping[str, Any]]]:
         name, args = said.get("architecture"), said.get("model_args")
         if isinstance(name, str) and isinstance(args, Mapping):
             prefix = _clean(f"{path}." if path else "")
-            yield Statement(_METADATA, prefix=prefix, name=name, model_args=args), sensible_settings(said)
+            yield (
+                Statement(_METADATA, prefix=prefix, name=name, model_args=args),
+                sensible_settings(said.get("preprocessing")),
+            )
 
 
 def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:

@@ -9,9 +9,10 @@ from typing import Any
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, MAX_SIDE
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, stated_names
+from timm_effnet_ext.files.outputs import PROBLEM_TYPES, has_placeholders, stated_names
 
 TRAIN_PY = "train.py's arguments"
+_PLACEHOLDERS = f"{CONFIG_FILE} calls the classes LABEL_0, LABEL_1, …: placeholders of transformers, no names"
 
 _PARTS = {"architecture": str, "pretrained_cfg": dict, "model_args": dict, "label_descriptions": dict}
 _NUMERICS = ("pad_type", "act_layer", "bn_eps", "global_pool")
@@ -82,19 +83,27 @@ SETTINGS: Mapping[str, Check] = {
 """What is read of a pretrained_cfg, and whether a value can be that."""
 
 
-def sensible_settings(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of `preprocessing` that can be such, as a model's own metadata has them."""
-    found = said.get("preprocessing")
-    plain = {name: _plain(found.get(name)) for name in SETTINGS} if isinstance(found, Mapping) else {}
-    return {name: value for name, value in plain.items() if value is not None and SETTINGS[name](value)}
+def sensible_settings(found: Any) -> dict[str, Any]:
+    """Return the entries of a table that can be settings, as a model's own metadata has them; tuples become lists."""
+    table = found if isinstance(found, Mapping) else {}
+    plain = {name: list(value) if isinstance(value := table.get(name), tuple) else value for name in SETTINGS}
+    return {name: value for name, value in plain.items() if SETTINGS[name](value)}
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def names_in(config: Mapping[str, Any]) -> tuple[dict[int, str], list[str]]:
+    """Return the class names that a config.json has, by output, and a note where they are placeholders.
+
+    Raises:
+        CheckpointFormatError: They are no texts, or their keys are no numbers.
+    """
+    try:
+        return stated_names(config), [_PLACEHOLDERS] if has_placeholders(config) else []
+    except ValueError as err:
+        raise CheckpointFormatError(str(err)) from err
 
 
-def timm_statement(config: Mapping[str, Any]) -> Statement:
-    """Return what a config.json of timm's says.
+def timm_statements(config: Mapping[str, Any]) -> tuple[list[Statement], list[str]]:
+    """Return what a config.json of timm's says, and what it leaves unknown.
 
     Raises:
         CheckpointFormatError: It is none, or a setting makes no sense.
@@ -104,23 +113,19 @@ def timm_statement(config: Mapping[str, Any]) -> Statement:
         raise CheckpointFormatError("expected an object in timm's Hub format")
     former = config if "architecture" in config else {}  # timm's former format has no part for it
     cfg = config.get("pretrained_cfg", former)
-    problem_type = config.get("problem_type")
     check_values(cfg, SETTINGS)
-    if problem_type not in (None, *PROBLEM_TYPES):
-        raise CheckpointFormatError(f"problem_type makes no sense: {problem_type!r}")
-    try:
-        names = stated_names(config)
-    except ValueError as err:
-        raise CheckpointFormatError(str(err)) from err
-    return Statement(
+    check_values(config, {"problem_type": PROBLEM_TYPES.__contains__})
+    names, unknown = names_in(config)
+    said = Statement(
         CONFIG_FILE,
         name=config.get("architecture"),
         model_args=config.get("model_args", {}),
         preprocessing={name: cfg[name] for name in SETTINGS if cfg.get(name) is not None},
-        problem_type=problem_type,
+        problem_type=config.get("problem_type"),
         label_names=names,
         label_descriptions=config.get("label_descriptions") or cfg.get("label_descriptions") or {},
     )
+    return [said], unknown
 
 
 def train_py_statement(args: Mapping[str, Any], arch: Any, cfg: Mapping[str, Any]) -> Statement:
@@ -159,4 +164,4 @@ def _resolved(args: Mapping[str, Any], arch: Any, cfg: Mapping[str, Any]) -> dic
         "crop_mode": args.get("crop_mode"),
     }
     stated = {name: value for name, value in resolved.items() if known or given.get(name) is not None}
-    return sensible_settings({"preprocessing": stated})
+    return sensible_settings(stated)

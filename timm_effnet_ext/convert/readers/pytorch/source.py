@@ -66,8 +66,8 @@ def read_torch(path: Path, file: Path, *, crc: bool = True, is_local: bool = Tru
     own, unknown = config_statements(file)
     inside = (*own, *found.statements)
     said, run = beside(file, found.run, has_config=any(one.name or one.dialects for one in own))
-    names = list(class_names_of_data(run)) if run and is_local else []
-    said += [one for one in names if isinstance(one, Statement)]
+    names = class_names_of_data(run) if run and is_local else None
+    said += [names] if isinstance(names, Statement) else []
     return Checkpoint(
         path=path,
         framework="torch",
@@ -75,7 +75,7 @@ def read_torch(path: Path, file: Path, *, crc: bool = True, is_local: bool = Tru
         files=files,
         variables=found.variables,
         statements=(*inside, *said) if own else (*said, *inside),
-        notes=(*found.notes, *unknown, *(one for one in names if isinstance(one, str))),
+        notes=(*found.notes, *unknown, *([names] if isinstance(names, str) else [])),
     )
 
 
