@@ -119,10 +119,6 @@ def _operator(operate: Callable[[Tensor, Tensor], Tensor]) -> Layer:
     return layer
 
 
-def _negative(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    return -inputs[0]
-
-
 def _mean(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
     axes, (x,) = node.config.get("axis"), inputs
     if axes not in ([1, 2], [-3, -2]) or x.ndim != 4:
@@ -166,7 +162,7 @@ LAYERS: Mapping[str, Layer] = {
     "Multiply": _operator(operator.mul),
     "Divide": _operator(operator.truediv),
     "TrueDivide": _operator(operator.truediv),
-    "Negative": _negative,
+    "Negative": lambda node, weights, inputs: -inputs[0],
     "Cast": _identity,
     "Mean": _mean,
     "Dense": _dense,

@@ -23,7 +23,6 @@ from timm_effnet_ext.errors import CheckpointFormatError, first_few
 _MAX_LAYERS = 5_000  # L2, the largest architecture, has some 1,500
 _WORD = re.compile(r"(.)([A-Z][a-z]+)")
 _CAPITAL = re.compile(r"([a-z])([A-Z])")
-
 _OF_TENSORFLOW = ("TFOpLambda", "SlicingOpLambda")
 _FUNCTIONS = {
     "math.truediv": "TrueDivide", "math.divide": "Divide", "math.subtract": "Subtract", "math.multiply": "Multiply",
@@ -50,15 +49,14 @@ def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | Non
         config, front = json.loads(text), json.loads(preprocessor or "{}")
     except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"the model config is no usable JSON: {err}") from err
-    with sensible():
-        model = _Layer.of(_as_layers(config, front))
-    if "layers" not in model.config:
-        return None
     builder = _Builder()
     with sensible():
-        output = builder.model(model, (), "", INPUT)
-    shape = builder.input_shape or _input_shape(config.get("build_config"))
-    return LayerGraph(tuple(builder.nodes), output, tuple(shape[1:]) if shape else (None, None, None), builder.outputs)
+        model = _Layer.of(_as_layers(config, front))
+        if "layers" not in model.config:
+            return None
+        builder.model(model, (), "", INPUT)
+    shape = builder.input_shape or _input_shape(config.get("build_config")) or [None] * 4
+    return LayerGraph(tuple(builder.nodes), tuple(shape[1:]), builder.outputs)
 
 
 @dataclass(frozen=True)
@@ -272,11 +270,11 @@ def _as_layers(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Ma
         return config
     backbone = own.get("backbone")
     if config.get("class_name") == BACKBONE:
-        layers = [_layer(BACKBONE, own)]
+        layers = [_layer(BACKBONE, **own)]
     elif isinstance(backbone, dict) and backbone.get("class_name") == BACKBONE:
-        pooler = _layer(_POOLERS.get(str(own.get("pooling")), "pooling"), {"name": "pooler"})
-        dense = _layer("Dense", {"name": "predictions", "activation": own.get("activation"), "use_bias": True})
-        layers = [_layer(BACKBONE, backbone["config"]), pooler, dense]
+        pooler = _layer(_POOLERS.get(str(own.get("pooling")), "pooling"), name="pooler")
+        dense = _layer("Dense", name="predictions", activation=own.get("activation"), use_bias=True)
+        layers = [_layer(BACKBONE, **backbone["config"]), pooler, dense]
     else:
         return config
     front = _front(own.get("preprocessor") or preprocessor or {})
@@ -290,13 +288,13 @@ def _front(preprocessor: Mapping[str, Any]) -> list[dict[str, Any]]:
     front = []
     if isinstance(size := converter.get("image_size"), list) and len(size) == 2:
         how = {name: converter[name] for name in _RESIZING if name in converter}
-        front.append(_layer("Resizing", {"name": "image_size", "height": size[0], "width": size[1], **how}))
+        front.append(_layer("Resizing", name="image_size", height=size[0], width=size[1], **how))
     scale, offset = converter.get("scale"), converter.get("offset")
     if scale is not None or offset is not None:
-        settings = {"scale": 1.0 if scale is None else scale, "offset": 0.0 if offset is None else offset}
-        front.append(_layer("Rescaling", {"name": "image_converter", **settings}))
+        scale, offset = 1.0 if scale is None else scale, 0.0 if offset is None else offset
+        front.append(_layer("Rescaling", name="image_converter", scale=scale, offset=offset))
     return front
 
 
-def _layer(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _layer(kind: str, /, **config: Any) -> dict[str, Any]:
     return {"class_name": kind, "config": {"name": kind.lower(), **config}}

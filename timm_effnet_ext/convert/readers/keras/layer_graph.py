@@ -45,7 +45,6 @@ class LayerGraph:
     """The layers of a model; `input_shape` is (H, W, C) with None for what is free."""
 
     nodes: tuple[Node, ...]
-    output: Path
     input_shape: tuple[int | None, ...]
     outputs: int = 1
 

@@ -88,11 +88,7 @@ def _contents(file: Path, crc: bool) -> tuple[Contents, str]:
 
 
 def _sharded(index: Path, crc: bool) -> tuple[Contents, str, tuple[Path, ...]]:
-    """Return what the shards of an index hold together.
-
-    Raises:
-        CheckpointFormatError: A tensor is in another file than the index says, in none, or not in the index.
-    """
+    """Return what the shards of an index hold together, each tensor where the index says."""
     placed = _placed(index)
     shards = sorted(set(placed.values()))
     parts = []
@@ -113,11 +109,7 @@ def _sharded(index: Path, crc: bool) -> tuple[Contents, str, tuple[Path, ...]]:
 
 
 def _placed(index: Path) -> dict[str, Path]:
-    """Return the shard of each tensor that an index names.
-
-    Raises:
-        CheckpointFormatError: The index is damaged, names a file that does not lie beside it, or a shard is missing.
-    """
+    """Return the shard of each tensor that an index names, which lies beside it."""
     names: Any = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointFormatError("expected a weight_map from the names of tensors to files beside the index")
@@ -161,11 +153,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _mapped_tensors(path: Path) -> dict[str, TensorEntry]:
-    """Return the tensors by name, after the library has checked the header.
-
-    Raises:
-        CheckpointFormatError: The file is cut, or is none of safetensors.
-    """
+    """Return the tensors by name, after the library has checked the header."""
     try:
         with safe_open(path, framework="np"):
             pass

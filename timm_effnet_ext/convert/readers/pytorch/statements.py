@@ -173,9 +173,8 @@ def _class_folders(folder: Path, split: Any) -> Statement | str:
 
 def _entries(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield the path and value of every entry that is no tensor, and of those that may be lists of class names."""
-    path: tuple[str, ...] = ()
     count = 0
-    waiting = deque([(path, value)])
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), value)])
     while waiting and count < _MAX_ENTRIES:
         path, value = waiting.popleft()
         count += 1
