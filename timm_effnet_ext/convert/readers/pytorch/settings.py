@@ -20,16 +20,6 @@ _NUMERICS = ("pad_type", "act_layer", "bn_eps", "global_pool")
 Check = Callable[[Any], bool]
 
 
-def is_text(value: Any) -> bool:
-    """Whether it is a text."""
-    return isinstance(value, str)
-
-
-def is_flag(value: Any) -> bool:
-    """Whether it is yes or no."""
-    return isinstance(value, bool)
-
-
 def is_number(value: Any) -> bool:
     """Whether it is a number that a float can be, and finite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -76,9 +66,9 @@ SETTINGS: Mapping[str, Check] = {
     "test_input_size": is_size,
     "mean": are_numbers,
     "std": are_positive,
-    "interpolation": is_text,
+    "interpolation": lambda value: isinstance(value, str),
     "crop_pct": is_positive,
-    "crop_mode": is_text,
+    "crop_mode": lambda value: isinstance(value, str),
 }
 """What is read of a pretrained_cfg, and whether a value can be that."""
 

@@ -18,7 +18,6 @@ from timm_effnet_ext.convert.readers.pytorch.settings import (
     are_numbers,
     are_positive,
     check_values,
-    is_flag,
     is_number,
     is_positive,
     is_side,
@@ -64,7 +63,8 @@ _PROCESSOR: Mapping[str, Any] = {
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by number: PIL.Image.Resampling
 _PROCESSOR_CHECKS: Mapping[str, Check] = {
     **dict.fromkeys(
-        ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "rescale_offset", "include_top"), is_flag
+        ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "rescale_offset", "include_top"),
+        lambda value: isinstance(value, bool),
     ),
     "size": lambda value: _sides(value) is not None,
     "crop_size": lambda value: _sides(value) is not None,
