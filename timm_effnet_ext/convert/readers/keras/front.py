@@ -1,7 +1,7 @@
 """What a Keras model does to an image before its first convolution, as timm's mean and std.
 
 Source: keras/src/layers/preprocessing (Rescaling, Normalization and the image layers, which at inference do nothing
-but for Resizing); operators.py has the arithmetic.
+but for Resizing).
 """
 
 from __future__ import annotations
