@@ -14,7 +14,7 @@ from pathlib import Path
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.readers.keras.in_tensorflow import METADATA_FILE
-from timm_effnet_ext.convert.readers.keras.recognise import MEMBERS
+from timm_effnet_ext.convert.readers.keras.source import MEMBERS
 from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.readers.pytorch.statements import LIGHTNINGS, SETTINGS_FILES
 from timm_effnet_ext.convert.readers.pytorch.transformers import PROCESSOR_FILE, TRAINER_FILE

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, TensorEntry
 from timm_effnet_ext.convert.classes import Classes, choose_classes
 from timm_effnet_ext.convert.config import Config, model_config
 from timm_effnet_ext.convert.dialects.match import Candidate

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from timm_effnet_ext.arch.rows import row_name
 from timm_effnet_ext.convert.checkpoint.affine import behind_norm
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, TensorEntry, Variables
 from timm_effnet_ext.convert.dialects import match
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry
 from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS

@@ -77,7 +77,10 @@ def test_a_folder_is_named_by_what_it_holds(names: list[str], message: str, tmp_
 def test_a_folder_of_tensorflow_js_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps({"modelTopology": {}, "weightsManifest": []}))
     (tmp_path / "group1-shard1of1.bin").write_bytes(b"x")
-    _check_refused(tmp_path, "holds TensorFlow.js")
+    way_out = "Ask its author for the SavedModel or Keras file that it was converted from"
+    _check_refused(
+        tmp_path, f"holds TensorFlow.js. BatchNorm is folded into the convolutions there, and names are gone. {way_out}"
+    )
 
 
 def _check_refused(path: Path, message: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 
 Affine = tuple[np.ndarray, np.ndarray]
 """A scale (channels,) or a kernel (inputs, outputs), and an offset."""
@@ -26,7 +26,7 @@ def batch_norm(mean: np.ndarray, variance: np.ndarray, gamma: np.ndarray, beta: 
 
 @np.errstate(all="ignore")
 def join(layers: Iterable[Affine]) -> Affine:
-    """Return layers that are applied one after the other as one; there must be a kernel among them.
+    """Return layers that are applied one after the other as one.
 
     >>> kernel, bias = join([(np.array([2.0]), np.array([1.0])), (np.array([[3.0, 4.0]]), np.array([0.0, 5.0]))])
     >>> np.array([10.0]) @ kernel + bias  # 10 * 2 + 1, times 3 and 4, plus 0 and 5
@@ -34,18 +34,18 @@ def join(layers: Iterable[Affine]) -> Affine:
     """
     factor, offset = np.ones(1), np.zeros(1)
     for scale, term in layers:
-        is_kernel = scale.ndim == 2
-        offset = (offset * np.ones(len(scale)) @ scale if is_kernel else offset * scale) + term
-        if factor.ndim == 2:
-            factor = factor @ scale if is_kernel else factor * scale
+        if scale.ndim == 2:  # a kernel
+            offset = offset * np.ones(len(scale)) @ scale + term
+            factor = factor @ scale if factor.ndim == 2 else factor.reshape(-1, 1) * scale
         else:
-            factor = factor.reshape(-1, 1) * scale if is_kernel else factor * scale
+            offset = offset * scale + term
+            factor = factor * scale
     return factor, offset
 
 
 def behind_norm(
     kernel: TensorEntry, bias: TensorEntry, norm: Mapping[str, TensorEntry], eps: float
-) -> Mapping[str, TensorEntry]:
+) -> dict[str, TensorEntry]:
     """Return kernel and bias of a dense layer and the BatchNorm in front of it, whose tensors have torch's names."""
 
     def scaled() -> Affine:
@@ -55,7 +55,7 @@ def behind_norm(
     return classifier(kernel, kernel.shape[1], (scaled, lambda: (kernel.read(), bias.read())))
 
 
-def classifier(kernel: TensorEntry, outputs: int, layers: Sequence[Callable[[], Affine]]) -> Mapping[str, TensorEntry]:
+def classifier(kernel: TensorEntry, outputs: int, layers: Sequence[Callable[[], Affine]]) -> dict[str, TensorEntry]:
     """Return kernel and bias of the one dense layer that `layers` come to; they are read when these are.
 
     `kernel` is that of the first dense layer among them, under whose name they stand.

@@ -111,7 +111,7 @@ def convert_archive(archive: Archive, out: str | Path, options: Options, progres
     remote = look_up(archive.url)
     path = fetch(remote, cache_folder(), progress)
     source = recognise(path)
-    if source is None or source.kind != "archive":
+    if source is None or source.prefix is not None:
         path.unlink()
         raise CheckpointFormatError(f"{archive.url}: the server sent {remote.size} bytes that are no archive")
     try:

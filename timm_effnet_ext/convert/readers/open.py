@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
-from timm_effnet_ext.convert.readers.keras import in_tensorflow as keras_bundle
-from timm_effnet_ext.convert.readers.keras.recognise import is_called_keras, is_keras
-from timm_effnet_ext.convert.readers.pytorch import source as torch_source
+from timm_effnet_ext.convert.readers.keras.in_tensorflow import from_bundle, has_keras_names
+from timm_effnet_ext.convert.readers.keras.source import is_called_keras, is_keras, open_keras
+from timm_effnet_ext.convert.readers.pytorch.source import read_torch, weight_file
+from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle
 from timm_effnet_ext.convert.readers.tensorflow.source import Source, open_bundle, recognise
 from timm_effnet_ext.convert.readers.tensorflow.variables import format_of, variables
 from timm_effnet_ext.convert.readers.unread import not_the_file, what_it_is
@@ -29,38 +30,30 @@ def open_checkpoint(path: str | Path, *, crc: bool = True, is_local: bool = True
     path = Path(path)
     with ExitStack() as opened:
         with located(path):
-            checkpoint = opened.enter_context(_reader(path, crc, is_local))
+            checkpoint = _open(path, crc, is_local, opened)
         yield checkpoint  # what is raised while it is open may be about something else
 
 
-def _reader(path: Path, crc: bool, is_local: bool) -> AbstractContextManager[Checkpoint]:
+def _open(path: Path, crc: bool, is_local: bool, opened: ExitStack) -> Checkpoint:
     if problem := not_the_file(path):
         raise CheckpointFormatError(problem)
     if is_keras(path):
-        return _keras(path)
+        return opened.enter_context(open_keras(path))
     if (source := recognise(path)) is not None:
-        return _open_bundle(source, path, crc)
-    if torch_source.recognise(path) is not None:
-        return torch_source.open_torch(path, crc=crc, is_local=is_local)
+        return _of_bundle(opened.enter_context(open_bundle(source, crc=crc)), source, path)
+    if (file := weight_file(path)) is not None:
+        return read_torch(path, file, crc=crc, is_local=is_local)
     if is_called_keras(path):
-        return _keras(path)
+        return opened.enter_context(open_keras(path))
     raise CheckpointFormatError(what_it_is(path))
 
 
-def _keras(path: Path) -> AbstractContextManager[Checkpoint]:
-    from timm_effnet_ext.convert.readers.keras.source import open_keras  # h5py: only for those who need it
-
-    return open_keras(path)
-
-
-@contextmanager
-def _open_bundle(source: Source, path: Path, crc: bool) -> Iterator[Checkpoint]:
-    with open_bundle(path, crc=crc) as bundle:
-        with located(bundle.index_file):
-            found = variables(bundle)
-        kind, files = format_of(bundle), bundle.files()
-        if keras_bundle.has_keras_names(found):
-            checkpoint = keras_bundle.from_bundle(path, kind, files, found)
-        else:
-            checkpoint = Checkpoint(path, "tensorflow", kind, files, found)
-        yield replace(checkpoint, notes=(*checkpoint.notes, *([source.note] if source.note else [])))
+def _of_bundle(bundle: Bundle, source: Source, path: Path) -> Checkpoint:
+    with located(bundle.index_file):
+        found = variables(bundle)
+    kind, files = format_of(bundle), bundle.files()
+    if has_keras_names(found):
+        checkpoint = from_bundle(path, kind, files, found)
+    else:
+        checkpoint = Checkpoint(path, "tensorflow", kind, files, found)
+    return replace(checkpoint, notes=(*checkpoint.notes, *([source.note] if source.note else [])))

@@ -142,7 +142,7 @@ def _folder(folder: Path) -> str:
     if inner:
         return f"a folder around {len(inner)} SavedModels. Give the one in it: {first_few(path.name for path in inner)}"
     if (folder / "model.json").is_file() and _is_tensorflow_js(folder / "model.json"):
-        return f"holds TensorFlow.js. {_FOLDED}the SavedModel or Keras file that it was converted from"
+        return f"holds TensorFlow.js. {_FOLDED} the SavedModel or Keras file that it was converted from"
     if any(folder.glob("*.distcp")):
         return "a sharded checkpoint of torch.distributed. Join it: python -m torch.distributed.checkpoint.format_utils"
     files = [path for path in folder.iterdir() if path.is_file()]

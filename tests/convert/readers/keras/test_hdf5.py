@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from timm_effnet_ext.convert.readers.keras.hdf5 import Hdf5
+from timm_effnet_ext.convert.readers.keras.hdf5 import Hdf5, isolated
 from timm_effnet_ext.errors import CheckpointFormatError
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
 VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
@@ -166,3 +170,38 @@ def test_a_cut_file_is_refused(path: Path) -> None:
         path.write_bytes(data[:size])
         with pytest.raises(CheckpointFormatError, match="HDF5 is damaged or cut"):
             Hdf5(path)
+
+
+def crash() -> bytes:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return b""
+
+
+def hang() -> bytes:
+    while True:
+        pass
+
+
+def refuse() -> bytes:
+    raise CheckpointFormatError("no good")
+
+
+@needs_fork
+def test_the_result_comes_back_whole() -> None:
+    assert isolated(lambda: b"x" * 1_000_000) == b"x" * 1_000_000
+
+
+@needs_fork
+def test_it_runs_elsewhere() -> None:
+    assert isolated(lambda: str(os.getpid()).encode()) != str(os.getpid()).encode()
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [(crash, "^the library that reads it crashed: it is damaged"),
+     (hang, "^the library that reads it hangs: it is damaged"), (refuse, "^no good$")],
+)  # fmt: skip
+def test_what_goes_wrong_there_is_an_error_here(call, message: str) -> None:
+    with pytest.raises(CheckpointFormatError, match=message):
+        isolated(call, cpu_seconds=1)

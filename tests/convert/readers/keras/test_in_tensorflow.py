@@ -13,11 +13,10 @@ import pytest
 
 from tests.convert._sources import said
 from tests.convert.readers.keras._files import TOLERANCE, converted, error, folder, logits, outputs
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, TensorEntry, Variables
 from timm_effnet_ext.convert.readers.keras.in_tensorflow import METADATA_FILE, from_bundle, has_keras_names
 from timm_effnet_ext.convert.readers.open import open_checkpoint
-from timm_effnet_ext.convert.readers.tensorflow.source import open_bundle
+from timm_effnet_ext.convert.readers.tensorflow.source import open_bundle, recognise
 from timm_effnet_ext.convert.readers.tensorflow.variables import variables
 from timm_effnet_ext.errors import CheckpointFormatError
 from timm_effnet_ext.files.outputs import SINGLE_LABEL
@@ -27,7 +26,7 @@ SOURCES = ["keras2_nested_saved", "keras3_nested_saved", "keras2_nested_checkpoi
 
 @contextmanager
 def read(path: Path) -> Iterator[Checkpoint]:
-    with open_bundle(path) as bundle:
+    with open_bundle(recognise(path)) as bundle:
         found = variables(bundle)
         assert has_keras_names(found)
         yield from_bundle(path, "SavedModel", bundle.files(), found)

@@ -16,7 +16,7 @@ from tests.convert._sources import tiny_variables
 from tests.convert.readers.keras._files import TOLERANCE, error, folder, outputs
 from timm_effnet_ext.convert.dialects.keras import KECAM2
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.convert.readers.keras.kerashub import check_backbone
+from timm_effnet_ext.convert.readers.keras.head import check_backbone
 from timm_effnet_ext.convert.readers.keras.source import open_keras
 from timm_effnet_ext.convert.records import Options, Report
 from timm_effnet_ext.convert.verification import Converted

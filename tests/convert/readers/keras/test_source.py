@@ -26,8 +26,7 @@ from tests.convert.readers.keras._files import (
     outputs,
 )
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.convert.readers.keras.recognise import is_keras
-from timm_effnet_ext.convert.readers.keras.source import open_keras
+from timm_effnet_ext.convert.readers.keras.source import is_keras, open_keras
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
 from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL

@@ -20,7 +20,7 @@ from torch import nn
 import timm_effnet_ext  # noqa: F401  registers the models
 from tests.closeness import FLOAT64, assert_close
 from timm_effnet_ext.convert.pipeline import convert
-from timm_effnet_ext.convert.readers.pytorch.source import open_torch, recognise
+from timm_effnet_ext.convert.readers.pytorch.source import read_torch, weight_file
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, NameMappingError, VerificationError
 
@@ -551,11 +551,9 @@ def test_a_hub_folder_is_read_with_its_config(ours: nn.Module, tmp_path: Path) -
 
 def test_values_are_not_read_before_they_are_asked_for(ours: nn.Module, tmp_path: Path) -> None:
     source = _save(ours.state_dict(), tmp_path / "model", "safetensors")
-    with open_torch(source) as checkpoint:
-        entry = checkpoint.variables.model["conv_stem.weight"]
-        values = entry.read()
-        assert not values.flags.owndata
-        assert not values.flags.writeable
+    values = read_torch(source, source).variables.model["conv_stem.weight"].read()
+    assert not values.flags.owndata
+    assert not values.flags.writeable
 
 
 class _Attack:
@@ -617,7 +615,7 @@ def test_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"PK\x03\x04", pickle.dumps({}), b"<html>", b"\x00" * 100])
 def test_other_files_are_not_taken_for_pytorchs(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
-    assert recognise(tmp_path / "file") is None
+    assert weight_file(tmp_path / "file") is None
 
 
 def test_a_damaged_config_is_named(ours: nn.Module, tmp_path: Path) -> None:

@@ -7,36 +7,36 @@ Source: keras/src/layers, keras/src/ops and keras/src/backend/tensorflow/nn.py.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.affine import Affine
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY, normalization, numbers, rescaling
 from timm_effnet_ext.convert.readers.keras.layer_graph import Node
+from timm_effnet_ext.convert.readers.keras.weights import Weights
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Weights = Mapping[str, TensorEntry]
 Layer = Callable[[Node, Weights, "list[Tensor]"], "Tensor"]
 
 
-def _rescaling(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    return _affine(inputs[0], *rescaling(node, weights))
+def _scaling(affine: Callable[[Node, Weights], Affine]) -> Layer:
+    """Return the layer of one of those that stand in front of a network."""
 
+    def layer(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
+        import torch
 
-def _normalization(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    return _affine(inputs[0], *normalization(node, weights))
+        scale, offset = (
+            torch.from_numpy(values.astype(np.float64)).reshape(1, -1, 1, 1) for values in affine(node, weights)
+        )
+        return inputs[0] * scale + offset
 
-
-def _affine(x: Tensor, scale: np.ndarray, offset: np.ndarray) -> Tensor:
-    import torch
-
-    factor, term = (torch.from_numpy(values.astype(np.float64)).reshape(1, -1, 1, 1) for values in (scale, offset))
-    return x * factor + term
+    return layer
 
 
 def _zero_padding(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
@@ -104,38 +104,19 @@ def _flatten(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
     return inputs[0].permute(0, 2, 3, 1).flatten(1) if inputs[0].ndim == 4 else inputs[0]
 
 
-def _add(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    one, two = _operands(node, inputs)
-    return one + two
+def _operator(operate: Callable[[Tensor, Tensor], Tensor]) -> Layer:
+    """Return the layer of an operator on two tensors, one of which may be a constant."""
 
+    def layer(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
+        import torch
 
-def _subtract(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    one, two = _operands(node, inputs)
-    return one - two
+        waiting = iter(inputs)
+        shape = (1, -1, 1, 1) if inputs[0].ndim == 4 else (1, -1)
+        given = [None if value is None else numbers(node, "a constant", value) for value in node.operands]
+        one, two = (next(waiting) if value is None else torch.from_numpy(value).reshape(shape) for value in given)
+        return operate(one, two)
 
-
-def _multiply(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    one, two = _operands(node, inputs)
-    return one * two
-
-
-def _divide(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    one, two = _operands(node, inputs)
-    return one / two
-
-
-def _negative(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
-    return -inputs[0]
-
-
-def _operands(node: Node, inputs: list[Tensor]) -> list[Tensor]:
-    """Return what an operator is given, its constants too."""
-    import torch
-
-    waiting = iter(inputs)
-    shape = (1, -1, 1, 1) if inputs[0].ndim == 4 else (1, -1)
-    given = [None if value is None else numbers(node, "a constant", value) for value in node.operands]
-    return [next(waiting) if value is None else torch.from_numpy(value).reshape(shape) for value in given]
+    return layer
 
 
 def _mean(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
@@ -166,8 +147,8 @@ def _identity(node: Node, weights: Weights, inputs: list[Tensor]) -> Tensor:
 
 
 LAYERS: Mapping[str, Layer] = {
-    "Rescaling": _rescaling,
-    "Normalization": _normalization,
+    "Rescaling": _scaling(rescaling),
+    "Normalization": _scaling(normalization),
     "ZeroPadding2D": _zero_padding,
     "Conv2D": _conv,
     "DepthwiseConv2D": _depthwise,
@@ -176,12 +157,12 @@ LAYERS: Mapping[str, Layer] = {
     "GlobalMaxPooling2D": _maximum,
     "Reshape": _reshape,
     "Flatten": _flatten,
-    "Add": _add,
-    "Subtract": _subtract,
-    "Multiply": _multiply,
-    "Divide": _divide,
-    "TrueDivide": _divide,
-    "Negative": _negative,
+    "Add": _operator(operator.add),
+    "Subtract": _operator(operator.sub),
+    "Multiply": _operator(operator.mul),
+    "Divide": _operator(operator.truediv),
+    "TrueDivide": _operator(operator.truediv),
+    "Negative": lambda node, weights, inputs: -inputs[0],
     "Cast": _identity,
     "Mean": _mean,
     "Dense": _dense,

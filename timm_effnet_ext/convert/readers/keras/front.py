@@ -1,19 +1,20 @@
 """What a Keras model does to an image before its first convolution, as timm's mean and std.
 
 Source: keras/src/layers/preprocessing (Rescaling, Normalization and the image layers, which at inference do nothing
-but for Resizing); operators.py has the arithmetic.
+but for Resizing).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.affine import Affine, join
 from timm_effnet_ext.convert.dialects.preparation import IMAGENET
 from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, OPAQUE, LayerGraph, Node, Path, is_side
+from timm_effnet_ext.convert.readers.keras.weights import Weights
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
 # Layers that do nothing at inference: what drops, and Keras' random image layers (RandomCrop is none of them).
@@ -41,22 +42,17 @@ _INTERPOLATIONS = {
 }  # fmt: skip
 _CROP_MODES = {"crop_to_aspect_ratio": "center", "pad_to_aspect_ratio": "border"}
 
-Affine = tuple[np.ndarray, np.ndarray]
-"""Scale and offset, for all channels or for each."""
-
 IMAGENET_MEAN, IMAGENET_STD = map(np.array, IMAGENET)
 _TO_UNIT: Affine = np.array([1 / _WHITE]), np.zeros(1)
 _V2_LARGE: Affine = np.array([1 / 128]), -np.ones(1)  # S, M and L: keras/src/applications/efficientnet_v2.py
 
 
-def rescaling(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
-    """Return what a Rescaling layer does."""
-    return numbers(node, "scale", node.config.get("scale", 0.0)), numbers(
-        node, "offset", node.config.get("offset", 0.0)
-    )
+def rescaling(node: Node, weights: Weights) -> Affine:
+    """Return what a Rescaling layer does, scale and offset for all channels or for each."""
+    return setting(node, "scale"), setting(node, "offset")
 
 
-def operator(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
+def operator(node: Node, weights: Weights) -> Affine:
     """Return what an operator does with a constant, e.g. the subtraction in `x / 127.5 - 1`.
 
     Raises:
@@ -87,7 +83,7 @@ def _no_scaling(node: Node, constants: int) -> str | None:
     return "divides by the image" if node.kind.endswith("Divide") and node.operands[0] is not None else None
 
 
-def normalization(node: Node, weights: Mapping[str, TensorEntry]) -> Affine:
+def normalization(node: Node, weights: Weights) -> Affine:
     """Return what a Normalization layer does; its statistics stand in the config or among the weights."""
     axis = node.config.get("axis")
     if axis not in ([3], [-1], 3, -1, None, []) or node.config.get("invert"):
@@ -110,19 +106,11 @@ def statistics(mean: np.ndarray, variance: np.ndarray) -> Affine:
     return scale, -mean * scale
 
 
-_STEPS: Mapping[str, Callable[[Node, Mapping[str, TensorEntry]], Affine]] = {
+_STEPS: Mapping[str, Callable[[Node, Weights], Affine]] = {
     "Rescaling": rescaling,
     "Normalization": normalization,
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast"), operator),
 }
-
-
-def fold(steps: Iterable[Affine]) -> Affine:
-    """Return several maps, applied one after the other, as one."""
-    scale, offset = np.ones(1), np.zeros(1)
-    for factor, term in steps:
-        scale, offset = scale * factor, offset * factor + term
-    return scale, offset
 
 
 def mean_std(affine: Affine, channels: int) -> dict[str, tuple[float, ...]]:
@@ -165,7 +153,7 @@ def front_end(graph: LayerGraph) -> Path:
     return nodes[-1].path if nodes else INPUT
 
 
-def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorEntry]]) -> dict[str, Any]:
+def preprocessing(graph: LayerGraph, weights: Mapping[Path, Weights]) -> dict[str, Any]:
     """Return timm's mean, std, input_size and what else the layers in front of the network say.
 
     Raises:
@@ -186,13 +174,13 @@ def preprocessing(graph: LayerGraph, weights: Mapping[Path, Mapping[str, TensorE
                 "random image layers can be taken over. Save the model without it"
             )
     if steps:
-        found |= mean_std(fold(steps), channels or 3)
+        found |= mean_std(join(steps), channels or 3)
     if is_side(height) and is_side(width):
         found["input_size"] = (channels or 3, height, width)
     return found
 
 
-def assumed(arch: str, layers: Mapping[Path, Mapping[str, TensorEntry]]) -> dict[str, Any]:
+def assumed(arch: str, layers: Mapping[Path, Weights]) -> dict[str, Any]:
     """Return mean and std as keras.applications has them for an architecture, where a file has no config.
 
     v1 keeps its statistics among the weights. Those of ImageNet have the standard deviation in place of the variance,
@@ -203,14 +191,14 @@ def assumed(arch: str, layers: Mapping[Path, Mapping[str, TensorEntry]]) -> dict
     if arch.startswith("efficientnetv2_"):
         is_base = arch.startswith("efficientnetv2_b")
         steps = [_TO_UNIT, statistics(IMAGENET_MEAN, IMAGENET_STD**2)] if is_base else [_V2_LARGE]
-        return {} if own else mean_std(fold(steps), 3)
+        return {} if own else mean_std(join(steps), 3)
     if len(own) != 1 or any(own[0][name].shape != (3,) for name in ("mean", "variance")):
         return {}
     mean, variance = (own[0][name].read().astype(np.float64) for name in ("mean", "variance"))
     steps = [_TO_UNIT, statistics(mean, variance)]
     if np.allclose(variance, IMAGENET_STD):
         steps.append((IMAGENET_STD**-0.5, np.zeros(1)))
-    return mean_std(fold(steps), 3)
+    return mean_std(join(steps), 3)
 
 
 def _resizing(node: Node) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """HDF5 file -> Mapping of path -> TensorEntry, with nothing followed out of it.
 
-h5py reads the structure, in a process of its own (isolate.py): HDF5 crashes or hangs on some damaged files. Values that
-lie in one piece are mapped, not copied. What HDF5 may do beyond holding arrays is refused: links and data in other
-files, virtual datasets, filters from plugins, and sizes that the file cannot hold.
+h5py reads the structure, in a process of its own: HDF5 crashes or hangs on some damaged files. Values that lie in one
+piece are mapped, not copied. What HDF5 may do beyond holding arrays is refused: links and data in other files, virtual
+datasets, filters from plugins, and sizes that the file cannot hold.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +21,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
-from timm_effnet_ext.convert.readers.keras.isolate import isolated
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, widened
 from timm_effnet_ext.errors import CheckpointFormatError, located
 
 # What h5py raises about a damaged file, depending on the part of it.
@@ -35,6 +37,7 @@ _FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.F
 MAX_GROWTH = 100  # weights hardly compress
 _MAX_OBJECTS = 100_000  # L2, the largest architecture, with an optimizer has some 20,000
 _MAX_RANK = 32
+_OK, _REFUSED = b"+", b"-"  # begin what the process of its own answers
 
 
 class _Dataset(NamedTuple):
@@ -42,7 +45,6 @@ class _Dataset(NamedTuple):
 
     dtype: str
     shape: Sequence[int]
-    stored: int  # bytes
     offset: int | None
     problem: str | None  # why it cannot be read
 
@@ -154,16 +156,15 @@ def _texts(group: h5g.GroupID, attributes: Sequence[str]) -> dict[str, str]:
 def _dataset(dataset: h5d.DatasetID) -> _Dataset:
     """Describe one dataset; what is wrong with it matters only to whoever reads it."""
     if dataset.get_space().get_simple_extent_type() == h5s.NULL or dataset.rank > _MAX_RANK:
-        return _Dataset("none", (), 0, None, "holds no array")
+        return _Dataset("none", (), None, "holds no array")
     kind, shape = dataset.get_type(), tuple(map(int, dataset.shape))
     dtype = next((name for known, name in _TYPES if kind == known), None)
     # Keras 3 says bfloat16 beside the bytes, as HDF5 has no such type.
     if dtype is None and kind.get_size() == 2 and h5a.exists(dataset, b"dtype"):
         dtype = _BFLOAT16 if h5py.AttributeManager(h5py.Dataset(dataset))["dtype"] == _BFLOAT16 else None
-    stored, plist = dataset.get_storage_size(), dataset.get_create_plist()
-    layout, shown = plist.get_layout(), dtype or str(kind.dtype)
-    offset = dataset.get_offset() if layout == h5d.CONTIGUOUS else None
-    return _Dataset(shown, shape, stored, offset, _problem(plist, shown, shape, stored))
+    plist, shown = dataset.get_create_plist(), dtype or str(kind.dtype)
+    offset = dataset.get_offset() if plist.get_layout() == h5d.CONTIGUOUS else None
+    return _Dataset(shown, shape, offset, _problem(plist, shown, shape, dataset.get_storage_size()))
 
 
 def _problem(plist: h5py.h5p.PropDCID, dtype: str, shape: Sequence[int], stored: int) -> str | None:
@@ -184,3 +185,55 @@ def _values(path: Path, name: str) -> bytes:
     """Return the bytes of a dataset that is in pieces, compressed perhaps, or in the header."""
     with _opened(path) as file:
         return np.asarray(file[name][()]).tobytes()
+
+
+def isolated(call: Callable[[], bytes], cpu_seconds: int = 5) -> bytes:
+    """Return what `call` returns, run in a process of its own: a C library that crashes or hangs is an error here.
+
+    The process is a fork, which costs milliseconds; where there is no fork (Windows) the call runs in this process.
+    Its errors come back as texts, so what file they are about is put before them on this side.
+
+    Raises:
+        CheckpointFormatError: `call` raised it, or it crashed, or took more than `cpu_seconds` of processor time.
+    """
+    if not hasattr(os, "fork"):
+        return call()
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # Python warns of threads, whose locks a fork might find held; `call` uses no threads and no locks of others.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        _run(call, writer, cpu_seconds)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    kind, payload = answer[:1], answer[1:]
+    if status == 0 and kind == _OK:
+        return payload
+    if kind == _REFUSED:
+        raise CheckpointFormatError(payload.decode("utf-8", "replace"))
+    is_hang = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
+    raise CheckpointFormatError(f"the library that reads it {'hangs' if is_hang else 'crashed'}: it is damaged")
+
+
+def _run(call: Callable[[], bytes], writer: int, cpu_seconds: int) -> None:
+    """Send the result through the pipe and end the process, whatever happens."""
+    code = 1
+    try:
+        import faulthandler
+        import resource
+
+        faulthandler.disable()  # a crash is reported by us
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            answer = _OK + call()
+        except CheckpointFormatError as err:
+            answer = _REFUSED + str(err).encode()
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(answer)
+        code = 0
+    finally:
+        os._exit(code)

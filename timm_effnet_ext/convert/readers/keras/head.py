@@ -1,16 +1,21 @@
-"""What the layers of a Keras graph compute beyond weights: the head, and the numerics where they are not ours."""
+"""What is behind the last convolution of a Keras graph, as one classifier, and the numerics where they are not ours."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from timm_effnet_ext.arch.rows import BN_EPS
+from timm_effnet_ext.convert.checkpoint.affine import Affine, batch_norm, classifier
 from timm_effnet_ext.convert.readers.keras.front import IDENTITY
-from timm_effnet_ext.convert.readers.keras.kerashub import check_backbone
-from timm_effnet_ext.convert.readers.keras.layer_graph import HUB_LAYER, INPUT, LayerGraph, Node, Path
-from timm_effnet_ext.errors import NameMappingError
+from timm_effnet_ext.convert.readers.keras.layer_graph import HUB_LAYER, LayerGraph, Node, Path, is_symmetric
+from timm_effnet_ext.convert.readers.keras.weights import MOVING, KerasWeights, Weights
+from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
 _FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"}
@@ -102,6 +107,44 @@ def _final(node: Node) -> str | None:
     return _FINAL[setting]
 
 
+def with_one_classifier(weights: KerasWeights, dense: Sequence[Node]) -> KerasWeights:
+    """Return the weights with one dense layer in place of `dense`, Dense and BatchNormalization layers in a row.
+
+    Raises:
+        CheckpointFormatError: The file has not the variables that one of the layers must have.
+    """
+    own = [(node, weights.layers.get(node.path, {})) for node in dense]
+    if not own or (len(own) == 1 and "bias" in own[0][1]):
+        return weights
+    for node, tensors in own:
+        _check(node, tensors)
+    kernels = [(node.path, tensors["kernel"]) for node, tensors in own if node.kind == "Dense"]
+    (_, first), (path_of_last, last) = kernels[0], kernels[-1]
+    layers = [partial(_affine, node, tensors) for node, tensors in own]
+    kept = {path: tensors for path, tensors in weights.layers.items() if path not in {node.path for node in dense}}
+    folded = {f"{'/'.join(node.path)}/{leaf}": entry for node, tensors in own for leaf, entry in tensors.items()}
+    one = classifier(first, last.shape[1], layers)
+    return replace(weights, layers={**kept, path_of_last: one}, folded=folded)
+
+
+def _check(node: Node, tensors: Weights) -> None:
+    """Raise unless a layer has its variables, of shapes that a layer can have."""
+    needed = ("kernel",) if node.kind == "Dense" else MOVING
+    ranks = {len(tensors[leaf].shape) for leaf in needed if leaf in tensors}
+    if ranks != {2 if node.kind == "Dense" else 1} or not set(needed) <= tensors.keys():
+        raise CheckpointFormatError(f"layer {node.name!r} has no usable {' and '.join(needed)} in the file")
+
+
+def _affine(node: Node, tensors: Weights) -> Affine:
+    """Return what a layer does, from its weights."""
+    read = {leaf: entry.read().astype(np.float64) for leaf, entry in tensors.items()}
+    if node.kind == "Dense":
+        return read["kernel"], read.get("bias", np.zeros(1))
+    ones = np.ones_like(read["moving_mean"])
+    gamma, beta = read.get("gamma", ones), read.get("beta", 0 * ones)
+    return batch_norm(read["moving_mean"], read["moving_variance"], gamma, beta, eps=float(node.config["epsilon"]))
+
+
 def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
     """Return the arguments with which our model computes what the graph does.
 
@@ -129,50 +172,23 @@ def model_args(graph: LayerGraph, pool: str | None) -> dict[str, Any]:
     args["act_layer"] = names.pop()
     if pool == "max":
         args["global_pool"] = pool
-    if network is not None or _is_symmetric(graph):
+    if network is not None or is_symmetric(graph):
         args["pad_type"] = ""
     return args
 
 
-def _is_symmetric(graph: LayerGraph) -> bool:
-    """Whether every convolution is padded by as much before as behind, as in PyTorch, whatever its stride.
+def check_backbone(config: Mapping[str, Any]) -> None:
+    """Raise unless timm has a model with the blocks and the padding of a backbone.
 
-    At a stride of 2 and odd sizes SAME is the same; at a stride of 1 no code writes that with a layer.
+    Source: keras-team/keras-hub keras_hub/src/models/efficientnet/efficientnet_backbone.py.
+
+    Raises:
+        NameMappingError: It has not.
     """
-    padded = {user.path: node.config["padding"] for node in graph.nodes if node.kind == "ZeroPadding2D"
-              for user in graph.users[node.path]}  # fmt: skip
-    kernels = {node.path: node.config["kernel_size"] for node in graph.nodes if "kernel_size" in node.config}
-    return all(
-        padded.get(path) == [[size // 2] * 2 for size in kernel] for path, kernel in kernels.items() if max(kernel) > 1
-    )
-
-
-def wrong_paddings(graph: LayerGraph, height: int, width: int) -> list[str]:
-    """Return the padding layers that pad an image of this size otherwise than SAME does; none where all are PyTorch's.
-
-    keras.applications pads v1 for the size that it builds a model for; without a size, for even ones:
-    keras/src/applications/imagenet_utils.py `correct_pad`.
-    """
-    if _is_symmetric(graph):
-        return []
-    sizes: dict[Path, tuple[int, int]] = {INPUT: (height, width)}
-    wrong = []
-    for node in graph.nodes:
-        size = sizes[node.inputs[0]]
-        if node.kind == "ZeroPadding2D":
-            users = graph.users[node.path]
-            found = [tuple(pads) for pads in node.config["padding"]]
-            if len(users) != 1 or found != [_same(n, user) for n, user in zip(size, users * 2, strict=True)]:
-                wrong.append(node.name)
-        if node.kind in ("Conv2D", "DepthwiseConv2D"):
-            sizes[node.path] = tuple(-(-n // s) for n, s in zip(size, node.config["strides"], strict=True))
-        else:  # a padding layer's size is what the convolution behind it sees before padding
-            sizes[node.path] = size
-    return wrong
-
-
-def _same(size: int, node: Node) -> tuple[int, int]:
-    """Return TensorFlow's SAME padding before and after, for the square kernels that EfficientNets have."""
-    kernel, stride = node.config["kernel_size"][0], node.config["strides"][0]
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+    blocks = {str(kind) for kind in config["stackwise_block_types"]}
+    is_padded = config.get("include_stem_padding") and config.get("stem_conv_padding") == "valid"
+    if blocks != {"v1"} or not is_padded or config.get("projection_activation"):
+        raise NameMappingError(
+            f"a backbone of KerasHub with blocks {', '.join(sorted(blocks))}: supported are those of v1 with the "
+            "padding of PyTorch throughout; others are padded in both ways within one network, as no model of timm's is"
+        )

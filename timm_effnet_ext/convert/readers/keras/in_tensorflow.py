@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
-from timm_effnet_ext.convert.readers.keras.description import keras_checkpoint
-from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, parse_config
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, TensorEntry, Variables
+from timm_effnet_ext.convert.readers.keras.config import parse_config
+from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph
+from timm_effnet_ext.convert.readers.keras.source import keras_checkpoint
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights, Layers
 from timm_effnet_ext.convert.readers.tensorflow.protowire import chunk, fields, text
 from timm_effnet_ext.convert.readers.tensorflow.source import is_of_saved_model

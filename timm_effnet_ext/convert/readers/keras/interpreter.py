@@ -7,21 +7,50 @@ with the tables that map names and layouts; computation.py says what each layer 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from timm_effnet_ext.convert.readers.keras.computation import LAYERS, Weights, activated
+from timm_effnet_ext.convert.readers.keras.computation import LAYERS, activated
 from timm_effnet_ext.convert.readers.keras.front import front_end
-from timm_effnet_ext.convert.readers.keras.head import wrong_paddings
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Path, sensible
+from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, Node, Path, sensible, wrong_paddings
+from timm_effnet_ext.convert.readers.keras.weights import Weights
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError, first_few
+
+_RATES = ("rate", "drop_rate", "drop_prob", "drop_connect_rate")
+# What every layer and Dropout have beside a rate.
+_USUAL = frozenset({
+    "name", "trainable", "dtype", "batch_input_shape", "noise_shape", "seed", "data_format", "scale_by_keep",
+    "training",
+})  # fmt: skip
+
+
+def without_droppings(graph: LayerGraph, weighted: Collection[Path]) -> tuple[LayerGraph, tuple[str, ...]]:
+    """Return a graph in which custom layers that drop are Dropout, and what was assumed; `weighted` have weights.
+
+    They are told by what their config shows, as their code is never run: a rate and nothing else, one input and no
+    weights, as of the FixedDropout of qubvel/efficientnet.
+    """
+    found = [node for node in graph.nodes if node.path not in weighted and _drops(node)]
+    if not found:
+        return graph, ()
+    paths = {node.path for node in found}
+    nodes = tuple(replace(node, kind="Dropout") if node.path in paths else node for node in graph.nodes)
+    kinds = first_few({node.kind for node in found})
+    note = f"{kinds} ({len(found)} layers with a rate and without weights) was assumed to do nothing at inference"
+    return replace(graph, nodes=nodes), (note,)
+
+
+def _drops(node: Node) -> bool:
+    rates = [node.config[name] for name in _RATES if name in node.config]
+    is_plain = node.config.keys() <= _USUAL | set(_RATES) and len(node.inputs) == 1
+    return node.kind not in LAYERS and is_plain and len(rates) == 1 and isinstance(rates[0], int | float)
 
 
 def check_kinds(graph: LayerGraph, features: Path) -> None:
-    """Raise unless every layer up to the network's own last one, `features`, is one that `evaluate` knows.
+    """Raise unless every layer up to the network's own last one, `features`, is one of `LAYERS`.
 
     Raises:
         NameMappingError: A layer that no EfficientNet of Keras has; what a class does is never looked up.
@@ -62,8 +91,7 @@ class KerasGraph:
 
     def fits(self, height: int, width: int) -> bool:
         """Whether the padding layers pad images of that size as TensorFlow's SAME does."""
-        with sensible("the graph: a setting"):
-            return not wrong_paddings(self.layers, height, width)
+        return not wrong_paddings(self.layers, height, width)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Return what the first convolution or padding layer gets of images (B, H, W, C) of 0 … 255.
@@ -84,10 +112,8 @@ class KerasGraph:
             VerificationError: The graph was built for another size.
             NameMappingError: A setting that no EfficientNet of Keras has.
         """
-        with sensible("the graph: a setting"):
-            wrong = wrong_paddings(self.layers, *inputs.shape[1:3])
-        if wrong:
-            size = inputs.shape[1:3]
+        size = inputs.shape[1:3]
+        if wrong := wrong_paddings(self.layers, *size):
             raise VerificationError(
                 f"the graph was built for images of another size than {size}: {first_few(wrong)} pad otherwise"
             )

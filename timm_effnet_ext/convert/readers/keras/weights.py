@@ -16,27 +16,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, Variables
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, Node, Path
 from timm_effnet_ext.errors import CheckpointFormatError
 
 if TYPE_CHECKING:
     from timm_effnet_ext.convert.readers.keras.hdf5 import Hdf5
 
+Weights = Mapping[str, TensorEntry]
+"""The variables of one layer by their own names."""
+
 Layers = dict[Path, dict[str, TensorEntry]]
 
 LAYER_NAME = "name"  # attribute of a `vars` group
-MEAN, VARIANCE, COUNT = "mean", "variance", "count"
 MOVING = ("moving_mean", "moving_variance")
-BN_VARIABLES = ("gamma", "beta", *MOVING)
 # The variables of a class, in the order of its `build`.
-VARIABLES: Mapping[str, tuple[str, ...]] = {
+_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "conv2d": ("kernel", "bias"),
     "depthwise_conv2d": ("kernel", "bias"),
-    "batch_normalization": BN_VARIABLES,
+    "batch_normalization": ("gamma", "beta", *MOVING),
     "dense": ("kernel", "bias"),
-    "normalization": (MEAN, VARIANCE, COUNT),
+    "normalization": ("mean", "variance", "count"),
 }
 _SLOTS = ("optimizer", "optimizer_weights")
 # Metrics of a compiled model, and the state of random layers.
@@ -80,10 +80,9 @@ def read_weights(file: Hdf5, graph: LayerGraph | None) -> KerasWeights:
     model = []
     for name in file:
         parts = name.split("/")
-        leaf = parts[-1].partition(":")[0]
         if parts[0] in _SLOTS:
             out.slots[name] = file[name]
-        elif parts[0] in _COUNTERS or leaf in _SEEDS or any(part in _SEEDS for part in parts):
+        elif parts[0] in _COUNTERS or any(part.partition(":")[0] in _SEEDS for part in parts):
             out.counters[name] = file[name]
         else:
             model.append(name)
@@ -160,8 +159,8 @@ class _Groups:
         kind, index = _split(path[-1])[0], int(found["index"])
         first = f"{found['layer']}vars/0"
         # A layer that is an attribute of a model in Python code has the attribute's name, which says no class.
-        is_dense = kind not in VARIABLES and first in self.file and len(self.file[first].shape) == 2
-        leaves = VARIABLES["dense"] if is_dense else VARIABLES.get(kind, ())
+        is_dense = kind not in _VARIABLES and first in self.file and len(self.file[first].shape) == 2
+        leaves = _VARIABLES["dense"] if is_dense else _VARIABLES.get(kind, ())
         leaf = leaves[index] if index < len(leaves) else found["index"]
         own_name = self.file.text(LAYER_NAME, f"{found['layer']}vars")
         node = self.nodes.get(path)
@@ -205,7 +204,7 @@ def _in_order(paths: Iterable[Path]) -> dict[Path, Path]:
 
 def _has_weights(path: Path, node: Node) -> bool:
     is_constant = node.kind == "Normalization" and node.config.get("mean") is not None
-    return _split(path[-1])[0] in VARIABLES and not is_constant
+    return _split(path[-1])[0] in _VARIABLES and not is_constant
 
 
 def _apart_from_network(layers: Layers) -> Layers:

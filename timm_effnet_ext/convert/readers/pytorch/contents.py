@@ -9,18 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from timm_effnet_ext.arch.layout import Shape
-from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import Statement, TensorEntry, Variables
 from timm_effnet_ext.convert.readers.pytorch.settings import sensible_settings, train_py_statement
-from timm_effnet_ext.convert.readers.pytorch.statements import (
-    TRAIN_PYS,
-    class_names_beside,
-    settings_beside,
-    statements_in,
-)
+from timm_effnet_ext.convert.readers.pytorch.statements import statements_in
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
-from timm_effnet_ext.files.hub_format import CONFIG_FILE
 
 # What training scripts call the weights and their average: timm train.py, torchvision references/classification.
 _RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
@@ -77,31 +69,10 @@ def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metad
 
 def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any], run: Mapping[str, Any] | None) -> tuple[Statement, ...]:
     """Return what a checkpoint says beside its weights, the most certain first."""
-    arch = loaded.get("arch")
     own = tuple(_of_our_models(state))
     cfg = own[0][1] if len(own) == 1 else {}
-    of_run = [] if run is None else [train_py_statement(run, arch if isinstance(arch, str) else None, cfg)]
+    of_run = [] if run is None else [train_py_statement(run, loaded.get("arch"), cfg)]
     return (*(said for said, _ in own), *of_run, *statements_in(loaded), Statement(_OWN_CFG, preprocessing=cfg))
-
-
-def beside(
-    file: Path, run: Mapping[str, Any] | None, *, has_config: bool
-) -> tuple[list[Statement], Mapping[str, Any] | None]:
-    """Return what the folder of a checkpoint says, its own class names first, and the arguments of its run.
-
-    These are `run`, those in the checkpoint, where they are there, too. With `has_config` config.json has been read.
-
-    Raises:
-        CheckpointFormatError: The run's list of class names is damaged.
-    """
-    said = list(class_names_beside(file))
-    for name, settings in settings_beside(file):
-        if name == TRAIN_PYS and run is None:
-            run, model = settings, settings.get("model")
-            said.append(train_py_statement(run, model if isinstance(model, str) else None, {}))
-        if name != CONFIG_FILE or not has_config:
-            said += statements_in(settings, name)
-    return said, run
 
 
 def _of_our_models(state: Any) -> Iterator[tuple[Statement, Mapping[str, Any]]]:
@@ -114,7 +85,10 @@ def _of_our_models(state: Any) -> Iterator[tuple[Statement, Mapping[str, Any]]]:
         name, args = said.get("architecture"), said.get("model_args")
         if isinstance(name, str) and isinstance(args, Mapping):
             prefix = _clean(f"{path}." if path else "")
-            yield Statement(_METADATA, prefix=prefix, name=name, model_args=args), sensible_settings(said)
+            yield (
+                Statement(_METADATA, prefix=prefix, name=name, model_args=args),
+                sensible_settings(said.get("preprocessing")),
+            )
 
 
 def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
@@ -174,11 +148,7 @@ def _entry(file: Path, name: str, tensor: Any) -> TensorEntry:
         plain = tensor.detach().float() if dtype == "bfloat16" else tensor.detach()
         return plain.resolve_neg().resolve_conj().numpy()
 
-    return TensorEntry(name, dtype, _shape(tensor), file, load)
-
-
-def _shape(tensor: Any) -> Shape:
-    return tuple(tensor.shape)
+    return TensorEntry(name, dtype, tuple(tensor.shape), file, load)
 
 
 def scalar(file: Path, name: str, value: int) -> TensorEntry:

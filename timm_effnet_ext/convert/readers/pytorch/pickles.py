@@ -11,7 +11,7 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from pickletools import genops
@@ -112,11 +112,7 @@ class _Module:
 
 
 def _scripted(path: Path) -> dict[str, Any]:
-    """Return the state_dict of a TorchScript archive.
-
-    Raises:
-        CheckpointFormatError: It was frozen, so that its weights have no names, or it needs more than plain modules.
-    """
+    """Return the state_dict of a TorchScript archive; one that was frozen has no names."""
     import torch
 
     with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
@@ -130,10 +126,9 @@ def _scripted(path: Path) -> dict[str, Any]:
                 out.writestr(info.filename, archive.read(info))
             (data,) = [archive.read(name) for name in archive.namelist() if name.endswith(f"/{_PICKLE}")]
         names = {str(arg).replace(" ", ".") for op, arg, _ in genops(data) if op.name == "GLOBAL"}
-        classes = [(type("_Scripted", (_Module,), {}), name) for name in names if name.startswith(_SCRIPTED)]
-        lists: list[tuple[Callable[..., Any], str]]
-        lists = [(_first, name) for name in names if name.startswith(_LISTS)]
-        model = _load(plain, [*classes, *lists], mmap=False)
+        classes: list[Any] = [(type("_Scripted", (_Module,), {}), name) for name in names if name.startswith(_SCRIPTED)]
+        lists: list[Any] = [(_first, name) for name in names if name.startswith(_LISTS)]
+        model = _load(plain, classes + lists, mmap=False)
     state = dict(_state_of(model, "", torch.Tensor))
     if not state:
         raise CheckpointFormatError(

@@ -1,4 +1,4 @@
-"""What a PyTorch checkpoint and its folder say of the model beside its weights: its name, and the classes' names."""
+"""What a PyTorch checkpoint and its folder say of the model beside its weights, wherever they say it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ import numpy as np
 import yaml
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
-from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY
-from timm_effnet_ext.errors import CheckpointFormatError, first_line
+from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, timm_statements, train_py_statement
+from timm_effnet_ext.convert.readers.pytorch.transformers import MODEL_TYPE, transformers_statements
+from timm_effnet_ext.errors import CheckpointFormatError, first_line, located
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, read_object
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
 from timm_effnet_ext.files.outputs import are_placeholders
 
 TRAIN_PYS, LIGHTNINGS = "args.yaml", "hparams.yaml"
 SETTINGS_FILES = (TRAIN_PYS, LIGHTNINGS, "config.yaml", "config.json")
 """What timm's train.py, Lightning and others write beside their checkpoints; JSON is YAML, too."""
+
+# One of these is in a config.json of timm's, present or former; a class of the user's own has its arguments there.
+_OF_TIMM = {"architecture", "pretrained_cfg", "model_args", "problem_type", "label_names", "id2label"}
+_WRAPPER = "timm_wrapper"  # transformers' TimmWrapper, whose config.json is timm's with more
 
 # Words in the name of an entry that names the model, and words in that of one that names something else.
 _OF_MODELS = re.compile(
@@ -48,6 +54,54 @@ def statements_in(loaded: Mapping[Any, Any], file: str = "") -> Iterator[Stateme
             yield Statement(where, label_names=names)
 
 
+def beside(
+    file: Path, run: Mapping[str, Any] | None, *, has_config: bool
+) -> tuple[list[Statement], Mapping[str, Any] | None]:
+    """Return what the folder of a checkpoint says, its own class names first, and the arguments of its run.
+
+    These are `run`, those in the checkpoint, where they are there, too. With `has_config` config.json has been read.
+
+    Raises:
+        CheckpointFormatError: The run's list of class names is damaged.
+    """
+    said = list(class_names_beside(file))
+    for name, settings in settings_beside(file):
+        if name == TRAIN_PYS and run is None:
+            run = settings
+            said.append(train_py_statement(run, run.get("model"), {}))
+        if name != CONFIG_FILE or not has_config:
+            said += statements_in(settings, name)
+    return said, run
+
+
+def config_statements(file: Path) -> tuple[list[Statement], list[str]]:
+    """Return what the config.json beside a weight file says, timm's or transformers', and what it leaves unknown.
+
+    It is the file's own where the file is called as both libraries call theirs, or where it says that it is of
+    transformers. Anybody else's says nothing here.
+
+    Raises:
+        CheckpointFormatError: It is damaged, a setting that is read makes no sense, or no network of ours has it.
+    """
+    path = file.with_name(CONFIG_FILE)
+    is_own = file.name in (*WEIGHT_FILES, *INDEX_FILES)
+    if not path.is_file():
+        return [], []
+    with located(path):
+        try:
+            config = read_object(path)
+        except CheckpointFormatError:
+            if is_own:
+                raise
+            return [], []
+        if config.get("model_type") == MODEL_TYPE:
+            return transformers_statements(config, file)
+        is_own |= config.get("model_type") == _WRAPPER
+        if not is_own or not config.keys() & _OF_TIMM:
+            return [], []
+        return timm_statements(config)
+
+
 def settings_beside(file: Path) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Yield the name and content of files beside a checkpoint in which programs keep what they were run with.
 
@@ -73,58 +127,54 @@ def class_names_beside(file: Path) -> Iterator[Statement]:
         yield Statement(f"{CLASS_NAMES_FILE} beside it", label_names=dict(enumerate(read_label_names(path))))
 
 
-def class_names_of_data(args: Mapping[str, Any]) -> Iterator[Statement | str]:
-    """Yield the class names of the data that train.py's arguments name, or a note why there are none.
+def class_names_of_data(args: Mapping[str, Any]) -> Statement | str | None:
+    """Return the class names of the data that train.py's arguments name, or a note why there are none.
 
     Only names of folders are read, as timm numbers them, or the lines of a class map; a class map that is a pickle is
     not.
     """
     class_map, folder = args.get("class_map"), args.get("data_dir") or args.get("data")
     if isinstance(class_map, str) and class_map:
-        yield from _class_map(class_map, folder)
-    elif isinstance(folder, str) and folder and str(args.get("dataset") or "").lower() in _FOLDERS:
-        yield from _class_folders(Path(folder), args.get("train_split"))
+        return _class_map(class_map, folder)
+    if isinstance(folder, str) and folder and str(args.get("dataset") or "").lower() in _FOLDERS:
+        return _class_folders(Path(folder), args.get("train_split"))
+    return None
 
 
-def _class_map(class_map: str, folder: Any) -> Iterator[Statement | str]:
+def _class_map(class_map: str, folder: Any) -> Statement | str:
     places = [Path(class_map), *([Path(folder, class_map)] if isinstance(folder, str) else [])]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        yield f"class names unknown: the class map {class_map!r} of {TRAIN_PY} is not there"
-    elif path.suffix.lower() != ".txt":
-        yield f"class names unknown: the class map {class_map!r} of {TRAIN_PY} is a pickle, which is never loaded"
-    else:
-        try:
-            names = read_label_names(path)
-        except CheckpointFormatError as err:
-            yield f"class names unknown: the class map of {TRAIN_PY}: {err}"
-        else:
-            yield Statement(f"the class map {class_map} of {TRAIN_PY}", label_names=dict(enumerate(names)))
+        return f"class names unknown: the class map {class_map!r} of {TRAIN_PY} is not there"
+    if path.suffix.lower() != ".txt":
+        return f"class names unknown: the class map {class_map!r} of {TRAIN_PY} is a pickle, which is never loaded"
+    try:
+        names = read_label_names(path)
+    except CheckpointFormatError as err:
+        return f"class names unknown: the class map of {TRAIN_PY}: {err}"
+    return Statement(f"the class map {class_map} of {TRAIN_PY}", label_names=dict(enumerate(names)))
 
 
-def _class_folders(folder: Path, split: Any) -> Iterator[Statement | str]:
+def _class_folders(folder: Path, split: Any) -> Statement | str:
     from timm.data import create_dataset
     from timm.utils import natural_key
 
     if not folder.is_dir():
-        yield f"class names unknown: the data folder {str(folder)!r} of {TRAIN_PY} is not there"
-        return
+        return f"class names unknown: the data folder {str(folder)!r} of {TRAIN_PY} is not there"
     try:
         found = create_dataset("", str(folder), split=split if isinstance(split, str) else "train").reader.class_to_idx
     except (OSError, RuntimeError, ValueError, AttributeError) as err:
-        yield f"class names unknown: the data folder {str(folder)!r} of {TRAIN_PY} has none ({first_line(err)})"
-        return
+        return f"class names unknown: the data folder {str(folder)!r} of {TRAIN_PY} has none ({first_line(err)})"
     names = sorted(found, key=found.get)
     if len({tuple(natural_key(name)) for name in names}) < len(names):
-        yield f"class names unknown: of folders in {str(folder)!r} that differ in case alone timm's order changes"
-        return
-    yield Statement(f"the folders in {folder}, as {TRAIN_PY} name it", label_names=dict(enumerate(names)))
+        return f"class names unknown: of folders in {str(folder)!r} that differ in case alone timm's order changes"
+    return Statement(f"the folders in {folder}, as {TRAIN_PY} name it", label_names=dict(enumerate(names)))
 
 
-def _entries(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _entries(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield the path and value of every entry that is no tensor, and of those that may be lists of class names."""
     count = 0
-    waiting = deque([(path, value)])
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), value)])
     while waiting and count < _MAX_ENTRIES:
         path, value = waiting.popleft()
         count += 1

@@ -12,23 +12,23 @@ from timm_effnet_ext.arch.rows import BN_EPS, SE_RATIO, V1
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.preparation import crop_share
 from timm_effnet_ext.convert.dialects.pytorch import TRANSFORMERS, TRANSFORMERS_MODEL
-from timm_effnet_ext.convert.readers.pytorch.values import (
+from timm_effnet_ext.convert.readers.pytorch.settings import (
     SETTINGS,
     Check,
     are_numbers,
+    are_positive,
     check_values,
-    is_flag,
     is_number,
     is_positive,
     is_side,
+    names_in,
 )
 from timm_effnet_ext.errors import CheckpointFormatError, located
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_object
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, has_placeholders, stated_names
+from timm_effnet_ext.files.outputs import PROBLEM_TYPES
 
 MODEL_TYPE = "efficientnet"
 PROCESSOR_FILE, TRAINER_FILE = "preprocessor_config.json", "trainer_state.json"
-PLACEHOLDERS_NOTE = f"{CONFIG_FILE} calls the classes LABEL_0, LABEL_1, …: placeholders of transformers, no names"
 
 # What no shape shows or explains, with the defaults: transformers/models/efficientnet/configuration_efficientnet.py
 _CONFIG: Mapping[str, Any] = {
@@ -63,14 +63,15 @@ _PROCESSOR: Mapping[str, Any] = {
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by number: PIL.Image.Resampling
 _PROCESSOR_CHECKS: Mapping[str, Check] = {
     **dict.fromkeys(
-        ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "rescale_offset", "include_top"), is_flag
+        ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "rescale_offset", "include_top"),
+        lambda value: isinstance(value, bool),
     ),
     "size": lambda value: _sides(value) is not None,
     "crop_size": lambda value: _sides(value) is not None,
     "resample": lambda value: is_number(value) and value in range(len(_RESAMPLING)),
     "rescale_factor": is_positive,
     "image_mean": lambda value: is_number(value) or are_numbers(value),
-    "image_std": lambda value: is_positive(value) or (are_numbers(value) and min(value) > 0),
+    "image_std": lambda value: is_positive(value) or are_positive(value),
 }
 _DIGITS = 7  # that are kept of mean and std: the published std is that of others, its root rounded to eight
 
@@ -84,10 +85,7 @@ def transformers_statements(config: Mapping[str, Any], file: Path) -> tuple[list
     check_values(config, _CHECKS)
     said = {name: usual if config.get(name) is None else config[name] for name, usual in _CONFIG.items()}
     known = {name: _known(name, said[name]) for name in _KNOWN}
-    try:
-        names, unnamed = stated_names(config), has_placeholders(config)
-    except ValueError as err:
-        raise CheckpointFormatError(str(err)) from err
+    names, unnamed = names_in(config)
     size = _sides(config.get("image_size"))
     model = Statement(
         CONFIG_FILE,
@@ -100,7 +98,7 @@ def transformers_statements(config: Mapping[str, Any], file: Path) -> tuple[list
         dialects=(TRANSFORMERS.name, TRANSFORMERS_MODEL.name),
     )  # fmt: skip
     prepared, notes = _of_processor(file)
-    return [*prepared, model], [*notes, *([PLACEHOLDERS_NOTE] if unnamed else [])]
+    return [*prepared, model], [*notes, *unnamed]
 
 
 def _known(name: str, value: Any) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry, widened
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, widened
 from timm_effnet_ext.convert.readers.tensorflow.entries import FULL, BundleEntry, Slice, decode_entry, num_shards
 from timm_effnet_ext.convert.readers.tensorflow.protowire import take, text, varint
 from timm_effnet_ext.convert.readers.tensorflow.sstable import mask, masked_crc, read_table
@@ -47,12 +47,13 @@ class Bundle(Mapping[str, TensorEntry]):
         self.prefix = Path(prefix)
         self.crc = crc
         self.index_file = index_file(self.prefix)
-        self._sizes: dict[int, int] = {}  # bytes of each data file that was asked for
         self._raw: dict[str, bytes] = {}
         self._slices: dict[bytes, bytes] = {}
         header = None
         with located(self.index_file):
-            for key, value in read_table(_read_file(self.index_file)):
+            if not self.index_file.is_file():
+                raise CheckpointFormatError("no such file")
+            for key, value in read_table(self.index_file.read_bytes()):
                 if not key:
                     header = value
                 elif key[0] == 0:
@@ -101,12 +102,10 @@ class Bundle(Mapping[str, TensorEntry]):
 
     def _size(self, shard: int) -> int:
         """Return how many bytes a data file has."""
-        if shard not in self._sizes:
-            path = self.shard_file(shard)
-            if not path.is_file():
-                raise CheckpointFormatError(f"no such file; the index says {self.num_shards} data file(s)")
-            self._sizes[shard] = path.stat().st_size
-        return self._sizes[shard]
+        path = self.shard_file(shard)
+        if not path.is_file():
+            raise CheckpointFormatError(f"no such file; the index says {self.num_shards} data file(s)")
+        return path.stat().st_size
 
     def _bytes(self, name: str, entry: BundleEntry) -> np.ndarray:
         """Return a tensor's bytes, inside the file for sure; alone they are mapped, as the file may be too large."""
@@ -132,8 +131,8 @@ class Bundle(Mapping[str, TensorEntry]):
             with located(repr(name)):
                 return self._strings(name, raw.tobytes(), entry)
         dtype = np.dtype(DTYPES[entry.dtype][1])
-        if entry.size != math.prod(entry.shape) * dtype.itemsize:
-            need = math.prod(entry.shape) * dtype.itemsize
+        need = math.prod(entry.shape) * dtype.itemsize
+        if entry.size != need:
             raise CheckpointFormatError(f"{name!r} of shape {entry.shape} has {entry.size} bytes, expected {need}")
         if self.crc:
             self._check(name, mask(google_crc32c.value(raw)), entry)
@@ -222,9 +221,3 @@ class Bundle(Mapping[str, TensorEntry]):
 def index_file(prefix: Path) -> Path:
     """Return the index of the bundle with this prefix."""
     return prefix.with_name(f"{prefix.name}.index")
-
-
-def _read_file(path: Path) -> bytes:
-    if not path.is_file():
-        raise CheckpointFormatError("no such file")
-    return path.read_bytes()

@@ -7,13 +7,12 @@ Spec: protobuf.dev/programming-guides/encoding. Wire types 0 (varint), 1 (8 byte
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 from timm_effnet_ext.errors import CheckpointFormatError, located
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-_FIXED = {FIXED64: struct.Struct("<Q"), FIXED32: struct.Struct("<I")}
+_FIXED = {FIXED64: 8, FIXED32: 4}  # bytes
 _MAX_VARINT = 10  # bytes of a 64-bit value, 7 bits each
 
 
@@ -61,10 +60,9 @@ def fields(buf: bytes) -> Iterator[tuple[int, int | bytes]]:
                 value = take(buf, at, size)
             at += size
         elif wire in _FIXED:
-            form = _FIXED[wire]
             with located(f"field {number}"):
-                (value,) = form.unpack(take(buf, at, form.size))
-            at += form.size
+                value = int.from_bytes(take(buf, at, _FIXED[wire]), "little")
+            at += _FIXED[wire]
         else:
             raise CheckpointFormatError(f"field {number} has wire type {wire}, expected one of 0, 1, 2, 5")
         yield number, value

@@ -1,15 +1,19 @@
-"""What each tensor of a bundle is: a model's variable, its EMA twin, an optimizer slot or a counter."""
+"""What each tensor of a bundle is: a model's variable, its EMA twin, an optimizer slot or a counter.
+
+A checkpoint of objects keys its tensors by attribute path, a SavedModel by number; what the code called them stands in
+an object graph beside the tensors.
+Spec: tensorflow/core/protobuf/trackable_object_graph.proto.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from timm_effnet_ext.convert.checkpoint.checkpoint import Variables
-from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
+from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry, Variables
 from timm_effnet_ext.convert.readers.tensorflow.bundle import Bundle
+from timm_effnet_ext.convert.readers.tensorflow.protowire import chunk, fields, text
 from timm_effnet_ext.convert.readers.tensorflow.source import is_of_saved_model
-from timm_effnet_ext.convert.readers.tensorflow.trackable import GRAPH_KEY, VALUE_SUFFIX, full_names
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, first_few, located
 
 EMA_SUFFIX = "/ExponentialMovingAverage"
@@ -24,6 +28,9 @@ COUNTER = re.compile(
 SLOT_PART = re.compile(r"\.OPTIMIZER_SLOT|(\w+_|_)?optimizer")
 METRIC_PART = "metrics"
 COUNTER_LEAVES = ("save_counter", "global_step", "step", "epoch")
+GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_NODES, _ATTRIBUTES, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
 _ATTRIBUTE = "/.ATTRIBUTES/"  # of other attributes than VARIABLE_VALUE, none is a number
 
 
@@ -106,3 +113,18 @@ def _named(bundle: Bundle, keys: list[str], names: Mapping[str, str]) -> tuple[d
         else:
             model[name] = bundle[key]
     return model, copies
+
+
+def full_names(graph: bytes) -> dict[str, str]:
+    """Return checkpoint key -> full name for every stored attribute of every object that has one."""
+    names = {}
+    for field, node in fields(graph):
+        if field != _NODES:
+            continue
+        for part, attribute in fields(chunk(node)):
+            if part == _ATTRIBUTES:
+                found = dict(fields(chunk(attribute)))
+                name = text(found.get(_FULL_NAME, b""))
+                if name:
+                    names[text(found.get(_CHECKPOINT_KEY, b""))] = name
+    return names

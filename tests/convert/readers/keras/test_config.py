@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph, parse_config
+from timm_effnet_ext.convert.readers.keras.config import parse_config
+from timm_effnet_ext.convert.readers.keras.layer_graph import INPUT, LayerGraph
 from timm_effnet_ext.errors import CheckpointFormatError
 
 
@@ -55,7 +56,7 @@ def test_layers_and_what_they_take(entry: Any) -> None:
     assert [node.stored_as for node in graph.nodes] == [
         "layers/conv2d", "layers/functional/layers/conv2d", "layers/depthwise_conv2d", "layers/add"
     ]  # fmt: skip
-    assert (graph.output, graph.input_shape) == (("sum",), (32, 48, 3))
+    assert (graph.nodes[-1].path, graph.input_shape) == (("sum",), (32, 48, 3))
 
 
 def test_layers_of_one_class_are_counted_within_their_model() -> None:
