@@ -47,7 +47,7 @@ def test_importing_registers_in_either_order_and_does_nothing_else(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["models.blocks", "weights.load_errors", "models.hucorz_efficientnet"])
+@pytest.mark.parametrize("module", ["models.blocks", "weights.source", "models.hucorz_efficientnet"])
 def test_any_module_may_be_imported_first(module: str) -> None:
     count = f"import timm; print(len(timm.list_models('{PREFIX}*')))"
     assert printed(f"import timm_effnet_ext.{module}; {count}") == f"{len(ARCHS)}\n"

@@ -13,8 +13,7 @@ from timm.layers import BatchNormAct2d, DropPath, create_conv2d, get_act_layer, 
 from torch import Tensor, nn
 
 from timm_effnet_ext.arch.rows import BN_EPS, Block
-from timm_effnet_ext.models.condconv import CondConv2d, Routing
-from timm_effnet_ext.models.layers import SiLU, SqueezeExcite, StridedSameConv2d, channel_means
+from timm_effnet_ext.models.layers import CondConv2d, Routing, SiLU, SqueezeExcite, StridedSameConv2d, channel_means
 
 torch.fx.wrap("channel_means")  # which fx must be told wherever the function is called
 

@@ -100,9 +100,9 @@ def _create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """
     # Imported when a model is built: registering stays quick, and may happen while a module of ours imports timm.
     from timm_effnet_ext.models.efficientnet import EfficientNet
-    from timm_effnet_ext.models.features import EfficientNetFeatures
+    from timm_effnet_ext.models.trunk import EfficientNetFeatures
     from timm_effnet_ext.weights.check import check_pretrained
-    from timm_effnet_ext.weights.load_errors import check_readable_checkpoint, explain_load_errors
+    from timm_effnet_ext.weights.source import check_readable_checkpoint, explain_load_errors
 
     model_cls: type = EfficientNet
     dropped: Any

@@ -16,8 +16,7 @@ import timm.utils
 import torch.distributed as dist
 
 from timm_effnet_ext.files.storage import new_file
-from timm_effnet_ext.train.loader import WrappedLoader
-from timm_effnet_ext.train.patching import name_arguments, wrap_names
+from timm_effnet_ext.train.patching import WrappedLoader, name_arguments, wrap_names
 from timm_effnet_ext.train.runs import COST_FILE, Cost, read_costs
 
 

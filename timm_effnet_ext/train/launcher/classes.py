@@ -22,8 +22,8 @@ import timm.utils
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
 from timm_effnet_ext.files.storage import new_file
-from timm_effnet_ext.train.classes import numbering
-from timm_effnet_ext.train.classes.numbering import Numbering
+from timm_effnet_ext.train.launcher import numbering
+from timm_effnet_ext.train.launcher.numbering import Numbering
 from timm_effnet_ext.train.patching import name_arguments, wrap_names
 
 _logger = logging.getLogger(__name__)

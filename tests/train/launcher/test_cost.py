@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.cost import record_costs
+from timm_effnet_ext.train.launcher.cost import record_costs
 from timm_effnet_ext.train.progressive.patch import make_progressive
 from timm_effnet_ext.train.progressive.plan import parse
 from timm_effnet_ext.train.runs import COST_FILE, STAGES_FILE, csv_rows, read_costs
