@@ -65,8 +65,7 @@ def _open_pickle(path: str) -> None:
 def explain_load_errors(model_name: str) -> Iterator[None]:
     """Turn the errors of safetensors, torch and the Hub client into one line that says what to do."""
     try:
-        with hub_explained(model_name):
-            yield
+        yield
     except (SafetensorError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, UnicodeDecodeError) as err:
         said = first_line(err)
         raise CheckpointFormatError(f"{model_name}: the weight file is cut or is no weight file ({said})") from err
@@ -82,6 +81,9 @@ def explain_load_errors(model_name: str) -> Iterator[None]:
             "are never loaded. Save model.state_dict(), or convert it: python -m timm_effnet_ext convert FILE "
             "-o FOLDER"
         ) from err
+    except Exception:
+        with hub_explained(model_name):
+            raise
 
 
 def name_source(cfg: Mapping[str, Any]) -> str:

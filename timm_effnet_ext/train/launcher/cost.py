@@ -57,7 +57,7 @@ class CostRecorder:
         path = Path(given["filename"]).parent / COST_FILE
         if self._written is None:  # those of a run that is resumed
             self._written = {}
-            for cost in read_costs(path):
+            for cost in read_costs(path) if path.exists() else ():
                 self._written.setdefault(cost.epoch, []).append(cost)
         for back, passed in enumerate(reversed(self._passes)):
             self._written[given["epoch"] - back] = passed.costs(given["epoch"] - back)
