@@ -20,10 +20,6 @@ class Axis(NamedTuple):
     place: Callable[[Run], Sequence[float]]
 
 
-def _add_seconds(run: Run) -> list[float]:
-    return _add_up(run, lambda cost: cost.seconds)
-
-
 def _add_flops(run: Run) -> list[float]:
     sizes = sorted({(cost.height, cost.width) for cost in run.costs})
     flops = count_flops(run.args, sizes)
@@ -53,7 +49,7 @@ def _add_up(run: Run, of: Callable[[Cost], float]) -> list[float]:
 EPOCH = "epoch"
 AXES: Mapping[str, Axis] = {
     EPOCH: Axis("epoch", lambda run: run.epochs),
-    "seconds": Axis("seconds of training", _add_seconds),
+    "seconds": Axis("seconds of training", lambda run: _add_up(run, lambda cost: cost.seconds)),
     "flops": Axis("FLOPs of training", _add_flops),
 }
 

@@ -159,8 +159,18 @@ class ClassWatch:
         """Return why accuracy would be of other classes; say it at once too, as the program may fail of it before."""
         if classes.index and numbering.NO_FOLDER.issuperset(classes.index):  # inference.py may have such
             return f"{classes.whose}: images without class folders, so that nothing says what they show"
-        misfit = _describe_misfit(classes, self._model, self._outputs)
-        if note := misfit or _describe_assumption(classes, self._model, self._outputs):
+        model, outputs = self._model, self._outputs
+        misfit = assumption = None
+        if model is not None and model.index.keys() & classes.index.keys():
+            if difference := numbering.describe_differences(model, classes):
+                misfit = f"classes of model and images differ: {difference}"
+        elif classes.size > outputs > 0:
+            misfit = f"{classes.whose}: {classes.size} classes, but the model has {outputs} outputs"
+        elif classes.index and outputs and not classes.is_mapped:
+            taken = f"its {classes.size} classes are taken for outputs 0 to {classes.size - 1}"
+            known = "are not named" if model is None else "all have other names"
+            assumption = f"{classes.whose}: {taken}, which {known}"
+        if note := misfit or assumption:
             _logger.warning(note)
         return misfit
 
@@ -175,26 +185,6 @@ class ClassWatch:
                 f"{path}: of a run with other classes ({why or _first_difference(there, names or ())}). Train on the "
                 "same ones, or choose another --resume, --output or --experiment"
             )
-
-
-def _describe_misfit(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
-    """Return why numbers of a dataset are not those of a model's outputs, as far as it is known."""
-    if model is not None and model.index.keys() & classes.index.keys():
-        difference = numbering.describe_differences(model, classes)
-        return f"classes of model and images differ: {difference}" if difference else None
-    if classes.size > outputs > 0:
-        return f"{classes.whose}: {classes.size} classes, but the model has {outputs} outputs"
-    return None
-
-
-def _describe_assumption(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
-    """Return what is taken for granted where no names tell."""
-    if not classes.index or not outputs or classes.is_mapped:
-        return None
-    if model is not None and model.index.keys() & classes.index.keys():
-        return None
-    known = "are not named" if model is None else "all have other names"
-    return f"{classes.whose}: its {classes.size} classes are taken for outputs 0 to {classes.size - 1}, which {known}"
 
 
 def _order_names(classes: Numbering) -> tuple[tuple[str, ...] | None, str]:

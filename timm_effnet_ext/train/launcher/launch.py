@@ -11,7 +11,7 @@ import logging
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -65,10 +65,12 @@ def launch(program: Program, spec: Spec | None = None, memory_budget: float | No
     if not program.is_module:
         _tell_of_another_timm(Path(program.target))
     logging.root.handlers.clear()  # a program starts with no handlers: ours would print its lines twice
+    # These import timm: who asks for help need not wait.
     from timm_effnet_ext.train.launcher.classes import watch_classes
     from timm_effnet_ext.train.launcher.cost import record_costs
+    from timm_effnet_ext.train.progressive.patch import make_progressive
 
-    with watch_classes(), record_costs(), _progressive(plan) as recorder:
+    with watch_classes(), record_costs(), nullcontext() if plan is None else make_progressive(plan) as recorder:
         code = _run(program)
     if recorder is not None and not recorder.epochs and code == 0:
         raise EffNetExtError(
@@ -98,14 +100,6 @@ def _is_module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # a package above it is not there
         return False
-
-
-def _progressive(plan: Plan | None) -> AbstractContextManager[Any]:
-    if plan is None:
-        return nullcontext()
-    from timm_effnet_ext.train.progressive.patch import make_progressive
-
-    return make_progressive(plan)
 
 
 def _run(program: Program) -> int:

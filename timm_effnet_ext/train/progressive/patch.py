@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,9 @@ class _Progressive:
         """
         if not is_training:
             return original(dataset, input_size, batch_size, is_training=False, **kwargs)
-        if kwargs.pop("input_size_choices", None) is not None:
+        if kwargs.get("input_size_choices") is not None:
             raise EffNetExtError("--train-img-sizes and --progressive both schedule image sizes: keep one of them")
-        epochs = kwargs.pop("batch_schedule_epochs", None)
+        epochs = kwargs.get("batch_schedule_epochs")
         if not epochs:
             raise EffNetExtError(
                 "--progressive needs a program that passes on --train-size-schedule, as timm's train.py"
@@ -104,20 +104,9 @@ class _Progressive:
         if epochs < len(self.plan.stages):
             raise EffNetExtError(f"{epochs} epochs are fewer than the {len(self.plan.stages)} stages of --progressive")
         batch_sizes = self.plan.batch_sizes(batch_size)
-        loader = original(
-            dataset,
-            input_size,
-            batch_size,
-            is_training=True,
-            **{
-                **kwargs,
-                "input_size_choices": self.plan.sizes,
-                "batch_size_choices": batch_sizes,
-                "batch_choice_weights": None,
-                "batch_choice_schedule": "progressive",
-                "batch_schedule_epochs": epochs,
-            },
-        )
+        kwargs |= {"input_size_choices": self.plan.sizes, "batch_size_choices": batch_sizes}
+        kwargs |= {"batch_choice_weights": None, "batch_choice_schedule": "progressive"}
+        loader = original(dataset, input_size, batch_size, is_training=True, **kwargs)
         self.recorder.start(epochs, batch_sizes, eval_size=_side(input_size))
         return RecordingLoader(loader, self.recorder)
 
@@ -169,25 +158,8 @@ def _side(input_size: Any) -> int:
     return int(input_size if isinstance(input_size, int) else input_size[-1])
 
 
-@dataclass(frozen=True)
-class EpochRow:
-    """What one epoch trained on: a row of the CSV. Strengths that the program's own options set are empty."""
-
-    epoch: int
-    stage: int  # the first is 1
-    batch_size: int
-    images: int
-    seconds: float
-    images_per_second: float
-    size: int
-    randaug: int | None
-    mixup: float | None
-    cutmix: float | None
-    dropout: float | None
-    drop_path: float | None
-
-
-HEADERS = tuple(field.name for field in fields(EpochRow))
+COLUMNS = ("epoch", "stage", "batch_size", "images", "seconds", "images_per_second", "size", *STRENGTHS)
+"""Of the CSV, a row an epoch. The first stage is 1; strengths that the program's own options set are empty."""
 
 
 class Recorder:
@@ -199,7 +171,7 @@ class Recorder:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.epochs = 0  # how many the run has; 0 until a training loader is made
-        self._rows: list[EpochRow] = []
+        self._rows: dict[int, dict[str, str]] = {}  # by epoch, since the last call of `write`
         self._written: dict[int, dict[str, str]] | None = None  # rows of the CSV by epoch, once it was looked for
 
     def start(self, epochs: int, batch_sizes: tuple[int, ...], eval_size: int) -> None:
@@ -216,18 +188,18 @@ class Recorder:
         if stage is None or not _is_primary():
             return
         index = self.plan.stages.index(stage)
-        images *= _world_size()
-        row = EpochRow(
-            epoch, index + 1, batch_size, images, round(seconds, 3), round(images / seconds, 1), **asdict(stage)
-        )
-        self._rows.append(row)
+        images *= dist.get_world_size() if dist.is_initialized() else 1
+        rate = round(images / seconds, 1)
+        values = (epoch, index + 1, batch_size, images, round(seconds, 3), rate, *astuple(stage))
+        cells = ("" if value is None else f"{value:.6g}" for value in values)
+        self._rows[epoch] = dict(zip(COLUMNS, cells, strict=True))
         _logger.info(
             "Progressive: epoch %d, stage %d of %d: %s, %.1f images/s",
             epoch,
             index + 1,
             len(self.plan.stages),
             ", ".join(f"{name} {_text(value)}" for name, value in asdict(stage).items() if value is not None),
-            row.images_per_second,
+            rate,
         )
 
     def write(self, folder: Path) -> None:
@@ -235,10 +207,10 @@ class Recorder:
         path = folder / STAGES_FILE
         if self._written is None:  # those of a run that is resumed
             self._written = {int(row["epoch"]): row for _, row in csv_rows(path)} if path.exists() else {}
-        self._written.update((row.epoch, _cells(row)) for row in self._rows)
+        self._written |= self._rows
         self._rows.clear()
         with new_file(path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, HEADERS)
+            writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self._written[epoch] for epoch in sorted(self._written))
 
@@ -264,10 +236,6 @@ def _is_primary() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 def plan_table(plan: Plan, epochs: int, batch_sizes: tuple[int, ...]) -> str:
     """Return the plan as a table, one row a stage."""
     rows = []
@@ -281,7 +249,3 @@ def plan_table(plan: Plan, epochs: int, batch_sizes: tuple[int, ...]) -> str:
 def _text(value: float | None) -> str:
     """Return a number as people write it; "–" where the program's own options decide."""
     return "–" if value is None else f"{value:g}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def _cells(row: EpochRow) -> dict[str, str]:
-    return {name: "" if value is None else f"{value:.6g}" for name, value in asdict(row).items()}
