@@ -13,7 +13,6 @@ The convolution itself runs once, the statistics are taken and tracked once, and
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,8 +36,6 @@ from timm_effnet_ext.models.chains import (
 )
 from timm_effnet_ext.models.layers import SqueezeExcite, in_fast_format, is_eager
 from timm_effnet_ext.models.lean_convolution import autocast_like_now, conv_gradients, convolve, convolve_leanly
-
-_logger = logging.getLogger(__name__)
 
 
 def lean_applies(trunk: Any, image: Any) -> bool:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.arch.rows import BN_EPS, PREFIX, Arch, Block, drop_path_rates
 from timm_effnet_ext.files.hub_format import PREPROCESSING
-from timm_effnet_ext.models.blocks import LayerFactory, init_weights, make_block
+from timm_effnet_ext.models.blocks import BLOCKS, LayerFactory, init_weights
 from timm_effnet_ext.models.chains import warn_unknown
 from timm_effnet_ext.models.freeze import Freezable
 from timm_effnet_ext.models.layers import in_fast_format
 from timm_effnet_ext.models.lean import lean_applies, lean_stages
-from timm_effnet_ext.weights.check import NUMERICS, check_state, find_without_values, place_values
+from timm_effnet_ext.weights.check import NUMERICS, check_state, place_values
 
 _USUAL_ARGS = {**NUMERICS, "width_mult": 1.0, "depth_mult": 1.0}
 
@@ -121,9 +121,10 @@ class Trunk(Freezable):
         if not any(p.is_meta for p in self.parameters()):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         result = super().load_state_dict(place_values(state_dict, self), strict=strict, assign=True)
-        for module in find_without_values(self):
-            module.to_empty(device=torch.get_default_device(), recurse=False)
-            init_weights(module)
+        for module in self.modules():
+            if any(p.is_meta for p in module.parameters(recurse=False)):  # e.g. the classifier of other classes
+                module.to_empty(device=torch.get_default_device(), recurse=False)
+                init_weights(module)
         return result
 
     @torch.jit.ignore
@@ -261,7 +262,8 @@ def _build_blocks(
                 dilation *= stride
                 stride = 1
             reduction *= stride
-            blocks.append(make_block(block, make, stride=stride, dilation=block_dilation, drop_path=next(rates)))
+            made = BLOCKS[block.kind](block, make, stride=stride, dilation=block_dilation, drop_path=next(rates))
+            blocks.append(made)
         modules.append(nn.Sequential(*blocks))
         if s + 1 == len(stages) or stages[s + 1][0].stride > 1:
             tap = {"stage": s + 1, "reduction": reduction, "module": f"blocks.{s}", "num_chs": stage[-1].out_chs}
