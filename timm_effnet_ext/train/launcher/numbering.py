@@ -136,11 +136,10 @@ def _check_order(whose: str, index: Collection[str]) -> None:
 
 def _is_line(name: Any) -> bool:
     """Whether a name comes back whole from a UTF-8 file of lines whose ends are stripped."""
-    if (
-        not isinstance(name, str) or name in NO_FOLDER or any("\ud800" <= char <= "\udfff" for char in name)
-    ):  # bytes that are no UTF-8
+    if not isinstance(name, str) or name in NO_FOLDER:
         return False
-    return name.splitlines() == [name] and name.strip() == name
+    has_bytes = any("\ud800" <= char <= "\udfff" for char in name)  # which are no UTF-8
+    return not has_bytes and name.splitlines() == [name] and name.strip() == name
 
 
 def _quote(names: Collection[Any]) -> str:
