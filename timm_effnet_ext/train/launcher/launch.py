@@ -28,7 +28,7 @@ FAILED = 1  # what Python itself exits with after a traceback
 
 @dataclass(frozen=True)
 class Program:
-    """A script by path, or a module by name, and its"""
+    """A script by path, or a module by name, and its arguments."""
 
     target: str
     args: tuple[str, ...] = ()
