@@ -1,4 +1,4 @@
-"""Stem and blocks of a network, built from its row: the feature extractor is no more, the classifier adds its head."""
+"""Stem and blocks of a network, built from its row: the whole feature extractor, all but the head of the classifier."""
 # No postponed annotations here: TorchScript of an fx graph needs the types themselves.
 
 import copy

@@ -81,7 +81,7 @@ def explain_load_errors(model_name: str) -> Iterator[None]:
             "are never loaded. Save model.state_dict(), or convert it: python -m timm_effnet_ext convert FILE "
             "-o FOLDER"
         ) from err
-    except Exception:
+    except Exception:  # perhaps the Hub's
         with hub_explained(model_name):
             raise
 

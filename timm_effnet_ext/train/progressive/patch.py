@@ -32,6 +32,9 @@ from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
 
 _logger = logging.getLogger(__name__)
 
+COLUMNS = ("epoch", "stage", "batch_size", "images", "seconds", "images_per_second", "size", *STRENGTHS)
+"""Of the CSV, a row an epoch. The first stage is 1; strengths that the program's own options set are empty."""
+
 
 @contextmanager
 def make_progressive(plan: Plan) -> Iterator[Recorder]:
@@ -156,10 +159,6 @@ class _Progressive:
 
 def _side(input_size: Any) -> int:
     return int(input_size if isinstance(input_size, int) else input_size[-1])
-
-
-COLUMNS = ("epoch", "stage", "batch_size", "images", "seconds", "images_per_second", "size", *STRENGTHS)
-"""Of the CSV, a row an epoch. The first stage is 1; strengths that the program's own options set are empty."""
 
 
 class Recorder:
