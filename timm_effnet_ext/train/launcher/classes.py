@@ -52,7 +52,6 @@ class ClassWatch:
         self._outputs = 0  # how many the model has that was made last
         self._model: Numbering | None = None  # what its outputs stand for
         self._training: Numbering | None = None
-        self._training_folder = ""
         self._notes: list[str] = []  # one of several processes says them: that which has an output folder
         self._misfit: str | None = None  # why the dataset that was made last does not fit the outputs
 
@@ -83,11 +82,10 @@ class ClassWatch:
         dataset = original(*args, **kwargs)
         given = name_arguments(original, args, kwargs)
         classes = numbering.read_dataset(dataset, given["split"], given["class_map"])
-        folder = numbering.find_folder(dataset)
         if given["is_training"]:
-            self._train_on(classes, folder)
+            self._train_on(classes)
         elif self._training is not None:
-            self._judge_training_by(classes, folder, self._training)
+            self._judge_training_by(classes, self._training)
         else:
             self._misfit = self._find_misfit(classes)
         return dataset
@@ -136,8 +134,8 @@ class ClassWatch:
             cfg = getattr(model, "pretrained_cfg", None) or {}
             model.pretrained_cfg = {**cfg, "label_names": names, "label_descriptions": None}
 
-    def _train_on(self, classes: Numbering, folder: str) -> None:
-        self._training, self._training_folder = classes, folder
+    def _train_on(self, classes: Numbering) -> None:
+        self._training = classes
         size, outputs = classes.size, self._outputs
         if not size or not outputs or size == outputs:
             return
@@ -146,14 +144,16 @@ class ClassWatch:
             raise EffNetExtError(f"{found}. Pass --num-classes {size}")
         self._notes.append(f"{found}, the last {outputs - size} for no class. --num-classes {size} leaves them out")
 
-    def _judge_training_by(self, classes: Numbering, folder: str, training: Numbering) -> None:
+    def _judge_training_by(self, classes: Numbering, training: Numbering) -> None:
         if training.index and classes.index and (difference := numbering.describe_differences(training, classes)):
             raise EffNetExtError(
                 "classes of training and validation differ, and timm numbers each for itself: "
                 f"{difference}. Give both the same, or number them {numbering.BY_HAND}"
             )
-        if self._training_folder and folder and Path(self._training_folder).is_relative_to(folder):
-            self._notes.append(f"{folder}: no folder for validation, so timm takes all of it, images of training too")
+        if training.folder and classes.folder and Path(training.folder).is_relative_to(classes.folder):
+            self._notes.append(
+                f"{classes.folder}: no folder for validation, so timm takes all of it, images of training too"
+            )
 
     def _find_misfit(self, classes: Numbering) -> str | None:
         """Return why accuracy would be of other classes; say it at once too, as the program may fail of it before."""

@@ -29,6 +29,7 @@ class Numbering:
     whose: str  # what messages call them after
     index: Mapping[Any, int]
     is_mapped: bool = False
+    folder: str = ""  # or tar file in whose folders timm found them
 
     @property
     def size(self) -> int:
@@ -58,21 +59,16 @@ def read_dataset(dataset: Any, split: str, class_map: Any) -> Numbering:
         EffNetExtError: They are folders whose names timm's order does not tell apart.
     """
     source = getattr(dataset, "reader", dataset)
-    whose = find_folder(dataset) or f"split {split!r}"
+    folder = str(source.root) if source is not dataset and hasattr(source, "samples") else ""
+    whose = folder or f"split {split!r}"
     index = getattr(source, "class_to_idx", None) or getattr(source, "class_name_to_idx", None) or {}
     if not all(isinstance(number, Integral) for number in index.values()):
         index = {}
     if class_map:  # an empty line of the file names no class
-        return Numbering(whose, {name: number for name, number in index.items() if name != ""}, is_mapped=True)
-    if find_folder(dataset):
+        index = {name: number for name, number in index.items() if name != ""}
+    elif folder:
         _check_order(whose, index)
-    return Numbering(whose, index)
-
-
-def find_folder(dataset: Any) -> str:
-    """Return the folder or tar file in whose folders timm found classes; "" for another kind of dataset."""
-    reader = getattr(dataset, "reader", None)
-    return str(reader.root) if reader is not None and hasattr(reader, "samples") else ""
+    return Numbering(whose, index, bool(class_map), folder)
 
 
 def read_weights(model: Any) -> Numbering | None:
