@@ -27,8 +27,7 @@ from benchmarks.arms import ARMS, FIXED, SIZE, Arm
 from benchmarks.calibration import score_calibrated
 from benchmarks.fashion_mnist import unpack
 from benchmarks.machine import machine
-from timm_effnet_ext.train.axes import AXES
-from timm_effnet_ext.train.flops import count_flops
+from timm_effnet_ext.train.axes import AXES, count_flops
 from timm_effnet_ext.train.plot import save_plot
 from timm_effnet_ext.train.runs import Run, read_run
 

@@ -190,7 +190,7 @@ def test_the_cache_names_large_files_after_their_sha256(local_hub: LocalHub, tmp
 def test_the_files_that_timm_loads_are_seen_on_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        "timm_effnet_ext.weights.load_errors.check_readable_checkpoint",
+        "timm_effnet_ext.weights.source.check_readable_checkpoint",
         lambda: seen.append(hosts.argument_of_timm("create_model", "checkpoint_path")),
     )
     monkeypatch.setattr(

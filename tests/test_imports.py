@@ -29,7 +29,6 @@ ARROWS: dict[str, set[str]] = {
     "weights": {"arch", "errors", "files", "hosts"},
     "convert.readers.tensorflow": {"arch", "convert.checkpoint", "errors"},
     "models": {"arch", "errors", "files", "hosts", "weights"},
-    "train.classes": {"errors", "files", "train"},
     "convert.readers.keras": {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers.tensorflow", "errors", "files",
     },
@@ -41,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
     },
     "export": {"errors", "files", "models", "predict"},
-    "train.launcher": {"errors", "hosts", "train", "train.classes", "train.progressive"},
+    "train.launcher": {"errors", "files", "hosts", "train", "train.progressive"},
     "convert": {
         "arch", "convert.checkpoint", "convert.dialects", "convert.readers", "convert.readers.keras",
         "convert.readers.pytorch", "errors", "files", "models", "predict",

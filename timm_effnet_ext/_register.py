@@ -28,24 +28,19 @@ def when_timm_is_there() -> None:
 
 
 class _AfterTimm:
-    """Finds timm as everyone else would, and registers after its code has run."""
+    """Finds and loads timm as everyone else would, and registers after its code has run."""
+
+    _loader: Loader
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "timm" or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path.remove(self)  # while the others are asked
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)
-            return None
-        spec.loader = _ThenRegister(spec.loader, self)  # type: ignore[assignment]  # importlib.abc would cost 10 ms
+        sys.meta_path.insert(0, self)  # whoever asks need not import it, and a failed import may be tried again
+        if spec is not None and spec.loader is not None:
+            self._loader, spec.loader = spec.loader, self  # type: ignore[assignment]  # importlib.abc would cost 10 ms
         return spec
-
-
-class _ThenRegister:
-    def __init__(self, loader: Loader, finder: _AfterTimm) -> None:
-        self._loader = loader
-        self._finder = finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -54,9 +49,7 @@ class _ThenRegister:
         spec = module.__spec__
         if spec is not None:
             spec.loader = self._loader  # what others see is timm's own loader
-        try:
-            self._loader.exec_module(module)
-        except BaseException:
-            sys.meta_path.insert(0, self._finder)  # a failed import of timm may be tried again
-            raise
+        self._loader.exec_module(module)
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
         importlib.import_module(_REGISTRY)

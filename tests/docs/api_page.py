@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "api.md"
 # Heading -> what the package offers, and with the modules that they lie in the classes of what that makes.
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Models": (
-        "models.efficientnet.EfficientNet", "models.features.EfficientNetFeatures", "models.trunk.Trunk",
+        "models.efficientnet.EfficientNet", "models.trunk.EfficientNetFeatures", "models.trunk.Trunk",
         "models.freeze.Freezable", "optimize_for_inference", "keep_freed_memory",
     ),
     "Convert": (

@@ -16,7 +16,7 @@ from tests.closeness import FLOAT32, FLOAT64, assert_close, distance
 from tests.small_models import SMALL, calibrated, create, images
 from timm_effnet_ext import optimize_for_inference
 from timm_effnet_ext.arch.rows import PREFIX
-from timm_effnet_ext.models.condconv import CondConv2d
+from timm_effnet_ext.models.layers import CondConv2d
 
 NAME = f"{PREFIX}efficientnet_cc_b0_4e"
 SIZES = [(64, 64), (75, 91), (97, 64)]

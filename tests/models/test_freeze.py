@@ -18,7 +18,7 @@ from benchmarks.measure import kept_bytes
 from tests.closeness import FLOAT32, assert_close
 from tests.small_models import SMALL, calibrated, images
 from timm_effnet_ext import optimize_for_inference
-from timm_effnet_ext.models.layers import FrozenBatchNorm
+from timm_effnet_ext.models.freeze import FrozenBatchNorm
 
 MODEL = "hucorz_efficientnetv2_b0"
 TINY = {**SMALL, "num_classes": 4}

@@ -25,7 +25,7 @@ from benchmarks.measure import kept_bytes
 from tests.closeness import FLOAT32, FLOAT64, assert_close, assert_each_close
 from tests.small_models import SMALL
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
-from timm_effnet_ext.models.condconv import CondConv2d
+from timm_effnet_ext.models.layers import CondConv2d
 
 ROUTED_OR_NOT = ("efficientnet_b0", "efficientnet_cc_b0_4e")
 STOCHASTIC = dict(drop_rate=0.2, drop_path_rate=0.3)

@@ -11,7 +11,7 @@ import torch
 from tests.closeness import FLOAT32, assert_each_close
 from tests.small_models import SMALL, create
 from timm_effnet_ext.arch.rows import PREFIX
-from timm_effnet_ext.models.memory_format import in_fast_format
+from timm_effnet_ext.models.layers import in_fast_format
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 LAST = torch.channels_last

@@ -47,7 +47,27 @@ def test_importing_registers_in_either_order_and_does_nothing_else(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["models.blocks", "weights.load_errors", "models.hucorz_efficientnet"])
+def test_who_asks_whether_timm_is_there_does_not_keep_it_from_registering() -> None:
+    asked = "import importlib.util, timm_effnet_ext; print(importlib.util.find_spec('timm').name)"
+    assert printed(f"{asked}; import timm; print(len(timm.list_models('{PREFIX}*')))") == f"timm\n{len(ARCHS)}\n"
+
+
+def test_a_failed_import_of_timm_may_be_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "timm.py").write_text("raise ImportError('not today')")
+    code = f"""
+import sys, timm_effnet_ext
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    import timm
+except ImportError as err:
+    print(err)
+sys.path.pop(0)
+import timm
+print(len(timm.list_models('{PREFIX}*')))"""
+    assert printed(code) == f"not today\n{len(ARCHS)}\n"
+
+
+@pytest.mark.parametrize("module", ["models.blocks", "weights.source", "models.hucorz_efficientnet"])
 def test_any_module_may_be_imported_first(module: str) -> None:
     count = f"import timm; print(len(timm.list_models('{PREFIX}*')))"
     assert printed(f"import timm_effnet_ext.{module}; {count}") == f"{len(ARCHS)}\n"

@@ -7,7 +7,7 @@ import yaml
 
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.flops import count_flops
+from timm_effnet_ext.train.axes import count_flops
 from timm_effnet_ext.train.plot import draw
 from timm_effnet_ext.train.runs import COST_FILE, STAGES_FILE, Span, read_run
 

@@ -18,7 +18,7 @@ from tests.train.options import OPTIONS
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.train import recipe
-from timm_effnet_ext.train.launcher.arguments import check_options, find_asked
+from timm_effnet_ext.train.launcher.launch import check_options, find_asked
 from timm_effnet_ext.train.progressive.plan import parse
 
 NAMES = recipe.list_names()

@@ -3,7 +3,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,32 +12,23 @@ import torch.fx
 from timm.layers import BatchNormAct2d, DropPath, create_conv2d, get_act_layer, get_attn, get_norm_act_layer
 from torch import Tensor, nn
 
-from timm_effnet_ext.arch.rows import BN_EPS, Block
-from timm_effnet_ext.models.condconv import CondConv2d, Routing
-from timm_effnet_ext.models.layers import SiLU, SqueezeExcite, StridedSameConv2d, channel_means
+from timm_effnet_ext.arch.rows import Block
+from timm_effnet_ext.models.layers import CondConv2d, Routing, SiLU, SqueezeExcite, StridedSameConv2d, channel_means
 
 torch.fx.wrap("channel_means")  # which fx must be told wherever the function is called
 
 
 @dataclass(frozen=True)
 class LayerFactory:
-    """Makes the layers of one model: which convolution padding, norm, activation and SE its blocks are built with.
-
-    Args:
-        act_layer: Name or class of the activation.
-        norm_layer: Name, class or partial of the norm; None is BatchNorm with `bn_eps` and `bn_momentum`.
-        se_layer: Name or class of the attention that replaces squeeze-and-excitation; None keeps it.
-        pad_type: "same" (TensorFlow), "" (symmetric), or a number, as in timm's `create_conv2d`.
-        dd: `device` and `dtype` of the parameters.
-    """
+    """Makes the layers of one model, with what `Trunk` was given for them; layers are names, classes or partials."""
 
     act_layer: Any
-    norm_layer: Any = None
-    se_layer: Any = None
-    pad_type: Any = "same"
-    bn_eps: float = BN_EPS
-    bn_momentum: float = 0.1
-    dd: dict[str, Any] = field(default_factory=dict)
+    norm_layer: Any  # None is BatchNorm with `bn_eps` and `bn_momentum`
+    se_layer: Any  # None keeps squeeze-and-excitation
+    pad_type: Any  # as in timm's `create_conv2d`, or "same"
+    bn_eps: float
+    bn_momentum: float
+    dd: dict[str, Any]  # device and dtype of the parameters
 
     def conv(
         self, in_chs: int, out_chs: int, kernel_size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1
@@ -204,11 +195,6 @@ BLOCKS: dict[tuple[str, bool], type[nn.Module]] = {
     ("cond", True): CondMBConv,
 }
 """Block class by `Block.kind`: (operator, has an expansion convolution)."""
-
-
-def make_block(block: Block, make: LayerFactory, *, stride: int, dilation: int, drop_path: float) -> nn.Module:
-    """Return the module of one row; `stride` and `dilation` are those after `output_stride` was applied."""
-    return BLOCKS[block.kind](block, make, stride=stride, dilation=dilation, drop_path=drop_path)
 
 
 def init_weights(model: nn.Module) -> None:

@@ -48,15 +48,14 @@ class EfficientNet(Trunk):
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, width_mult=width_mult, **kwargs)
-        make = self._make
         self.num_classes = num_classes
         self.feature_info = self._features
         self.stage_ends = [f["stage"] for f in self.feature_info]
         self.num_features = arch.head_width(width_mult)
-        self.conv_head = make.conv(self.feature_info[-1]["num_chs"], self.num_features)
-        self.bn2 = make.norm_act(self.num_features)
+        self.conv_head = self._make.conv(self.feature_info[-1]["num_chs"], self.num_features)
+        self.bn2 = self._make.norm_act(self.num_features)
         self.global_pool, self.classifier = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool, **make.dd
+            self.num_features, num_classes, pool_type=global_pool, **self._make.dd
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         init_weights(self)
@@ -109,13 +108,13 @@ class EfficientNet(Trunk):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        take, last = self._taps(indices, extra_blocks)
+        _, take = self._taps(indices, extra_blocks)
         intermediates = []
         x = self._stem(x)
         if 0 in take:
             intermediates.append(x)
         index = 0
-        for index, stage in enumerate(self.blocks[:last] if stop_early else self.blocks, start=1):
+        for index, stage in enumerate(self.blocks[: max(take)] if stop_early else self.blocks, start=1):
             x = checkpoint_seq(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
             if index in take:
                 intermediates.append(x)
@@ -143,20 +142,18 @@ class EfficientNet(Trunk):
         Raises:
             ValueError: There is no such tap.
         """
-        taps = range(len(self.blocks) + 1) if extra_blocks else self.stage_ends
-        take, last = self._taps(indices, extra_blocks)
-        cut = prune_norm or prune_head or last < len(self.blocks)
-        num_chs = self._stage_chs[last]
-        self.blocks = self.blocks[:last]
-        if cut:
+        wanted, take = self._taps(indices, extra_blocks)
+        last = max(take)
+        if prune_norm or prune_head or last < len(self.blocks):
             self.conv_head = nn.Identity()
             self.bn2 = nn.Identity()
-            self.num_features = self.head_hidden_size = num_chs
+            self.num_features = self.head_hidden_size = self._stage_chs[last]
             self.reset_classifier(0, "")
-        return [list(taps).index(t) for t in take]
+        self.blocks = self.blocks[:last]
+        return wanted
 
-    def _taps(self, indices: int | list[int] | None, extra_blocks: bool) -> tuple[list[int], int]:
-        """Return the wanted taps as stage numbers (0: stem) and the largest of them."""
+    def _taps(self, indices: int | list[int] | None, extra_blocks: bool) -> tuple[list[int], list[int]]:
+        """Return the wanted taps by index, and as stage numbers (0: stem)."""
         taps = list(range(len(self.blocks) + 1)) if extra_blocks else self.stage_ends
         n = len(taps)
         if indices is None:
@@ -170,8 +167,7 @@ class EfficientNet(Trunk):
                 if not -n <= i < n:
                     raise ValueError(f"feature index {i} is out of range (0 to {n - 1})")
             wanted = [i % n for i in indices]
-        take = [taps[i] for i in wanted]
-        return take, max(take)
+        return wanted, [taps[i] for i in wanted]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last features (B, num_features, H/32, W/32) of images `x`, (B, in_chans, H, W)."""

@@ -12,8 +12,8 @@ from torch import nn
 
 from timm_effnet_ext.hosts import has_bfloat16, has_own_forward, is_intercepted
 from timm_effnet_ext.models.chains import Link, model_links
-from timm_effnet_ext.models.condconv import CondConv2d
-from timm_effnet_ext.models.layers import FrozenBatchNorm, StridedSameConv2d
+from timm_effnet_ext.models.freeze import FrozenBatchNorm
+from timm_effnet_ext.models.layers import CondConv2d, StridedSameConv2d
 from timm_effnet_ext.models.packed import Packing
 
 _logger = logging.getLogger(__name__)

@@ -3,17 +3,48 @@
 
 import difflib
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from timm.layers import BatchNormAct2d, SyncBatchNormAct
-from torch import nn
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
+from timm.models import register_notrace_module
+from torch import Tensor, nn
 
 from timm_effnet_ext.hosts import is_intercepted
-from timm_effnet_ext.models.layers import FrozenBatchNorm
 
 _RANGE = re.compile(r"blocks\.(\d{1,3})-(\d{1,3})")  # a longer number is that of no stage
 _BATCH_NORMS = (BatchNormAct2d, SyncBatchNormAct, nn.BatchNorm2d, nn.SyncBatchNorm)
 _Self = TypeVar("_Self", bound="Freezable")
+
+
+@register_notrace_module
+class FrozenBatchNorm(FrozenBatchNormAct2d):
+    """BatchNorm whose statistics, weight and bias are constants: what looks for BatchNorms or parameters passes it by.
+
+    It is timm's, and thawed by timm's `unfreeze_batch_norm_2d`, but one operation instead of two, whose result has the
+    dtype of its input under autocast too.
+
+    Shapes: (B, C, H, W), unchanged.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    @classmethod
+    def of(cls, norm: Any) -> "FrozenBatchNorm":
+        """Return the frozen twin of a BatchNorm, with its activation if it has one."""
+        mean = norm.running_mean
+        frozen = cls(norm.num_features, norm.eps, apply_act=False, device=mean.device, dtype=mean.dtype)
+        frozen.load_state_dict(norm.state_dict(), strict=False)  # a norm without weight and bias has 1 and 0
+        frozen.num_features, frozen.affine = norm.num_features, norm.affine  # which timm's function looks at
+        frozen.drop, frozen.act = getattr(norm, "drop", frozen.drop), getattr(norm, "act", frozen.act)
+        return frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return self.act(self.drop(x))
 
 
 class Freezable(nn.Module):

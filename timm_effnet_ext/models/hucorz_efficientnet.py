@@ -29,6 +29,8 @@ HUB_ENV = "TIMM_EFFNET_EXT_HUB"
 _NEEDS_VALUES = {"act_layer", "norm_layer", "se_layer", "device", "dtype"}
 _FEATURES_DROP: Any = ("num_classes", "global_pool")  # the classifier alone has them
 
+_SIZES = ("input_size", "test_input_size", "pool_size", "crop_pct")
+
 # Google published these (automl efficientnetv2/README.md), timm never carried them: tag -> whose cfg they share.
 _ABSENT_FROM_TIMM = {
     name: {"in21k": "efficientnetv2_b3", "in21k_ft_in1k": "efficientnetv2_b3"}
@@ -43,24 +45,16 @@ def cfgs_by_tag(name: str) -> dict[str, PretrainedCfg]:
 
 def pretrained_cfgs(name: str, hub_user: str | None = None) -> dict[str, PretrainedCfg]:
     """Return the cfgs of one architecture by tag, the default tag first; `hub_user` says whose repositories."""
-    cfgs = {tag: replace(cfg, url=None) for tag, cfg in cfgs_by_tag(TIMM_PREFIX + name).items()}
-    sizes = next(iter(cfgs.values()))
+    cfgs = cfgs_by_tag(TIMM_PREFIX + name)
+    sizes = {size: getattr(next(iter(cfgs.values())), size) for size in _SIZES}
     for tag, donor in _ABSENT_FROM_TIMM.get(name, {}).items():
-        cfgs[tag] = replace(
-            cfgs_by_tag(TIMM_PREFIX + donor)[tag],
-            url=None,
-            hf_hub_id=None,
-            input_size=sizes.input_size,
-            test_input_size=sizes.test_input_size,
-            pool_size=sizes.pool_size,
-            crop_pct=sizes.crop_pct,
-        )
+        cfgs[tag] = replace(cfgs_by_tag(TIMM_PREFIX + donor)[tag], hf_hub_id=None, **sizes)
     if hub_user:  # published by our converter: the background class is already cut there
         cfgs = {
             tag: replace(cfg, hf_hub_id=f"{hub_user}/{PREFIX}{name}.{tag}", label_offset=None)
             for tag, cfg in cfgs.items()
         }
-    return {tag: replace(cfg, architecture=None) for tag, cfg in cfgs.items()}
+    return {tag: replace(cfg, url=None, architecture=None) for tag, cfg in cfgs.items()}
 
 
 def find_cfg(name: str, tag: str) -> PretrainedCfg:
@@ -100,9 +94,9 @@ def _create(name: str, pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """
     # Imported when a model is built: registering stays quick, and may happen while a module of ours imports timm.
     from timm_effnet_ext.models.efficientnet import EfficientNet
-    from timm_effnet_ext.models.features import EfficientNetFeatures
+    from timm_effnet_ext.models.trunk import EfficientNetFeatures
     from timm_effnet_ext.weights.check import check_pretrained
-    from timm_effnet_ext.weights.load_errors import check_readable_checkpoint, explain_load_errors
+    from timm_effnet_ext.weights.source import check_readable_checkpoint, explain_load_errors
 
     model_cls: type = EfficientNet
     dropped: Any

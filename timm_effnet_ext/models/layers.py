@@ -1,14 +1,20 @@
-"""The layers that blocks are made of: what timm and torch do not have, or do slower."""
+"""The layers that blocks are made of: what timm and torch do not have, or do slower.
+
+The functions come first by which layers tell how they are called: eagerly, or to be recorded.
+"""
 # No postponed annotations here: TorchScript of an fx graph needs the types themselves.
 
 from typing import Any
 
+import timm.layers
 import torch
 import torch.fx
 import torch.nn.functional as F
-from timm.layers import FrozenBatchNormAct2d, create_act_layer, is_exporting, pad_same
+from timm.layers import create_act_layer, is_exporting, pad_same
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+
+from timm_effnet_ext.hosts import is_transformed
 
 
 def is_recorded(x: Tensor) -> bool:
@@ -18,6 +24,28 @@ def is_recorded(x: Tensor) -> bool:
     numbers; where torch.export has Python's bytecode read, they look like numbers.
     """
     return is_exporting() or not isinstance(x.numel(), int)
+
+
+def is_eager(image: Any) -> bool:
+    """Whether `image` is computed as the code says: by no compiler, tracer or transform of torch.func."""
+    if not isinstance(image, Tensor) or is_recorded(image) or torch.compiler.is_compiling():
+        return False
+    return not is_transformed()
+
+
+def in_fast_format(image: Tensor, training: bool) -> Tensor:
+    """Return `image` (B, C, H, W) in channels_last where training in it is faster: in float32 on a CPU with oneDNN.
+
+    Convolutions and what follows them keep the format of their input, so this decides it for the whole network.
+    Inference keeps the format it is given, and with it timm's rounding (`optimize_for_inference` does not); compilers
+    and exporters choose for themselves, and vmap has no format but its own.
+    """
+    if not training or not is_eager(image):
+        return image
+    is_plain_cpu = image.device.type == "cpu" and image.dtype == torch.float32 and image.ndim == 4
+    if is_plain_cpu and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+        return image.contiguous(memory_format=torch.channels_last)
+    return image
 
 
 @register_notrace_module
@@ -112,36 +140,6 @@ class StridedSameConv2d(nn.Conv2d):
         return pad_to_halve(x, self.margin)
 
 
-@register_notrace_module
-class FrozenBatchNorm(FrozenBatchNormAct2d):
-    """BatchNorm whose statistics, weight and bias are constants: what looks for BatchNorms or parameters passes it by.
-
-    It is timm's, and thawed by timm's `unfreeze_batch_norm_2d`, but one operation instead of two, whose result has the
-    dtype of its input under autocast too.
-
-    Shapes: (B, C, H, W), unchanged.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    @classmethod
-    def of(cls, norm: Any) -> "FrozenBatchNorm":
-        """Return the frozen twin of a BatchNorm, with its activation if it has one."""
-        mean = norm.running_mean
-        frozen = cls(norm.num_features, norm.eps, apply_act=False, device=mean.device, dtype=mean.dtype)
-        frozen.load_state_dict(norm.state_dict(), strict=False)  # a norm without weight and bias has 1 and 0
-        frozen.num_features, frozen.affine = norm.num_features, norm.affine  # which timm's function looks at
-        frozen.drop, frozen.act = getattr(norm, "drop", frozen.drop), getattr(norm, "act", frozen.act)
-        return frozen
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return self.act(self.drop(x))
-
-
 @torch.fx.wrap
 def channel_means(x: Tensor) -> Tensor:
     """Return the means (B, C, 1, 1) of a feature map (B, C, H, W)."""
@@ -170,3 +168,99 @@ class SqueezeExcite(nn.Module):
     def scale(self, x_se: Tensor) -> Tensor:
         """Return the factors (B, C, 1, 1) for the channel means (B, C, 1, 1)."""
         return self.gate(self.conv_expand(self.act1(self.conv_reduce(x_se))))
+
+
+@register_notrace_module
+class CondConv2d(timm.layers.CondConv2d):
+    """timm's CondConv2d in fewer and faster steps, and in one graph for every batch where it is recorded.
+
+    timm convolves all images at once, as groups of one convolution. Here a 1 x 1 kernel is a product of matrices, a
+    batch of them; and a recorded graph, whose number of groups could not follow the batch, mixes what the experts
+    compute instead of their kernels, which is the same sum.
+
+    `bias`, one for all images, is what a BatchNorm leaves that was folded into the experts; before, there is none.
+
+    Shapes: (B, C, H, W) and how much of each expert (B, experts) -> (B, O, H / stride, W / stride), rounded up.
+    """
+
+    def __init__(
+        self, in_chs: int, out_chs: int, kernel_size: int, *, num_experts: int, groups: int = 1, **kwargs: Any
+    ) -> None:
+        super().__init__(in_chs, out_chs, kernel_size, num_experts=num_experts, groups=groups, **kwargs)
+        is_plain = self.stride == (1, 1) and self.padding == (0, 0) and groups == 1
+        self.is_product = is_plain and self.kernel_size == (1, 1)
+        is_halved = self.stride == (2, 2) and self.dilation == (1, 1)
+        self.halves = is_halved and self.dynamic_padding and kernel_size % 2 == 1 < kernel_size
+
+    def reset_parameters(self) -> None:
+        """Draw each expert as Google's code draws a convolution: normal with variance 2 / fan_out.
+
+        Source: tensorflow/tpu models/official/efficientnet/condconv/condconv_layers.py `get_condconv_initializer`.
+        """
+        fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels // self.groups
+        nn.init.normal_(self.weight, 0.0, (2.0 / fan_out) ** 0.5)
+
+    def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
+        if not self.is_product and (is_recorded(x) or x.shape[0] == 0):
+            return self._mix_outputs(x, routing_weights)
+        return self.convolve(x, torch.matmul(routing_weights, self.weight))
+
+    def convolve(self, x: Tensor, kernels: Tensor) -> Tensor:
+        """Return each image convolved with its own kernel, a row of `kernels` (B, parameters of one expert)."""
+        b, _, h, w = x.shape
+        if self.is_product:
+            kernels, x = kernels.view(b, self.out_channels, self.in_channels), x.flatten(2)
+            shift = self.bias
+            y = torch.bmm(kernels, x) if shift is None else torch.baddbmm(shift.view(1, -1, 1), kernels, x)
+            return y.view(b, self.out_channels, h, w)
+        bias = None if self.bias is None else self.bias.repeat(b)
+        kernels = kernels.view(b * self.out_channels, -1, self.kernel_size[0], self.kernel_size[1])
+        x = self.padded(x).flatten(0, 1).unsqueeze(0)
+        y = F.conv2d(x, kernels, bias, self.stride, self.padding, self.dilation, b * self.groups)
+        return y.view(b, self.out_channels, y.shape[2], y.shape[3])
+
+    def gradients(
+        self, d_out: Tensor, x: Tensor, routing_weights: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of images, routing and weight; the kernels, which are large, are mixed again."""
+        given, routing, experts = (value.detach().to(d_out.dtype) for value in (x, routing_weights, weight))
+        kernels = torch.matmul(routing, experts)
+        if self.is_product:
+            d = d_out.reshape(len(x), self.out_channels, -1)
+            k = kernels.view(len(x), self.out_channels, self.in_channels)
+            d_x = torch.bmm(k.transpose(1, 2), d).view(x.shape)
+            d_kernels = torch.bmm(d, given.flatten(2).transpose(1, 2)).view(kernels.shape)
+        else:
+            with torch.enable_grad():
+                out = self.convolve(given.requires_grad_(), kernels.requires_grad_())
+            d_x, d_kernels = torch.autograd.grad(out, (given, kernels), d_out)
+        return d_x.to(x.dtype), torch.matmul(d_kernels, experts.t()), torch.matmul(routing.t(), d_kernels)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Return `x` with what SAME adds to it beyond the padding of the convolution itself."""
+        if self.halves:
+            return pad_to_halve(x, (self.kernel_size[0] // 2, self.kernel_size[1] // 2))
+        if self.dynamic_padding:
+            return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        return x
+
+    def _mix_outputs(self, x: Tensor, routing_weights: Tensor) -> Tensor:
+        """Return the mix of what each expert's kernel makes of all images."""
+        kernels = self.weight.view(self.num_experts, self.out_channels, -1).transpose(0, 1)
+        kernels = kernels.reshape(-1, self.in_channels // self.groups, self.kernel_size[0], self.kernel_size[1])
+        y = F.conv2d(self.padded(x), kernels, None, self.stride, self.padding, self.dilation, self.groups)
+        y = y.unflatten(1, (self.out_channels, self.num_experts))
+        y = (y * routing_weights.view(-1, 1, self.num_experts, 1, 1)).sum(2)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+
+class Routing(nn.Linear):
+    """How much of each expert an image gets, before the sigmoid: (B, C) -> (B, experts)."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weight as TensorFlow does by itself: uniform within sqrt(6 / (fan_in + fan_out)); biases are 0.
+
+        Source: tensorflow/tpu models/official/efficientnet/efficientnet_model.py `_routing_fn`.
+        """
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)

@@ -13,7 +13,6 @@ The convolution itself runs once, the statistics are taken and tracked once, and
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,8 +24,9 @@ from torch.autograd.function import Function, once_differentiable
 
 from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted
 from timm_effnet_ext.models.blocks import CondMBConv
-from timm_effnet_ext.models.chains import block_links, has_chain
-from timm_effnet_ext.models.known_layers import (
+from timm_effnet_ext.models.chains import (
+    block_links,
+    has_chain,
     is_known_act,
     is_known_attention,
     is_known_conv,
@@ -34,11 +34,8 @@ from timm_effnet_ext.models.known_layers import (
     is_known_norm,
     takes_statistics,
 )
-from timm_effnet_ext.models.layers import SqueezeExcite
+from timm_effnet_ext.models.layers import SqueezeExcite, in_fast_format, is_eager
 from timm_effnet_ext.models.lean_convolution import autocast_like_now, conv_gradients, convolve, convolve_leanly
-from timm_effnet_ext.models.memory_format import in_fast_format, is_eager
-
-_logger = logging.getLogger(__name__)
 
 
 def lean_applies(trunk: Any, image: Any) -> bool:

@@ -15,10 +15,16 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.hosts import convolve_packed, is_intercepted, is_observed, onednn_serves, pack_weight
 from timm_effnet_ext.models.blocks import CondMBConv
-from timm_effnet_ext.models.chains import Link, block_links, has_chain
-from timm_effnet_ext.models.known_layers import is_known_act, is_known_attention, is_known_drop, is_plain_conv
-from timm_effnet_ext.models.layers import SiLU, StridedSameConv2d
-from timm_effnet_ext.models.memory_format import is_eager
+from timm_effnet_ext.models.chains import (
+    Link,
+    block_links,
+    has_chain,
+    is_known_act,
+    is_known_attention,
+    is_known_drop,
+    is_plain_conv,
+)
+from timm_effnet_ext.models.layers import SiLU, StridedSameConv2d, is_eager
 
 _FUSED_ACTS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Identity: ("none", []),

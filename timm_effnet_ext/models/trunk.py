@@ -1,22 +1,24 @@
-"""Stem and blocks of a network, built from its row: what the classifier and the feature extractor share."""
+"""Stem and blocks of a network, built from its row: the whole feature extractor, all but the head of the classifier."""
 # No postponed annotations here: TorchScript of an fx graph needs the types themselves.
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from timm.layers import get_act_layer
+from timm.models import FeatureHooks, FeatureInfo, checkpoint
 from torch import Tensor, nn
 
 from timm_effnet_ext.arch.rows import BN_EPS, PREFIX, Arch, Block, drop_path_rates
 from timm_effnet_ext.files.hub_format import PREPROCESSING
-from timm_effnet_ext.models.blocks import LayerFactory, init_weights, make_block
+from timm_effnet_ext.models.blocks import BLOCKS, LayerFactory, init_weights
+from timm_effnet_ext.models.chains import warn_unknown
 from timm_effnet_ext.models.freeze import Freezable
-from timm_effnet_ext.models.known_layers import warn_unknown
-from timm_effnet_ext.models.memory_format import in_fast_format
-from timm_effnet_ext.weights.check import NUMERICS, check_state, find_without_values, place_values
+from timm_effnet_ext.models.layers import in_fast_format
+from timm_effnet_ext.models.lean import lean_applies, lean_stages
+from timm_effnet_ext.weights.check import NUMERICS, check_state, place_values
 
 _USUAL_ARGS = {**NUMERICS, "width_mult": 1.0, "depth_mult": 1.0}
 
@@ -119,9 +121,10 @@ class Trunk(Freezable):
         if not any(p.is_meta for p in self.parameters()):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         result = super().load_state_dict(place_values(state_dict, self), strict=strict, assign=True)
-        for module in find_without_values(self):
-            module.to_empty(device=torch.get_default_device(), recurse=False)
-            init_weights(module)
+        for module in self.modules():
+            if any(p.is_meta for p in module.parameters(recurse=False)):  # e.g. the classifier of other classes
+                module.to_empty(device=torch.get_default_device(), recurse=False)
+                init_weights(module)
         return result
 
     @torch.jit.ignore
@@ -156,6 +159,56 @@ class Trunk(Freezable):
     def no_weight_decay(self) -> set[str]:
         """Return parameters exempt from weight decay by name: none; timm exempts norms and biases by shape."""
         return set()
+
+
+class EfficientNetFeatures(Trunk):
+    """Backbone that returns feature maps; `timm.create_model("hucorz_…", features_only=True)` makes it.
+
+    Args:
+        arch: Row of `timm_effnet_ext.arch.rows.ARCHS`.
+        out_indices: Which maps, counted from stride 2 (0) to stride 32 (4).
+        freeze: Parts that do not train: "stem", "blocks.0", "blocks.0-3", joined by commas.
+        **kwargs: Those of `Trunk`.
+
+    Raises:
+        ValueError: A number that must be positive is not, or a part to freeze does not exist.
+
+    Shapes: images (B, in_chans, H, W) -> list of (B, C, H/stride, W/stride), rounded up; `feature_info` has each C.
+    """
+
+    def __init__(
+        self, arch: Arch, *, out_indices: Sequence[int] = (0, 1, 2, 3, 4), freeze: str = "", **kwargs: Any
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.feature_info = FeatureInfo(self._features, tuple(out_indices))
+        self._stages = [f["stage"] for f in self.feature_info.get_dicts()]
+        init_weights(self)
+        if freeze:
+            self.freeze(freeze)  # before the hooks, as it replaces norms
+        self.feature_hooks = None
+        if kwargs.get("feature_location", "bottleneck") == "expansion":
+            hooks = self.feature_info.get_dicts(keys=["module", "hook_type"])
+            self.feature_hooks = FeatureHooks(hooks, self.named_modules())
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        outputs = self._outputs(x)
+        if self.feature_hooks is not None:
+            return list(self.feature_hooks.get_output(x.device).values())
+        return [outputs[i] for i in self._stages]
+
+    def _outputs(self, x: Tensor) -> list[Tensor]:
+        """Return the outputs of the stem and of each stage."""
+        if not torch.jit.is_scripting():
+            if self.lean_training and lean_applies(self, x):
+                return [output.value() for output in lean_stages(self, x)]
+            if self.packing is not None and self.packing.applies(self, x):
+                return self.packing.stages(self, x)
+        x = self._stem(x)
+        outputs = [x]
+        for stage in self.blocks:
+            x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
+            outputs.append(x)
+        return outputs
 
 
 def _sign(model: Any, state_dict: Any, prefix: str, metadata: dict[str, Any]) -> None:
@@ -209,7 +262,8 @@ def _build_blocks(
                 dilation *= stride
                 stride = 1
             reduction *= stride
-            blocks.append(make_block(block, make, stride=stride, dilation=block_dilation, drop_path=next(rates)))
+            made = BLOCKS[block.kind](block, make, stride=stride, dilation=block_dilation, drop_path=next(rates))
+            blocks.append(made)
         modules.append(nn.Sequential(*blocks))
         if s + 1 == len(stages) or stages[s + 1][0].stride > 1:
             tap = {"stage": s + 1, "reduction": reduction, "module": f"blocks.{s}", "num_chs": stage[-1].out_chs}

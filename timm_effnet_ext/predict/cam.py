@@ -1,7 +1,4 @@
-"""Shows where in a photo a model saw a class: Grad-CAM, laid over the part of the photo that the model was given.
-
-Source: arXiv:1610.02391, equations 1 and 2.
-"""
+"""Shows where in a photo a model saw a class: Grad-CAM, laid over the part of the photo that the model was given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts functions of ours in place of timm's public names, before a program binds them."""
+"""Puts functions of ours in place of timm's public names, before a program binds them, and loaders around its own."""
 
 from __future__ import annotations
 
@@ -33,3 +33,25 @@ def name_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments
+
+
+class WrappedLoader:
+    """What a program of timm uses of a loader, passed on; who derives from it says what a pass gives."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether the loader mixes images; train.py sets it at `--mixup-off-epoch`."""
+        return bool(self._loader.mixup_enabled)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, enabled: bool) -> None:
+        self._loader.mixup_enabled = enabled

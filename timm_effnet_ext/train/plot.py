@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from timm_effnet_ext.errors import EffNetExtError, first_few
 from timm_effnet_ext.files.storage import new_file
@@ -43,18 +43,14 @@ _FEW = 12  # epochs: each is marked
 _WIDE_RANGE = 50  # times from the smallest to the largest value: beyond it an axis is logarithmic
 
 
-class _Panel(NamedTuple):
-    column: str
-    title: str
-
-
-_PANELS = (
-    _Panel("train_loss", "Training loss"),
-    _Panel("eval_loss", "Evaluation loss"),
-    _Panel("eval_top1", "Top-1 accuracy (%)"),
-    _Panel("eval_top5", "Top-5 accuracy (%)"),
-)
-_LEARNING_RATE = _Panel("lr", "Learning rate")
+_TITLES = {
+    "train_loss": "Training loss",
+    "eval_loss": "Evaluation loss",
+    "eval_top1": "Top-1 accuracy (%)",
+    "eval_top5": "Top-5 accuracy (%)",
+    "lr": "Learning rate",
+}
+"""Of the panels, by the column of summary.csv that they show."""
 
 
 def save_plot(runs: Sequence[Run], path: Path, x: str = EPOCH) -> None:
@@ -82,17 +78,17 @@ def draw(runs: Sequence[Run], x: str = EPOCH) -> Figure:
     """Return the curves of `runs` as a figure of up to four panels."""
     from matplotlib.figure import Figure
 
-    panels = _panels_of(runs)
+    columns = _choose_columns(runs)
     places = list(map(AXES[x].place, runs))
-    rows = (len(panels) + 1) // 2
+    rows = (len(columns) + 1) // 2
     figure = Figure(figsize=(10, 1 + 3 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flat
     spans = _common_spans(runs) if x == EPOCH else ()
-    for panel, ax in zip(panels, axes, strict=False):
-        _draw_panel(ax, panel, runs, places, spans)
+    for column, ax in zip(columns, axes, strict=False):
+        _draw_panel(ax, column, runs, places, spans)
     for ax in axes[-2:]:
         ax.set_xlabel(AXES[x].label)
-    for ax in axes[len(panels) :]:
+    for ax in axes[len(columns) :]:
         ax.remove()
     figure.suptitle(", ".join(dict.fromkeys(run.model for run in runs)), color=_INK, fontsize=13, x=0.01, ha="left")
     if len(runs) > 1 or runs[0].best is not None:
@@ -116,39 +112,36 @@ def _label(run: Run) -> str:
     return f"{run.name}: best {run.metrics['eval_top1'][run.best]:.1f} % at epoch {run.epochs[run.best]}"
 
 
-def _panels_of(runs: Sequence[Run]) -> list[_Panel]:
-    """Return the panels that the runs have columns for; the learning rate where top-5 says nothing."""
-    panels = [panel for panel in _PANELS if any(panel.column in run.metrics for run in runs)]
+def _choose_columns(runs: Sequence[Run]) -> list[str]:
+    """Return up to four columns that a run has: the learning rate where another is missing or top-5 says nothing."""
+    columns = [column for column in _TITLES if any(column in run.metrics for run in runs)]
     top5 = [value for run in runs for value in run.metrics.get("eval_top5", ())]
-    if not top5 or min(top5) >= 99.95:
-        panels = [panel for panel in panels if panel.column != "eval_top5"]
-    if len(panels) < 4 and any("lr" in run.metrics for run in runs):
-        panels.append(_LEARNING_RATE)
-    if not panels:
-        columns = ", ".join(panel.column for panel in (*_PANELS, _LEARNING_RATE))
-        raise EffNetExtError(f"{first_few(run.name for run in runs)}: none of {columns} is in summary.csv")
-    return panels
+    if top5 and min(top5) >= 99.95:
+        columns.remove("eval_top5")
+    if not columns:
+        raise EffNetExtError(f"{first_few(run.name for run in runs)}: none of {', '.join(_TITLES)} is in summary.csv")
+    return columns[:4]
 
 
 def _draw_panel(
-    ax: Axes, panel: _Panel, runs: Sequence[Run], places: Sequence[Sequence[float]], spans: Sequence[Span]
+    ax: Axes, column: str, runs: Sequence[Run], places: Sequence[Sequence[float]], spans: Sequence[Span]
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.set_title(panel.title, loc="left", pad=18 if spans else 8)
+    ax.set_title(_TITLES[column], loc="left", pad=18 if spans else 8)
     for index, (run, x) in enumerate(zip(runs, places, strict=True)):
-        values = run.metrics.get(panel.column, [float("nan")] * len(run.epochs))
-        _draw_run(ax, panel, run, x, values, _COLORS[index % len(_COLORS)])
-    if panel.column.endswith("loss") and _is_wide(runs, panel.column):
+        values = run.metrics.get(column, [float("nan")] * len(run.epochs))
+        _draw_run(ax, column, run, x, values, _COLORS[index % len(_COLORS)])
+    if column.endswith("loss") and _is_wide(runs, column):
         ax.set_yscale("log")
     _shade(ax, spans)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_run(ax: Axes, panel: _Panel, run: Run, x: Sequence[float], values: Sequence[float], color: str) -> None:
+def _draw_run(ax: Axes, column: str, run: Run, x: Sequence[float], values: Sequence[float], color: str) -> None:
     marker = "o" if len(values) <= _FEW else None
     ax.plot(x, values, color=color, linewidth=1.8, marker=marker, markersize=3, label=run.name)
-    if run.best is not None and panel.column.startswith("eval"):
+    if run.best is not None and column.startswith("eval"):
         best = x[run.best], values[run.best]
         ax.plot(*best, "o", markersize=9, markerfacecolor="none", markeredgecolor=color, clip_on=False)
 

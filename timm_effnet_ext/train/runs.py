@@ -67,8 +67,16 @@ def read_run(folder: Path) -> Run:
     metrics = {name: tuple(rows[epoch][name] for epoch in epochs) for name in columns}
     args = _args(folder / ARGS_FILE)
     model = str(args.get("model", "unknown model"))
-    spans, costs = _spans(folder / STAGES_FILE), read_costs(folder / COST_FILE)
-    return Run(folder.resolve().name, model, epochs, metrics, spans, costs, args)
+    stages, costs = folder / STAGES_FILE, folder / COST_FILE
+    return Run(
+        folder.resolve().name,
+        model,
+        epochs,
+        metrics,
+        spans=_spans(stages) if stages.exists() else (),
+        costs=read_costs(costs) if costs.exists() else (),
+        args=args,
+    )
 
 
 def _rows(path: Path) -> dict[int, dict[str, float]]:
@@ -87,8 +95,6 @@ def _rows(path: Path) -> dict[int, dict[str, float]]:
 
 
 def _spans(path: Path) -> tuple[Span, ...]:
-    if not path.exists():
-        return ()
     spans: list[Span] = []
     for where, row in csv_rows(path):
         epoch, size = (_whole(row.get(name), f"{where}: {name}") for name in ("epoch", "size"))
@@ -100,13 +106,11 @@ def _spans(path: Path) -> tuple[Span, ...]:
 
 
 def read_costs(path: Path) -> tuple[Cost, ...]:
-    """Return what the epochs of a run cost; nothing if nobody wrote it.
+    """Return what the epochs of a run cost.
 
     Raises:
-        EffNetExtError: The file is damaged.
+        EffNetExtError: There is no such file, or it is damaged.
     """
-    if not path.exists():
-        return ()
     costs = []
     for where, row in csv_rows(path):
         epoch, height, width, images = (

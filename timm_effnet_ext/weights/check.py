@@ -110,11 +110,6 @@ def place_values(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str
     return counters | given
 
 
-def find_without_values(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that a load left without values, e.g. the classifier of other classes."""
-    return [m for m in model.modules() if any(p.is_meta for p in m.parameters(recurse=False))]
-
-
 def _expect_of_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the shapes that the source of a model has, before timm cuts a background class and adds up channels."""
     shapes = _shapes(model.state_dict())

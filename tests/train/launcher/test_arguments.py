@@ -3,7 +3,7 @@
 import pytest
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.launcher.arguments import check_options, find_asked, find_replaced_model_kwargs, make_options
+from timm_effnet_ext.train.launcher.launch import check_options, find_asked, find_replaced_model_kwargs, make_options
 from timm_effnet_ext.train.progressive.plan import parse
 
 SPEC = "sizes=32,64 mixup=0:0.2 cutmix=0:1 dropout=0.3:0.1 drop_path=0.1"

@@ -1,1 +1,1 @@
-"""Runs a program of timm with our models: its options, and what is put in place of names of timm."""
+"""Runs a program of timm with our models, watches its classes, and writes what its epochs cost."""

@@ -62,12 +62,8 @@ class Plan:
         """
         if not self.grow_batch:
             return (batch_size,) * len(self.stages)
-        largest = self.sizes[-1]
-        return tuple(_round_down(batch_size * largest**2 // size**2, batch_size) for size in self.sizes)
-
-
-def _round_down(batch_size: int, least: int) -> int:
-    return max(least, batch_size // BATCH_MULTIPLE * BATCH_MULTIPLE)
+        grown = (batch_size * self.sizes[-1] ** 2 // size**2 for size in self.sizes)
+        return tuple(max(batch_size, size // BATCH_MULTIPLE * BATCH_MULTIPLE) for size in grown)
 
 
 def stage_of(epoch: int, epochs: int, stages: int) -> int:

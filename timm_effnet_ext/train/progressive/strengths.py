@@ -3,7 +3,6 @@
 
 import copy
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch.nn.functional as F
@@ -162,23 +161,17 @@ def set_drop_rates(model: nn.Module, plan: Plan) -> None:
 
 
 def _set_drop_path(model: EfficientNet, sizes: tuple[int, ...], depth: tuple[float, ...]) -> None:
-    for block, reduction in _blocks(model):
-        if not isinstance(block.drop_path, DropPath):
-            continue
-        widths = [-(-size // reduction) for size in sizes]
-        if len(set(widths)) < len(widths):
-            raise EffNetExtError(
-                f"drop_path: images of {', '.join(map(str, sizes))} pixels have feature maps of "
-                f"{', '.join(map(str, widths))} at stride {reduction}; give sizes that are {reduction} apart"
-            )
-        most = block.drop_path.drop_prob  # the model was made with the plan's largest rate
-        rates = [most * rate / max(depth) for rate in depth]
-        block.drop_path = SizedDropPath(most, list(zip(widths, rates, strict=True)))
-
-
-def _blocks(model: EfficientNet) -> Iterator[tuple[nn.Module, int]]:
-    """Yield every block with the stride of its output."""
     for index, stage in enumerate(model.blocks.children(), start=1):
         reduction = next(tap["reduction"] for tap in model.feature_info if tap["stage"] >= index)
+        widths = [-(-size // reduction) for size in sizes]
         for block in stage.children():
-            yield block, reduction
+            if not isinstance(block.drop_path, DropPath):
+                continue
+            if len(set(widths)) < len(widths):
+                raise EffNetExtError(
+                    f"drop_path: images of {', '.join(map(str, sizes))} pixels have feature maps of "
+                    f"{', '.join(map(str, widths))} at stride {reduction}; give sizes that are {reduction} apart"
+                )
+            most = block.drop_path.drop_prob  # the model was made with the plan's largest rate
+            rates = [most * rate / max(depth) for rate in depth]
+            block.drop_path = SizedDropPath(most, list(zip(widths, rates, strict=True)))

@@ -29,6 +29,7 @@ class Numbering:
     whose: str  # what messages call them after
     index: Mapping[Any, int]
     is_mapped: bool = False
+    folder: str = ""  # or tar file in whose folders timm found them
 
     @property
     def size(self) -> int:
@@ -58,21 +59,16 @@ def read_dataset(dataset: Any, split: str, class_map: Any) -> Numbering:
         EffNetExtError: They are folders whose names timm's order does not tell apart.
     """
     source = getattr(dataset, "reader", dataset)
-    whose = find_folder(dataset) or f"split {split!r}"
+    folder = str(source.root) if source is not dataset and hasattr(source, "samples") else ""
+    whose = folder or f"split {split!r}"
     index = getattr(source, "class_to_idx", None) or getattr(source, "class_name_to_idx", None) or {}
     if not all(isinstance(number, Integral) for number in index.values()):
         index = {}
     if class_map:  # an empty line of the file names no class
-        return Numbering(whose, {name: number for name, number in index.items() if name != ""}, is_mapped=True)
-    if find_folder(dataset):
+        index = {name: number for name, number in index.items() if name != ""}
+    elif folder:
         _check_order(whose, index)
-    return Numbering(whose, index)
-
-
-def find_folder(dataset: Any) -> str:
-    """Return the folder or tar file in whose folders timm found classes; "" for another kind of dataset."""
-    reader = getattr(dataset, "reader", None)
-    return str(reader.root) if reader is not None and hasattr(reader, "samples") else ""
+    return Numbering(whose, index, bool(class_map), folder)
 
 
 def read_weights(model: Any) -> Numbering | None:
@@ -136,11 +132,10 @@ def _check_order(whose: str, index: Collection[str]) -> None:
 
 def _is_line(name: Any) -> bool:
     """Whether a name comes back whole from a UTF-8 file of lines whose ends are stripped."""
-    if (
-        not isinstance(name, str) or name in NO_FOLDER or any("\ud800" <= char <= "\udfff" for char in name)
-    ):  # bytes that are no UTF-8
+    if not isinstance(name, str) or name in NO_FOLDER:
         return False
-    return name.splitlines() == [name] and name.strip() == name
+    has_bytes = any("\ud800" <= char <= "\udfff" for char in name)  # which are no UTF-8
+    return not has_bytes and name.splitlines() == [name] and name.strip() == name
 
 
 def _quote(names: Collection[Any]) -> str:

@@ -22,8 +22,8 @@ import timm.utils
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
 from timm_effnet_ext.files.storage import new_file
-from timm_effnet_ext.train.classes import numbering
-from timm_effnet_ext.train.classes.numbering import Numbering
+from timm_effnet_ext.train.launcher import numbering
+from timm_effnet_ext.train.launcher.numbering import Numbering
 from timm_effnet_ext.train.patching import name_arguments, wrap_names
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +52,6 @@ class ClassWatch:
         self._outputs = 0  # how many the model has that was made last
         self._model: Numbering | None = None  # what its outputs stand for
         self._training: Numbering | None = None
-        self._training_folder = ""
         self._notes: list[str] = []  # one of several processes says them: that which has an output folder
         self._misfit: str | None = None  # why the dataset that was made last does not fit the outputs
 
@@ -83,11 +82,10 @@ class ClassWatch:
         dataset = original(*args, **kwargs)
         given = name_arguments(original, args, kwargs)
         classes = numbering.read_dataset(dataset, given["split"], given["class_map"])
-        folder = numbering.find_folder(dataset)
         if given["is_training"]:
-            self._train_on(classes, folder)
+            self._train_on(classes)
         elif self._training is not None:
-            self._judge_training_by(classes, folder, self._training)
+            self._judge_training_by(classes, self._training)
         else:
             self._misfit = self._find_misfit(classes)
         return dataset
@@ -136,8 +134,8 @@ class ClassWatch:
             cfg = getattr(model, "pretrained_cfg", None) or {}
             model.pretrained_cfg = {**cfg, "label_names": names, "label_descriptions": None}
 
-    def _train_on(self, classes: Numbering, folder: str) -> None:
-        self._training, self._training_folder = classes, folder
+    def _train_on(self, classes: Numbering) -> None:
+        self._training = classes
         size, outputs = classes.size, self._outputs
         if not size or not outputs or size == outputs:
             return
@@ -146,21 +144,33 @@ class ClassWatch:
             raise EffNetExtError(f"{found}. Pass --num-classes {size}")
         self._notes.append(f"{found}, the last {outputs - size} for no class. --num-classes {size} leaves them out")
 
-    def _judge_training_by(self, classes: Numbering, folder: str, training: Numbering) -> None:
+    def _judge_training_by(self, classes: Numbering, training: Numbering) -> None:
         if training.index and classes.index and (difference := numbering.describe_differences(training, classes)):
             raise EffNetExtError(
                 "classes of training and validation differ, and timm numbers each for itself: "
                 f"{difference}. Give both the same, or number them {numbering.BY_HAND}"
             )
-        if self._training_folder and folder and Path(self._training_folder).is_relative_to(folder):
-            self._notes.append(f"{folder}: no folder for validation, so timm takes all of it, images of training too")
+        if training.folder and classes.folder and Path(training.folder).is_relative_to(classes.folder):
+            self._notes.append(
+                f"{classes.folder}: no folder for validation, so timm takes all of it, images of training too"
+            )
 
     def _find_misfit(self, classes: Numbering) -> str | None:
         """Return why accuracy would be of other classes; say it at once too, as the program may fail of it before."""
         if classes.index and numbering.NO_FOLDER.issuperset(classes.index):  # inference.py may have such
             return f"{classes.whose}: images without class folders, so that nothing says what they show"
-        misfit = _describe_misfit(classes, self._model, self._outputs)
-        if note := misfit or _describe_assumption(classes, self._model, self._outputs):
+        model, outputs = self._model, self._outputs
+        misfit = assumption = None
+        if model is not None and model.index.keys() & classes.index.keys():
+            if difference := numbering.describe_differences(model, classes):
+                misfit = f"classes of model and images differ: {difference}"
+        elif classes.size > outputs > 0:
+            misfit = f"{classes.whose}: {classes.size} classes, but the model has {outputs} outputs"
+        elif classes.index and outputs and not classes.is_mapped:
+            taken = f"its {classes.size} classes are taken for outputs 0 to {classes.size - 1}"
+            known = "are not named" if model is None else "all have other names"
+            assumption = f"{classes.whose}: {taken}, which {known}"
+        if note := misfit or assumption:
             _logger.warning(note)
         return misfit
 
@@ -175,26 +185,6 @@ class ClassWatch:
                 f"{path}: of a run with other classes ({why or _first_difference(there, names or ())}). Train on the "
                 "same ones, or choose another --resume, --output or --experiment"
             )
-
-
-def _describe_misfit(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
-    """Return why numbers of a dataset are not those of a model's outputs, as far as it is known."""
-    if model is not None and model.index.keys() & classes.index.keys():
-        difference = numbering.describe_differences(model, classes)
-        return f"classes of model and images differ: {difference}" if difference else None
-    if classes.size > outputs > 0:
-        return f"{classes.whose}: {classes.size} classes, but the model has {outputs} outputs"
-    return None
-
-
-def _describe_assumption(classes: Numbering, model: Numbering | None, outputs: int) -> str | None:
-    """Return what is taken for granted where no names tell."""
-    if not classes.index or not outputs or classes.is_mapped:
-        return None
-    if model is not None and model.index.keys() & classes.index.keys():
-        return None
-    known = "are not named" if model is None else "all have other names"
-    return f"{classes.whose}: its {classes.size} classes are taken for outputs 0 to {classes.size - 1}, which {known}"
 
 
 def _order_names(classes: Numbering) -> tuple[tuple[str, ...] | None, str]:

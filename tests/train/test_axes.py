@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.small_models import SMALL
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.flops import count_flops
+from timm_effnet_ext.train.axes import count_flops
 
 SIZE = (32, 48)
 

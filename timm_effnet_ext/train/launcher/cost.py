@@ -16,8 +16,7 @@ import timm.utils
 import torch.distributed as dist
 
 from timm_effnet_ext.files.storage import new_file
-from timm_effnet_ext.train.loader import WrappedLoader
-from timm_effnet_ext.train.patching import name_arguments, wrap_names
+from timm_effnet_ext.train.patching import WrappedLoader, name_arguments, wrap_names
 from timm_effnet_ext.train.runs import COST_FILE, Cost, read_costs
 
 
@@ -58,7 +57,7 @@ class CostRecorder:
         path = Path(given["filename"]).parent / COST_FILE
         if self._written is None:  # those of a run that is resumed
             self._written = {}
-            for cost in read_costs(path):
+            for cost in read_costs(path) if path.exists() else ():
                 self._written.setdefault(cost.epoch, []).append(cost)
         for back, passed in enumerate(reversed(self._passes)):
             self._written[given["epoch"] - back] = passed.costs(given["epoch"] - back)

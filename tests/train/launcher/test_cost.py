@@ -8,10 +8,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.train.cost import record_costs
+from timm_effnet_ext.train.launcher.cost import record_costs
 from timm_effnet_ext.train.progressive.patch import make_progressive
 from timm_effnet_ext.train.progressive.plan import parse
-from timm_effnet_ext.train.runs import COST_FILE, STAGES_FILE, csv_rows, read_costs
+from timm_effnet_ext.train.runs import ARGS_FILE, COST_FILE, STAGES_FILE, SUMMARY_FILE, csv_rows, read_costs, read_run
 
 
 class Images(Dataset):
@@ -97,7 +97,9 @@ def test_a_program_whose_loader_is_not_timms_has_no_record(tmp_path):
 
 
 def test_a_run_without_a_record_has_no_costs(tmp_path):
-    assert read_costs(tmp_path / COST_FILE) == ()
+    (tmp_path / SUMMARY_FILE).write_text("epoch,train_loss\n0,1.0\n")
+    (tmp_path / ARGS_FILE).write_text("model: x\n")
+    assert read_run(tmp_path).costs == ()
 
 
 @pytest.mark.parametrize(
