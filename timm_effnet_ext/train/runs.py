@@ -88,7 +88,7 @@ def _rows(path: Path) -> dict[int, dict[str, float]]:
         if "epoch" not in row or None in row:
             raise EffNetExtError(f"{where}: not a row of train.py's summary. Is the file damaged?")
         numbers = {name: _number(value, f"{where}: {name}") for name, value in row.items()}
-        rows[_whole(row["epoch"], f"{where}: epoch")] = numbers
+        rows[whole_number(row["epoch"], f"{where}: epoch")] = numbers
     if not rows:
         raise EffNetExtError(f"{path}: no epochs. Has the run finished one?")
     return rows
@@ -97,7 +97,7 @@ def _rows(path: Path) -> dict[int, dict[str, float]]:
 def _spans(path: Path) -> tuple[Span, ...]:
     spans: list[Span] = []
     for where, row in csv_rows(path):
-        epoch, size = (_whole(row.get(name), f"{where}: {name}") for name in ("epoch", "size"))
+        epoch, size = (whole_number(row.get(name), f"{where}: {name}") for name in ("epoch", "size"))
         if spans and spans[-1].size == size:
             spans[-1] = spans[-1]._replace(last=epoch)
         else:
@@ -114,7 +114,7 @@ def read_costs(path: Path) -> tuple[Cost, ...]:
     costs = []
     for where, row in csv_rows(path):
         epoch, height, width, images = (
-            _whole(row.get(name), f"{where}: {name}") for name in ("epoch", "height", "width", "images")
+            whole_number(row.get(name), f"{where}: {name}") for name in ("epoch", "height", "width", "images")
         )
         seconds = _number(row.get("seconds"), f"{where}: seconds")
         if min(epoch, height - 1, width - 1, images - 1, seconds) < 0 or not math.isfinite(seconds):
@@ -171,7 +171,12 @@ def _number(text: str | None, where: str) -> float:
         raise EffNetExtError(f"{where}: {text!r} is not a number. Is the file damaged?") from err
 
 
-def _whole(text: str | None, where: str) -> int:
+def whole_number(text: str | None, where: str) -> int:
+    """Return the number in a cell; `where` is said of one that has none.
+
+    Raises:
+        EffNetExtError: It is not a whole number.
+    """
     try:
         return int(text or "")
     except ValueError as err:

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+import re
 
 import pytest
 import timm
@@ -17,7 +18,7 @@ from tests.small_models import SMALL, calibrated, images
 from tests.train.spy import Spy
 from timm_effnet_ext.errors import EffNetExtError
 from timm_effnet_ext.models.efficientnet import EfficientNet
-from timm_effnet_ext.train.progressive.patch import make_progressive
+from timm_effnet_ext.train.progressive.patch import COLUMNS, Recorder, make_progressive
 from timm_effnet_ext.train.progressive.plan import parse
 from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
 
@@ -262,6 +263,22 @@ def test_record_is_written_beside_the_summary(tmp_path):
     ]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [STAGES_FILE, "summary.csv"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch,size\n0,32\n", "line 2: not a row of a progressive run"),
+        (f"{','.join(COLUMNS)}\n0,1\n", "line 2: not a row of a progressive run"),
+        (f"{','.join(COLUMNS)}\n{','.join('x' for _ in COLUMNS)}\n", "line 2: epoch: 'x' is not a whole number"),
+        (f"{','.join(COLUMNS)}\n{','.join('1' for _ in COLUMNS)},1\n", "line 2: not a row of a progressive run"),
+    ],
+)
+def test_a_damaged_record_of_the_run_that_is_resumed_is_refused_and_kept(text, message, tmp_path):
+    (tmp_path / STAGES_FILE).write_text(text)
+    with pytest.raises(EffNetExtError, match=re.escape(f"{STAGES_FILE} {message}. Is the file damaged?")):
+        Recorder(plan_of(SPEC)).write(tmp_path)
+    assert (tmp_path / STAGES_FILE).read_text() == text
 
 
 def test_plan_is_printed_before_the_first_step(capsys):

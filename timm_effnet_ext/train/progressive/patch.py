@@ -28,7 +28,7 @@ from timm_effnet_ext.hosts import loader_module
 from timm_effnet_ext.train.patching import WrappedLoader, name_arguments, wrap_names
 from timm_effnet_ext.train.progressive.plan import STRENGTHS, Plan, stage_of
 from timm_effnet_ext.train.progressive.strengths import SizedFastCollateMixup, SizedMixup, set_drop_rates, write_policy
-from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows
+from timm_effnet_ext.train.runs import STAGES_FILE, csv_rows, whole_number
 
 _logger = logging.getLogger(__name__)
 
@@ -202,16 +202,30 @@ class Recorder:
         )
 
     def write(self, folder: Path) -> None:
-        """Add the epochs recorded since the last call to the CSV in `folder`, in place of rows of the same epochs."""
+        """Add the epochs recorded since the last call to the CSV in `folder`, in place of rows of the same epochs.
+
+        Raises:
+            EffNetExtError: The CSV of the run that is resumed is damaged.
+        """
         path = folder / STAGES_FILE
         if self._written is None:  # those of a run that is resumed
-            self._written = {int(row["epoch"]): row for _, row in csv_rows(path)} if path.exists() else {}
+            self._written = _read_rows(path) if path.exists() else {}
         self._written |= self._rows
         self._rows.clear()
         with new_file(path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self._written[epoch] for epoch in sorted(self._written))
+
+
+def _read_rows(path: Path) -> dict[int, dict[str, str]]:
+    """Return the rows of a CSV that `Recorder` wrote, by epoch."""
+    rows = {}
+    for where, row in csv_rows(path):
+        if tuple(row) != COLUMNS or None in row.values():
+            raise EffNetExtError(f"{where}: not a row of a progressive run. Is the file damaged?")
+        rows[whole_number(row["epoch"], f"{where}: epoch")] = row
+    return rows
 
 
 class RecordingLoader(WrappedLoader):
