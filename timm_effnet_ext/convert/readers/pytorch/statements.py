@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, timm_statements, train_py_statement
@@ -107,6 +106,8 @@ def settings_beside(file: Path) -> Iterator[tuple[str, Mapping[Any, Any]]]:
 
     What cannot be read as such a file says nothing.
     """
+    import yaml  # of no use to other frameworks' files, which would wait 10 ms for it
+
     for path in (*(file.with_name(name) for name in SETTINGS_FILES), file.parent.parent / LIGHTNINGS):
         try:
             found = yaml.safe_load(path.read_bytes()) if 0 < path.stat().st_size <= _MAX_BYTES else None
