@@ -10,8 +10,7 @@ from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
-from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
-from timm_effnet_ext.convert.padding import sizes_as_stated
+from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics, sizes_as_stated
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, located
 from timm_effnet_ext.files.hub_format import PREPROCESSING

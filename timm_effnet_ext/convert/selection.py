@@ -16,8 +16,7 @@ from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.dialects.pytorch import TORCH_DIALECTS
 from timm_effnet_ext.convert.dialects.tensorflow import TF_DIALECTS
-from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of
-from timm_effnet_ext.convert.padding import sizes_as_stated
+from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of, sizes_as_stated
 from timm_effnet_ext.convert.records import Options, WeightsKind
 from timm_effnet_ext.errors import NameMappingError, first_few
 
