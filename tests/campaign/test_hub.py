@@ -23,9 +23,9 @@ from tests.hub_server import LocalHub
 from tests.weights.test_hub_loading import SMALL, hub_files
 from timm_effnet_ext.convert.google.archives import convert_archive, find
 from timm_effnet_ext.convert.pipeline import WEIGHTS_FILE, convert
+from timm_effnet_ext.convert.publish import Target, publish
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.hub.publish import Target, publish
 from timm_effnet_ext.predict.classifier import load_classifier
 
 FAULTS: dict[str, dict[str, Any]] = {

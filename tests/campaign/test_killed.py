@@ -21,7 +21,7 @@ PUSH = """
 import sys
 from huggingface_hub.utils import disable_progress_bars
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.hub.publish import Target, publish
+from timm_effnet_ext.convert.publish import Target, publish
 disable_progress_bars()
 try:
     publish(sys.argv[1], Target(sys.argv[2]))

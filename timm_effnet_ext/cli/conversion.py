@@ -16,7 +16,7 @@ from timm_effnet_ext.cli.progress import ProgressBar, hide_bars_of_the_hub
 from timm_effnet_ext.convert.records import Options, Progress, Report
 
 if TYPE_CHECKING:  # the Hub's client is imported by those who need it
-    from timm_effnet_ext.hub.publish import Published, Target
+    from timm_effnet_ext.convert.publish import Published, Target
 
 
 def convert_and_publish(
@@ -28,7 +28,7 @@ def convert_and_publish(
     """
     options, target = options_from(args), None
     if repo_id is not None:
-        from timm_effnet_ext.hub.publish import MAIN, Target
+        from timm_effnet_ext.convert.publish import MAIN, Target
 
         target = Target(repo_id, args.private, args.create_pr, args.revision or MAIN)
         prepare_publishing(args)
@@ -47,7 +47,7 @@ def prepare_publishing(args: argparse.Namespace) -> None:
     Raises:
         EffNetExtError: There is no token.
     """
-    from timm_effnet_ext.hub.publish import token
+    from timm_effnet_ext.convert.publish import token
 
     if not args.dry_run:
         token()
@@ -68,7 +68,7 @@ def _publish(
     folder: Path, target: Target, progress: Progress, *, dry_run: bool
 ) -> tuple[Published | None, list[tuple[str, str]]]:
     """Publish a folder, or say what would be published; return what came of it, and that in words."""
-    from timm_effnet_ext.hub.publish import files_to_publish, publish
+    from timm_effnet_ext.convert.publish import files_to_publish, publish
 
     if dry_run:
         where = f"{target.repo_id}, {'a pull request to ' if target.create_pr else ''}branch {target.revision}"

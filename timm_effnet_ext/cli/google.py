@@ -10,7 +10,15 @@ from timm_effnet_ext.cli.arguments import PUBLISHING, READING, VERIFICATION, add
 from timm_effnet_ext.cli.conversion import convert_and_publish, prepare_publishing
 from timm_effnet_ext.cli.output import print_json
 from timm_effnet_ext.cli.progress import ProgressBar
-from timm_effnet_ext.convert.google.archives import HOST, MIRROR_ENV, archives, convert_archive, find
+from timm_effnet_ext.convert.google.archives import (
+    HOST,
+    MIRROR_ENV,
+    archives,
+    convert_archive,
+    fill,
+    find,
+    repo_id_for,
+)
 from timm_effnet_ext.errors import EffNetExtError, first_few
 
 # What can be said of all checkpoints at once, and of one: each has classes of its own.
@@ -90,8 +98,6 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from timm_effnet_ext.hub.account import repo_id_for
-
     archive = find(args.name)
     repo_id = args.target if "/" in args.target else repo_id_for(args.target, archive)
     convert_and_publish(args, partial(convert_archive, archive), repo_id)
@@ -103,9 +109,7 @@ def _publish_all(args: argparse.Namespace) -> None:
     Raises:
         EffNetExtError: Some of them failed.
     """
-    from tabulate import tabulate
-
-    from timm_effnet_ext.hub.account import fill
+    from tabulate import tabulate  # slow to import
 
     options = options_from(args)
     prepare_publishing(args)
