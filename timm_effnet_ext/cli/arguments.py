@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.files.hub_format import CROP_MODES, INTERPOLATIONS, MAX_SIDE, PREPROCESSING
+from timm_effnet_ext.files.hub_format import CROP_MODES, INTERPOLATIONS, MAX_SIDE, PREPROCESSING, read_label_names
 from timm_effnet_ext.files.hub_name import HUB_PREFIX
-from timm_effnet_ext.files.label_names import read_label_names
 
 READING = "what is read and written"
 VERIFICATION = "verification"

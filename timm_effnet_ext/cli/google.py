@@ -7,9 +7,8 @@ from functools import partial
 
 from timm_effnet_ext.cli import add_command
 from timm_effnet_ext.cli.arguments import PUBLISHING, READING, VERIFICATION, add_options, options_from
-from timm_effnet_ext.cli.conversion import convert_and_publish, prepare_publishing
-from timm_effnet_ext.cli.output import print_json
-from timm_effnet_ext.cli.progress import ProgressBar
+from timm_effnet_ext.cli.convert import convert_and_publish, prepare_publishing
+from timm_effnet_ext.cli.output import ProgressBar, print_json
 from timm_effnet_ext.convert.google.archives import (
     HOST,
     MIRROR_ENV,

@@ -9,9 +9,8 @@ from typing import Any
 from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.convert.records import Proof, Report
 from timm_effnet_ext.errors import plain
-from timm_effnet_ext.files.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_format import PREPROCESSING, REGRESSION, activation_of
 from timm_effnet_ext.files.hub_name import is_hub_name, parse_hub_name
-from timm_effnet_ext.files.outputs import REGRESSION, activation_of
 
 # What each kind of proof is worth, in words for whoever reads the card.
 _WORTH = {

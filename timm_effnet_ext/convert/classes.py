@@ -8,7 +8,7 @@ from typing import NamedTuple
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, first_few
-from timm_effnet_ext.files.outputs import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type
 
 WITH_BACKGROUND = 1001  # ImageNet-1k and class 0 for none of them: tensorflow/tpu efficientnet_edgetpu_builder.py
 NO_HEAD = "feature maps: there is no head (conv_head, bn2) and no classifier"

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from timm_effnet_ext import __version__
 from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few, first_line
-from timm_effnet_ext.files.hub_errors import hub_answer, hub_error, retry
+from timm_effnet_ext.files.hub import hub_answer, hub_error, retry
 from timm_effnet_ext.files.hub_format import WEIGHTS_FILE
 
 MAIN = "main"

@@ -22,12 +22,11 @@ from timm_effnet_ext.convert.readers.pytorch.transformers import PROCESSOR_FILE,
 from timm_effnet_ext.convert.readers.unread import what_its_name_says
 from timm_effnet_ext.convert.records import Progress
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_few
-from timm_effnet_ext.files.hub_format import INDEX_SUFFIX, WEIGHT_FILES
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE, INDEX_SUFFIX, WEIGHT_FILES
 from timm_effnet_ext.files.hub_name import HubName, is_hub_name, parse_hub_name
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
 
 if TYPE_CHECKING:
-    from timm_effnet_ext.files.hub_files import Listing
+    from timm_effnet_ext.files.hub import Listing
 
 # What the readers of PyTorch's files look for beside them.
 _TORCHS = (
@@ -84,7 +83,7 @@ def _open_repository(name: HubName, crc: bool, progress: Progress) -> Iterator[C
 
     What is said of it, errors included, names it and its commit, not where the cache keeps it.
     """
-    from timm_effnet_ext.files.hub_files import list_files  # the Hub's client is slow to import
+    from timm_effnet_ext.files.hub import list_files  # the Hub's client is slow to import
 
     listing = list_files(name)
     try:
@@ -159,7 +158,7 @@ def _parts(path: str, files: Collection[str]) -> set[str]:
 
 def _fetch(listing: Listing, files: Sequence[str], progress: Progress) -> Path:
     """Return the folder in which files of a repository lie, with the shards where the first is an index of them."""
-    from timm_effnet_ext.files.hub_files import fetch
+    from timm_effnet_ext.files.hub import fetch
 
     def tell(file: str) -> None:
         progress(f"downloading {file}", 0, 1)

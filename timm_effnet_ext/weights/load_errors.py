@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
 from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line
-from timm_effnet_ext.files.hub_errors import hub_explained
+from timm_effnet_ext.files.hub import hub_explained
 from timm_effnet_ext.hosts import argument_of_timm, is_damaged_archive, refused_objects
 
 _ARCHIVE = b"PK\x03\x04"

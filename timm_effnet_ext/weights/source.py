@@ -11,8 +11,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
 from timm_effnet_ext.errors import located
-from timm_effnet_ext.files.hub_errors import HUB_ERRORS
-from timm_effnet_ext.files.hub_files import check_hash
+from timm_effnet_ext.files.hub import HUB_ERRORS, check_hash
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES, read_object
 
 _STARTED = time.time()  # before anything was downloaded

@@ -15,7 +15,7 @@ from huggingface_hub.utils import WeakFileLock, get_session
 
 from timm_effnet_ext.convert.records import Progress
 from timm_effnet_ext.errors import EffNetExtError, first_line
-from timm_effnet_ext.files.hub_errors import HUB_ERRORS, retry
+from timm_effnet_ext.files.hub import HUB_ERRORS, retry
 
 _T = TypeVar("_T")
 

@@ -17,7 +17,7 @@ from timm_effnet_ext.convert.readers.keras.interpreter import KerasGraph, check_
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, sensible
 from timm_effnet_ext.convert.readers.keras.weights import KerasWeights
 from timm_effnet_ext.errors import first_few
-from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, SINGLE_LABEL
 
 _IMAGENET_CLASSES = 1000
 

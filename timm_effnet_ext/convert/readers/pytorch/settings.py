@@ -14,8 +14,15 @@ from timm_effnet_ext.convert.readers.pytorch.transformers import (
 )
 from timm_effnet_ext.convert.readers.pytorch.values import SETTINGS, check_values, sensible_settings
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, read_object
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, has_placeholders, stated_names
+from timm_effnet_ext.files.hub_format import (
+    CONFIG_FILE,
+    INDEX_FILES,
+    PROBLEM_TYPES,
+    WEIGHT_FILES,
+    has_placeholders,
+    read_object,
+    stated_names,
+)
 
 TRAIN_PY = "train.py's arguments"
 

@@ -14,8 +14,7 @@ import yaml
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY
 from timm_effnet_ext.errors import CheckpointFormatError, first_line
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
-from timm_effnet_ext.files.outputs import are_placeholders
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE, are_placeholders, read_label_names
 
 TRAIN_PYS, LIGHTNINGS = "args.yaml", "hparams.yaml"
 SETTINGS_FILES = (TRAIN_PYS, LIGHTNINGS, "config.yaml", "config.json")

@@ -23,8 +23,7 @@ from timm_effnet_ext.convert.readers.pytorch.values import (
     is_side,
 )
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_object
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, has_placeholders, stated_names
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, PROBLEM_TYPES, has_placeholders, read_object, stated_names
 
 MODEL_TYPE = "efficientnet"
 PROCESSOR_FILE, TRAINER_FILE = "preprocessor_config.json", "trainer_state.json"
