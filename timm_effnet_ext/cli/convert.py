@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,7 @@ def convert_and_publish(
 
         target = Target(repo_id, args.private, args.create_pr, args.revision or MAIN)
         prepare_publishing(args)
-    with ProgressBar(quiet=args.quiet) as progress, _folder_to_write(args.out) as out:
+    with closing(ProgressBar(quiet=args.quiet)) as progress, _folder_to_write(args.out) as out:
         report = convert(out, replace(options, repo_id=repo_id), progress)
         published, facts = (None, []) if target is None else _publish(out, target, progress, dry_run=args.dry_run)
     if args.json:

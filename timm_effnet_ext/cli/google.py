@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from functools import partial
 
 from timm_effnet_ext.cli import add_command
@@ -114,7 +115,7 @@ def _publish_all(args: argparse.Namespace) -> None:
     prepare_publishing(args)
     outcomes = []
     try:
-        with ProgressBar(quiet=args.quiet) as progress:
+        with closing(ProgressBar(quiet=args.quiet)) as progress:
             for outcome in fill(
                 args.user, archives().values(), options, progress, private=args.private, dry_run=args.dry_run
             ):

@@ -7,7 +7,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from timm_effnet_ext.errors import plain
@@ -69,21 +68,13 @@ def hide_bars_of_the_hub(*, quiet: bool = False) -> None:
 
 
 class ProgressBar:
-    """Shows `progress(step, done, total)`, done and total in bytes."""
+    """Shows `progress(step, done, total)`, done and total in bytes, until it is closed."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._on_terminal = sys.stderr.isatty()
         self._step = ""
         self._bar: tqdm | None = None
-
-    def __enter__(self) -> ProgressBar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
 
     def __call__(self, step: str, done: int, total: int) -> None:
         if self._quiet:
@@ -94,7 +85,7 @@ class ProgressBar:
             self._bar.update(done - self._bar.n)
 
     def _start(self, step: str, total: int) -> None:
-        self._close()
+        self.close()
         self._step = step
         if self._on_terminal:
             from tqdm import tqdm  # only where it is shown
@@ -104,7 +95,8 @@ class ProgressBar:
         else:
             print(f"{step} …", file=sys.stderr, flush=True)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

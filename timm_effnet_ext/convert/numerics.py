@@ -37,7 +37,6 @@ _RELATIVE = re.compile(
 # A relative that is a scaled row of ours with PyTorch's numerics: row, width_mult, depth_mult.
 _SCALED_RELATIVES = {("efficientnetv2_s", 0.8, 0.9): "efficientnetv2_rw_t"}
 
-
 SCALE: Mapping[str, Any] = {"width_mult": 1, "depth_mult": 1, "in_chans": 3}
 """Arguments that the shapes show, whatever is said of them, with their usual values."""
 
@@ -103,7 +102,6 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
     statements = tuple(
         one for one in about(statements, candidate.prefix) if not one.dialects or candidate.dialect.name in one.dialects
     )
-    arch = ARCHS[candidate.match.arch_name]
     numerics = _by_names(candidate, statements, model) if candidate.dialect.numerics is None else _by_dialect(candidate)
     args, origins = dict(numerics.model_args), dict(numerics.origins)
     for statement in reversed(statements):  # the first one counts
@@ -112,13 +110,9 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
         origins |= dict.fromkeys(stated, statement.where)
     if numerics.problem and PYTORCH.keys() <= {name for s in statements for name in s.model_args}:
         numerics = numerics._replace(problem=None)
-    args = {name: value for name, value in args.items() if value != _usual(arch).get(name)}
+    ours = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": ARCHS[candidate.match.arch_name].act, "global_pool": "avg"}
+    args = {name: value for name, value in args.items() if value != ours.get(name)}
     return numerics._replace(model_args=args, origins=origins)
-
-
-def _usual(arch: Arch) -> Mapping[str, Any]:
-    """Return the numerics that our model of an architecture has by itself."""
-    return {"pad_type": "same", "bn_eps": 1e-3, "act_layer": arch.act, "global_pool": "avg"}
 
 
 def _by_dialect(candidate: Candidate) -> Numerics:

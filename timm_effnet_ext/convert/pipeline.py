@@ -59,7 +59,7 @@ def convert(
     out = Path(out)
     check_target(out, FILES, overwrite=options.overwrite)
     with open_source(source, progress=progress) as checkpoint, ThreadPoolExecutor(2) as beside:
-        hashes = beside.submit(_hashes, checkpoint)
+        hashes = beside.submit(lambda: {file.name: sha256(file) for file in checkpoint.files})
         with located(checkpoint.path):
             chosen = select(checkpoint, readings(checkpoint, headless=options.headless), options)
         match = chosen.candidate.match
@@ -153,10 +153,6 @@ def _verify(
     )
     progress("verifying", 1, 1)
     return proofs
-
-
-def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    return {file.name: sha256(file) for file in checkpoint.files}
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

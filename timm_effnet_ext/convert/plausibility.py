@@ -22,7 +22,6 @@ permuted channels 39 to 108 (SiLU) and 2.6 (ReLU6), with images of 0 … 255 1,7
 No right checkpoint may be refused, so the bound lies above all of those.
 """
 
-
 _LARGE, _STRIDE = 1024, 32  # pixels, and of the whole network
 
 

@@ -94,7 +94,8 @@ def publish(folder: str | Path, target: Target) -> Published:
         is_private, made = _repository(api, target)
     try:
         with _explain(target):
-            _branch(api, target)
+            if target.revision != MAIN and not target.create_pr and not target.revision.startswith("refs/"):
+                retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
             found = retry(lambda: _commit(api, target, folder, files, is_private), once=target.create_pr)
             _compare(api, target, folder, found)
     except EffNetExtError as err:
@@ -156,11 +157,6 @@ def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
             "in its settings"
         )
     return is_private, False
-
-
-def _branch(api: HfApi, target: Target) -> None:
-    if target.revision != MAIN and not target.create_pr and not target.revision.startswith("refs/"):
-        retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
 
 
 def _commit(

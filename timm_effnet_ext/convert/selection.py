@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from timm_effnet_ext.arch.rows import row_name
 from timm_effnet_ext.convert.checkpoint.affine import behind_norm
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, Variables
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Framework, Statement, Variables
 from timm_effnet_ext.convert.checkpoint.tensors import TensorEntry
 from timm_effnet_ext.convert.dialects import match
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry
@@ -24,6 +24,12 @@ from timm_effnet_ext.errors import NameMappingError, first_few
 _OF_TRAINING = re.compile(
     r"(^|[._/])(\w*criterion|\w*loss(es)?(_fn|_func)?|\w*metrics?|pos_weight|class_weights?)([._/]|$)"
 )
+
+# What files of a framework can have; Keras writes SavedModels, and has them as layers.
+_KERAS_OR_TF = (*KERAS_DIALECTS, *TF_DIALECTS)
+_DIALECTS: Mapping[Framework, tuple[Dialect, ...]] = {
+    "tensorflow": _KERAS_OR_TF, "keras": _KERAS_OR_TF, "torch": TORCH_DIALECTS,
+}  # fmt: skip
 
 _NORM = (
     "{} were folded into the classifier: it was assumed that nothing but dropout stands between, and the epsilon that "
@@ -44,20 +50,13 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
-    """Return the dialects that files of this framework can have; Keras writes SavedModels, and has them as layers."""
-    both = (*KERAS_DIALECTS, *TF_DIALECTS)
-    table = {"tensorflow": both, "keras": both, "torch": TORCH_DIALECTS}
-    return table[checkpoint.framework]
-
-
 def readings(checkpoint: Checkpoint, *, headless: bool = False) -> list[Candidate]:
     """Return every reading of a checkpoint, the likeliest first; `headless` ones have no classifier."""
     found = checkpoint.variables.model
-    shapes = {name: entry.shape for name, entry in found.items()}
+    shapes, dialects = {name: entry.shape for name, entry in found.items()}, _DIALECTS[checkpoint.framework]
     if headless:
-        return match.without_classifier(shapes, dialects_for(checkpoint))
-    return match.readings(shapes, dialects_for(checkpoint), lambda name: _is_of_training(name, found[name]))
+        return match.without_classifier(shapes, dialects)
+    return match.readings(shapes, dialects, lambda name: _is_of_training(name, found[name]))
 
 
 def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options) -> Selection:
@@ -89,8 +88,11 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         raise NameMappingError(numerics.problem)
     source, kind = _weights(found, used | set(candidate.norm.values()), options.weights)
     notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
-    notes = (*notes, *([_NORM.format(first_few(candidate.norm.values()))] if candidate.norm else []))
-    notes += _left_out_notes(outside, "the network" if options.headless else repr(candidate.prefix))
+    if candidate.norm:
+        notes = (*notes, _NORM.format(first_few(candidate.norm.values())))
+    if outside:
+        what = "the network" if options.headless else repr(candidate.prefix)
+        notes = (*notes, f"{len(outside)} variables outside {what} were left out: {first_few(outside)}")
     if kind != options.weights:
         notes = (*notes, "the file has no EMA weights: the raw ones were taken")
     counts = {
@@ -109,11 +111,6 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, notes)
 
 
-def _left_out_notes(outside: Collection[str], what: str) -> tuple[str, ...]:
-    """Say which variables were left out, as they lie outside `what`."""
-    return (f"{len(outside)} variables outside {what} were left out: {first_few(outside)}",) if outside else ()
-
-
 def _padding_note(candidate: Candidate, statements: Sequence[Statement]) -> tuple[str, ...]:
     """Say where a code that pads by fixed numbers of pixels computes something else, as exactly as is known."""
     sizes = sizes_as_stated(candidate, statements)
@@ -129,16 +126,12 @@ def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> 
     """
     if not candidate.prefix:
         return set()
-    outside = {name for name in found.model.keys() - known if not name.startswith(candidate.prefix)}
-    entries = found.model
-    dense = {name for name in outside if len(entries[name].shape) == 2 and not _is_of_training(name, entries[name])}
-    return outside - _layers_of(dense, outside) if dense and not candidate.match.num_classes else outside
-
-
-def _layers_of(dense: Collection[str], names: Collection[str]) -> set[str]:
-    """Return all names of the layers that have one of `dense`."""
-    layers = {re.split(r"[./][^./]*$", name)[0] for name in dense}
-    return {name for name in names if re.split(r"[./][^./]*$", name)[0] in layers}
+    outside = {name: found.model[name] for name in found.model.keys() - known if not name.startswith(candidate.prefix)}
+    if candidate.match.num_classes:
+        return set(outside)
+    layers = {name: re.split(r"[./][^./]*$", name)[0] for name in outside}
+    dense = {layers[n] for n, entry in outside.items() if len(entry.shape) == 2 and not _is_of_training(n, entry)}
+    return {name for name in outside if layers[name] not in dense}
 
 
 def _is_of_training(name: str, entry: TensorEntry) -> bool:
@@ -219,7 +212,7 @@ def why_none(checkpoint: Checkpoint) -> str:
     for statement, name in names_of(checkpoint.statements):
         if name.row is None:
             return f"{statement.where} says {name.name}, which is none of the 29 architectures"
-    dialects = dialects_for(checkpoint)
+    dialects = _DIALECTS[checkpoint.framework]
     for candidate in (*match.without_foreign(shapes, dialects), *match.without_classifier(shapes, dialects)):
         used = candidate.sources
         left = {name for name in shapes.keys() - used if not candidate.is_spare(name)}

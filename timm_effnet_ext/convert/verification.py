@@ -171,9 +171,8 @@ def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
         headless += maps
         found = converted.run(inputs, maps=maps)
         difference = _difference(found, output[:, cut:], str(path))
-        rounding = float(np.abs(converted.run(inputs, torch.float32, maps=maps) - found).max()) / max(
-            1, difference.largest
-        )
+        rounded = converted.run(inputs, torch.float32, maps=maps)
+        rounding = difference._replace(worst=float(np.abs(rounded - found).max())).relative
         tolerance = min(max(TOLERANCE, ROUNDING_FACTOR * rounding), MAX_TOLERANCE)
         differences.append(difference._replace(tolerance=tolerance))
     what = f"{len(differences)} batches of {path.name}"
@@ -182,12 +181,8 @@ def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
     return _compared("reference", differences, prepared, what)
 
 
-Batch = tuple[np.ndarray | None, np.ndarray | None, np.ndarray]
-"""Images, inputs, of which one may be missing, and outputs."""
-
-
-def _batches(path: Path) -> Iterator[Batch]:
-    """Yield the batches of a reference."""
+def _batches(path: Path) -> Iterator[tuple[np.ndarray | None, np.ndarray | None, np.ndarray]]:
+    """Yield the batches of a reference: images and inputs, of which one may be missing, and outputs."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [name for name in file.files if name.startswith(("input", "images"))]

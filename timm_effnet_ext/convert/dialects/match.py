@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from timm_effnet_ext.arch.identify import Match, depth_fits, identify_state, stage_parts
 from timm_effnet_ext.arch.layout import COUNTER_LEAF, Layer, LayerKind, Role, Shape, block_layers, layers
@@ -236,34 +236,22 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
     tried: set[tuple[object, ...]] = set()
     found: list[Match] = []
     for arch in _nameable(dialect):
-        ends = _Ends(*(prefix + dialect.end(role, arch)[0] in given for role in ("head", "classifier")))
-        for depth_mult in _depth_mults(arch, len(given), ends):
+        head, classifier = (prefix + dialect.end(role, arch)[0] in given for role in ("head", "classifier"))
+        for depth_mult in _depth_mults(arch, len(given), head, classifier):
             network = (stage_parts(arch), arch.depths(depth_mult))
             if network in tried:
                 continue
             tried.add(network)
-            entries = plan(arch, dialect, prefix=prefix, depth_mult=depth_mult, **ends.options)
+            entries = plan(arch, dialect, prefix=prefix, depth_mult=depth_mult, head=head, num_classes=int(classifier))
             if {entry.source for entry in entries} == given.keys():
                 state = {entry.torch: entry.layout.shape(given[entry.source]) or () for entry in entries}
                 found += [match for match in identify_state(state) if match not in found]
     return found
 
 
-class _Ends(NamedTuple):
-    """Which layers a network has behind its blocks."""
-
-    head: bool
-    classifier: bool
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As arguments of `layers`."""
-        return {"head": self.head, "num_classes": int(self.classifier)}
-
-
-def _depth_mults(arch: Arch, tensors: int, ends: _Ends) -> Iterator[float]:
+def _depth_mults(arch: Arch, tensors: int, head: bool, classifier: bool) -> Iterator[float]:
     """Yield 1 or another depth multiplier, if one gives the network that many tensors."""
-    outside, *per_block = _tensors_of(arch, ends)
+    outside, *per_block = _tensors_of(arch, head, classifier)
 
     def count(depth_mult: float) -> int:
         return outside + sum(map(operator.mul, per_block, arch.depths(depth_mult)))
@@ -281,9 +269,9 @@ def _depth_mults(arch: Arch, tensors: int, ends: _Ends) -> Iterator[float]:
 
 
 @lru_cache
-def _tensors_of(arch: Arch, ends: _Ends) -> tuple[int, ...]:
+def _tensors_of(arch: Arch, head: bool, classifier: bool) -> tuple[int, ...]:
     """Return how many tensors a source has outside the blocks, and in a block of each stage."""
-    outside = [layer for layer in layers(arch, **ends.options) if layer.block is None]
+    outside = [layer for layer in layers(arch, head=head, num_classes=int(classifier)) if layer.block is None]
     return _count(outside), *(_count(block_layers(stage[0])) for stage in arch.blocks())
 
 
