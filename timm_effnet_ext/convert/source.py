@@ -104,11 +104,7 @@ def _open_repository(name: HubName, crc: bool, progress: Progress) -> Iterator[C
 
 
 def _choose(name: HubName, files: Collection[str]) -> tuple[str, str | None]:
-    """Return the file of a repository that is to be opened, named or preferred, and a note of those that were left.
-
-    Raises:
-        CheckpointFormatError: There is none, or several.
-    """
+    """Return the file of a repository that is to be opened, named or preferred, and a note of those that were left."""
     path = posixpath.dirname(name.path) if posixpath.basename(name.path) == _STATE else name.path
     named = next((file for file in (_DATA.sub(".index", path), path, f"{path}.index") if file in files), None)
     if named:

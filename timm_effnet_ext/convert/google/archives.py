@@ -27,8 +27,6 @@ HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
 """An address that holds the same archives and is asked instead of HOST."""
 
-_KNOWS = "timm's cfg of these weights"
-
 Status = Literal["published", "skipped", "failed", "to do"]
 
 
@@ -93,8 +91,9 @@ def options_for(archive: Archive, options: Options) -> Options:
     known |= {"tag": archive.tag, "origin_url": archive.url}
     num_classes = None if options.keep_background else cfg.num_classes
     return replace(
-        options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, knows=_KNOWS, origin=archive.url
-    )
+        options, model=archive.model, num_classes=num_classes, pretrained_cfg=known,
+        knows="timm's cfg of these weights", origin=archive.url,
+    )  # fmt: skip
 
 
 def cache_folder() -> Path:

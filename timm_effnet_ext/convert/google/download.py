@@ -129,11 +129,7 @@ def _length(url: str, headers: Mapping[str, str]) -> int:
 
 
 def _retry(url: str, attempt: Callable[[], _T], done: Callable[[], int] = lambda: 0) -> _T:
-    """Attempt again as long as bytes come, and a few times more.
-
-    Raises:
-        EffNetExtError: The server refuses, or breaks off all the same.
-    """
+    """Attempt again as long as bytes come, and a few times more."""
     try:
         return retry(attempt, say=lambda err: f"{url}: {_said(err)}", done=done)
     except HUB_ERRORS as err:
