@@ -71,7 +71,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         raise NameMappingError(checkpoint.problem)
     if not candidates:
         raise NameMappingError(why_none(checkpoint))
-    candidate, notes = _choose(checkpoint.statements, candidates, options)
+    candidate, same = _choose(checkpoint.statements, candidates, options)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
     spare = {name for name in found.model if name not in used and candidate.is_spare(name)}
@@ -87,14 +87,14 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     if numerics.problem:
         raise NameMappingError(numerics.problem)
     source, kind = _weights(found, used | set(candidate.norm.values()), options.weights)
-    notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
+    notes = [*same, *numerics.notes, *_padding_note(candidate, checkpoint.statements)]
     if candidate.norm:
-        notes = (*notes, _NORM.format(first_few(candidate.norm.values())))
+        notes.append(_NORM.format(first_few(candidate.norm.values())))
     if outside:
         what = "the network" if options.headless else repr(candidate.prefix)
-        notes = (*notes, f"{len(outside)} variables outside {what} were left out: {first_few(outside)}")
+        notes.append(f"{len(outside)} variables outside {what} were left out: {first_few(outside)}")
     if kind != options.weights:
-        notes = (*notes, "the file has no EMA weights: the raw ones were taken")
+        notes.append("the file has no EMA weights: the raw ones were taken")
     counts = {
         "used": len(used),
         "from_ema": sum(source[name] is found.ema.get(name) for name in used),
@@ -108,7 +108,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         "counters": len(found.counters),
         "metadata": len(found.metadata),
     }
-    return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, notes)
+    return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, tuple(notes))
 
 
 def _padding_note(candidate: Candidate, statements: Sequence[Statement]) -> tuple[str, ...]:
