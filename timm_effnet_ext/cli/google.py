@@ -10,15 +10,7 @@ from timm_effnet_ext.cli import add_command
 from timm_effnet_ext.cli.arguments import PUBLISHING, READING, VERIFICATION, add_options, options_from
 from timm_effnet_ext.cli.convert import convert_and_publish, prepare_publishing
 from timm_effnet_ext.cli.output import ProgressBar, print_json
-from timm_effnet_ext.convert.google.archives import (
-    HOST,
-    MIRROR_ENV,
-    archives,
-    convert_archive,
-    fill,
-    find,
-    repo_id_for,
-)
+from timm_effnet_ext.convert.google.archives import HOST, MIRROR_ENV, archives, convert_archive, fill, find, repo_id_for
 from timm_effnet_ext.errors import EffNetExtError, first_few
 
 # What can be said of all checkpoints at once, and of one: each has classes of its own.
