@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from timm_effnet_ext.cli.arguments import number
 from timm_effnet_ext.train.launcher.launch import Program, launch
 from timm_effnet_ext.train.progressive.plan import Spec, parse
 
-_fraction = number("fraction", float, lambda x: 0 <= x <= 1, "{text} is not between 0 and 1")
 _EPILOG = """\
 SPEC is a preset, settings, or both: "auto", "google batch=grow", "paper:efficientnetv2_s mixup=off",
 "sizes=128,185,242,300 randaug=5:15 mixup=0:0.2 dropout=0.1:0.3". A setting is first:last, one number a
@@ -24,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-budget",
         metavar="X",
-        type=_fraction,
+        type=fraction,
         help="share of the activations that torch.compile keeps for backward, 0 to 1 (default: torch's)",
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module, as after `python -m`")
@@ -42,3 +40,11 @@ def _spec(text: str) -> Spec:
         return parse(text)
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err)) from err
+
+
+def fraction(text: str) -> float:
+    """Return the share that an option gives; argparse has its name in messages."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number

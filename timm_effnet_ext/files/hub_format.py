@@ -113,8 +113,8 @@ def read_label_names(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     with located(path):
-        is_json = path.suffix == ".json"
-        names = _json_list(path) if is_json else [line.strip() for line in _text(path).removesuffix("\n").split("\n")]
+        text, is_json = _text(path), path.suffix == ".json"
+        names = _json_list(text) if is_json else [line.strip() for line in text.removesuffix("\n").split("\n")]
         empty = [number for number, name in enumerate(names, 1) if not name]
         if empty or not names:
             entry = "entry" if is_json else "line"
@@ -138,11 +138,9 @@ def _text(path: Path) -> str:
         raise CheckpointFormatError(f"not UTF-8 ({err}). Save it as UTF-8") from err
 
 
-def _json_list(path: Path) -> list[str]:
+def _json_list(text: str) -> list[str]:
     try:
-        names = json.loads(_text(path))
-    except CheckpointFormatError:
-        raise
+        names = json.loads(text)
     except (ValueError, RecursionError) as err:
         raise CheckpointFormatError(f"not readable as JSON: {err}") from err
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
