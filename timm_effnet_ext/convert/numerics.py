@@ -12,12 +12,12 @@ a size that it was made for.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
+from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.errors import NameMappingError
@@ -110,15 +110,14 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
         origins |= dict.fromkeys(stated, statement.where)
     if numerics.problem and PYTORCH.keys() <= {name for s in statements for name in s.model_args}:
         numerics = numerics._replace(problem=None)
-    ours = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": ARCHS[candidate.match.arch_name].act, "global_pool": "avg"}
+    ours = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": candidate.arch.act, "global_pool": "avg"}
     args = {name: value for name, value in args.items() if value != ours.get(name)}
     return numerics._replace(model_args=args, origins=origins)
 
 
 def _by_dialect(candidate: Candidate) -> Numerics:
     """Return the numerics of the one code that has a dialect's names."""
-    dialect, match = candidate.dialect, candidate.match
-    arch = ARCHS[match.arch_name]
+    dialect, match, arch = candidate.dialect, candidate.match, candidate.arch
     if not dialect.first_shortcut and any(
         stage[0].shortcut for stage in arch.blocks(match.width_mult, match.depth_mult)
     ):
@@ -198,23 +197,16 @@ class SameSizes:
 
 
 def sizes_as_stated(candidate: Candidate, statements: Iterable[Statement]) -> SameSizes | None:
-    """Return the sides at which the code of a network pads as ours does, where somebody says how it pads."""
+    """Return the even sides at which the code of a network pads as SAME does, or None where nobody says how it pads.
+
+    The stem, and strided blocks that are not said to be padded alike on both sides, have one pixel less before than
+    behind.
+    """
     said = (one.symmetric_blocks for one in statements if candidate.dialect.name in one.dialects)
     symmetric = next((blocks for blocks in said if blocks is not None), None)
-    match = candidate.match
-    return None if symmetric is None else same_sizes(ARCHS[match.arch_name], symmetric, match.depth_mult)
-
-
-def same_sizes(arch: Arch, symmetric: Collection[int], depth_mult: float = 1.0) -> SameSizes:
-    """Return the sides at which a network pads as SAME does, of those that are even.
-
-    Args:
-        arch: Its row.
-        symmetric: The blocks, counted through the network, whose strided convolution is padded alike on both sides.
-            The other strided blocks, and the stem, have one pixel less before than behind.
-        depth_mult: Its depth.
-    """
-    blocks = (block for stage in arch.blocks(depth_mult=depth_mult) for block in stage)
+    if symmetric is None:
+        return None
+    blocks = (block for stage in candidate.arch.blocks(depth_mult=candidate.match.depth_mult) for block in stage)
     strided = [(number, block.stride) for number, block in enumerate(blocks) if block.stride > 1]
     step = 2 * prod(stride for _, stride in strided)
     for offset in range(0, step, 2):
@@ -224,4 +216,4 @@ def same_sizes(arch: Arch, symmetric: Collection[int], depth_mult: float = 1.0) 
             side = -(-side // stride)
         if fits:
             return SameSizes(step, offset)
-    raise AssertionError(f"strides of {arch.name} other than 2")
+    raise AssertionError(f"strides of {candidate.arch.name} other than 2")

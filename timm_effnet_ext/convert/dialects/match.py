@@ -32,17 +32,21 @@ class Candidate(NamedTuple):
     classifier: Mapping[str, str] = {}  # the dialect's names of a classifier -> the file's, where they are the user's
     norm: Mapping[str, str] = {}  # torch's names of the tensors of a BatchNorm before the classifier -> the file's
 
+    @property
+    def arch(self) -> Arch:
+        """The row that it is, unscaled."""
+        return ARCHS[self.match.arch_name]
+
     def plan(self) -> tuple[Entry, ...]:
         """Return the entries that read the checkpoint so."""
         options = {key: value for key, value in self.match._asdict().items() if key != "arch_name"}
-        entries = plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
+        entries = plan(self.arch, self.dialect, prefix=self.prefix, **options)
         return tuple(entry._replace(source=self.classifier.get(entry.source, entry.source)) for entry in entries)
 
     def is_inside(self, name: str) -> bool:
         """Whether a variable that it does not use would belong to one of its layers or blocks."""
         layers = {source.rpartition(self.dialect.sep)[0] for source in self.sources}
-        arch, match = ARCHS[self.match.arch_name], self.match
-        blocks = block_prefixes(arch, self.dialect, prefix=self.prefix, depth_mult=match.depth_mult)
+        blocks = block_prefixes(self.arch, self.dialect, prefix=self.prefix, depth_mult=self.match.depth_mult)
         return name.rpartition(self.dialect.sep)[0] in layers or name.startswith(blocks)
 
     @property
@@ -64,8 +68,7 @@ class Candidate(NamedTuple):
 
     def network(self) -> tuple[object, ...]:
         """Return what tells it from a reading that computes something else."""
-        match = self.match
-        arch = ARCHS[match.arch_name]
+        match, arch = self.match, self.arch
         head = arch.head_width(match.width_mult) if match.head else 0
         widths = arch.stem_width(match.width_mult), head, match.num_classes
         return self.prefix, self.dialect.name, arch.act, widths, arch.blocks(match.width_mult, match.depth_mult)
