@@ -148,7 +148,7 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _json(value: Any) -> str:
-    is_table = isinstance(value, list) and value and isinstance(value[0], dict)
+    is_table = isinstance(value, list | tuple) and value and isinstance(value[0], dict)
     rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value) if is_table else ""
     return f"[\n{rows}\n  ]" if is_table else json.dumps(value, ensure_ascii=False)
 
