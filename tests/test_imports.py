@@ -46,10 +46,9 @@ ARROWS: dict[str, set[str]] = {
         "convert.readers.pytorch", "errors", "files", "models", "predict",
     },
     "convert.google": {"arch", "convert", "convert.readers.tensorflow", "errors", "files", "models"},
-    "hub": {"arch", "convert", "convert.google", "errors", "files"},
     "cli": {
         "arch", "convert", "convert.checkpoint", "convert.dialects", "convert.google", "errors", "export",
-        "files", "hub", "models", "predict", "train", "train.launcher", "train.progressive",
+        "files", "models", "predict", "train", "train.launcher", "train.progressive",
     },
     "__main__": {"cli", "errors", "memory"},
 }  # fmt: skip

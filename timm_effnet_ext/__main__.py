@@ -11,8 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from timm_effnet_ext import __version__
-from timm_effnet_ext.cli import COMMANDS, add_command
+from timm_effnet_ext import __version__, cli
 from timm_effnet_ext.errors import EffNetExtError, plain
 from timm_effnet_ext.memory import keep_freed_memory
 
@@ -27,10 +26,10 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", required=True)
     asked = next((word for word in argv if not word.startswith("-")), None)
-    for command in COMMANDS:
-        sub = add_command(commands, command.name, command.help)
+    for command in cli.COMMANDS:
+        sub = cli.add_command(commands, command.name, command.help)
         if command.name == asked:
-            module = importlib.import_module(command.module)
+            module = importlib.import_module(f"{cli.__name__}.{command.name}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run, computes=command.computes)
     return parser

@@ -17,15 +17,15 @@ from safetensors.numpy import load_file
 from tests._google_archive import archive, variables
 from tests.archive_server import FileServer
 from tests.campaign.conduct import TOKEN, BeginPart, Campaign
+from tests.convert.test_publish import REPO, assert_published, write_folder
 from tests.faulty_server import Fault, Service
-from tests.hub.test_publish import REPO, assert_published, write_folder
 from tests.hub_server import LocalHub
 from tests.weights.test_hub_loading import SMALL, hub_files
 from timm_effnet_ext.convert.google.archives import convert_archive, find
 from timm_effnet_ext.convert.pipeline import WEIGHTS_FILE, convert
+from timm_effnet_ext.convert.publish import Target, publish
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.hub.publish import Target, publish
 from timm_effnet_ext.predict.classifier import load_classifier
 
 FAULTS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from tests.campaign.conduct import BeginPart, Campaign, finish, start
 from tests.convert._sources import tiny_bundle, tiny_variables
-from tests.hub.test_publish import VALUES, write_folder
+from tests.convert.test_publish import VALUES, write_folder
 from tests.hub_server import LocalHub
 from timm_effnet_ext.convert.pipeline import FILES, WEIGHTS_FILE, read_record
 from timm_effnet_ext.files.storage import sha256
@@ -21,7 +21,7 @@ PUSH = """
 import sys
 from huggingface_hub.utils import disable_progress_bars
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.hub.publish import Target, publish
+from timm_effnet_ext.convert.publish import Target, publish
 disable_progress_bars()
 try:
     publish(sys.argv[1], Target(sys.argv[2]))

@@ -14,7 +14,7 @@ from tests.campaign.conduct import Answer, BeginPart, Campaign, finish, start
 from tests.campaign.inputs import hub_folder, run_file
 from tests.campaign.test_killed import PUSH, REPO, is_published, what_is_half
 from tests.convert._sources import tiny_bundle
-from tests.hub.test_publish import VALUES, write_folder
+from tests.convert.test_publish import VALUES, write_folder
 from tests.hub_server import LocalHub
 from tests.processes import obey_modes
 from timm_effnet_ext.train.runs import ARGS_FILE

@@ -11,7 +11,7 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Framework,
 from timm_effnet_ext.convert.classes import choose_classes
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.files.outputs import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 ABC = {0: "a", 1: "b", 2: "c"}
 

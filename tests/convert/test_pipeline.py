@@ -397,6 +397,8 @@ def test_the_card_is_what_the_hub_accepts(license_id: str | None, tmp_path: Path
 def test_the_card_holds_the_figures_of_the_proof(tmp_path: Path) -> None:
     report = convert(DATA / "tpu_lite0", tmp_path / "out", Options(reference=DATA / "tpu_lite0" / "reference_raw.npz"))
     assert report.proofs[0].detail in (tmp_path / "out" / "README.md").read_text()
+    lines = (tmp_path / "out" / RECORD_FILE).read_text().splitlines()
+    assert lines[lines.index('  "proofs": [') + 1].startswith('    {"kind": "reference"')  # one a line, for people
 
 
 def test_what_the_caller_knows_comes_before_the_family(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.convert._sources import DATA
 from tests.small_models import SMALL, create
-from timm_effnet_ext.convert.plausibility import trial_size
 from timm_effnet_ext.convert.verification import (
     MAX_TOLERANCE,
     TOLERANCE,
     Converted,
     by_graph,
     by_reference,
+    trial_size,
     verify,
 )
 from timm_effnet_ext.errors import CheckpointFormatError, VerificationError

@@ -48,12 +48,9 @@ def test_one_tensor_at_a_time_is_asked_for(tmp_path: Path) -> None:
 
     slots = [Slot(name, "F32", (2,), lambda name=name: load(name)) for name in "abc"]
 
-    def each(given: object) -> object:
-        for n, slot in enumerate(slots):
-            assert len(alive) == n
-            yield slot
-
-    write_safetensors(tmp_path / "f", slots, each=each)
+    told: list[tuple[int, int, int]] = []
+    write_safetensors(tmp_path / "f", slots, tell=lambda done, total: told.append((len(alive), done, total)))
+    assert told == [(n, 8 * n, 24) for n in range(4)]
 
 
 def test_another_shape_than_announced_is_refused(tmp_path: Path) -> None:

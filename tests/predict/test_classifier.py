@@ -21,7 +21,7 @@ from tests.processes import imported_by, python
 from tests.small_models import SMALL
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
-from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, SINGLE_LABEL
 from timm_effnet_ext.predict.cam import explain
 from timm_effnet_ext.predict.classifier import load_classifier, make_classifier
 from timm_effnet_ext.predict.photos import read_photo

@@ -13,11 +13,6 @@ class Command(NamedTuple):
     help: str
     computes: bool = False  # with networks, for which the process keeps freed memory
 
-    @property
-    def module(self) -> str:
-        """The module below this package that holds it."""
-        return f"{__name__}.{self.name.replace('-', '_')}"
-
 
 COMMANDS: tuple[Command, ...] = (
     Command("list", "list the models with their size and their pretrained weights, the default ones first"),

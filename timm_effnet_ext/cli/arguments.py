@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from timm_effnet_ext.convert.records import Options
-from timm_effnet_ext.files.hub_format import CROP_MODES, INTERPOLATIONS, MAX_SIDE, PREPROCESSING
+from timm_effnet_ext.files.hub_format import CROP_MODES, INTERPOLATIONS, MAX_SIDE, PREPROCESSING, read_label_names
 from timm_effnet_ext.files.hub_name import HUB_PREFIX
-from timm_effnet_ext.files.label_names import read_label_names
+
+_N = TypeVar("_N", int, float)
 
 READING = "what is read and written"
 VERIFICATION = "verification"
 PUBLISHING = "publishing"
 
 
-def finite(text: str) -> float:
-    """Return the number that an option gives."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a number, got {text}")
-    return value
+def number(name: str, read: Callable[[str], _N], is_allowed: Callable[[_N], bool], message: str) -> Callable[[str], _N]:
+    """Return the type of an option that takes some numbers alone.
+
+    Args:
+        name: What argparse calls it in messages.
+        read: Makes the number of a text; another such type, perhaps.
+        is_allowed: Whether the option takes it.
+        message: What is said if not, with `{text}` and `{value}`.
+    """
+
+    def parse(text: str) -> _N:
+        value = read(text)
+        if not is_allowed(value):
+            raise argparse.ArgumentTypeError(message.format(text=text, value=value))
+        return value
+
+    parse.__name__ = name
+    return parse
 
 
-def positive(text: str) -> float:
-    """Return the number above 0 that an option gives."""
-    value = finite(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return value
-
-
-def pixels(text: str) -> int:
-    """Return the number of channels or the side of an image that an option gives."""
-    value = int(text)
-    if not 1 <= value <= MAX_SIDE:
-        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_SIDE}, got {value}")
-    return value
+_finite = number("finite", float, math.isfinite, "must be a number, got {text}")
+positive = number("positive", _finite, lambda x: x > 0, "must be above 0, got {text}")
+_pixels = number("pixels", int, lambda n: 1 <= n <= MAX_SIDE, f"must be 1 to {MAX_SIDE}, got {{value}}")
 
 
 def _flag(help: str) -> Mapping[str, Any]:
@@ -66,9 +68,9 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--keep-background": _flag("do not cut the first of 1001 classes"),
     "--license": {"metavar": "ID", "help": "licence of the weights for the card, e.g. apache-2.0"},
     "--timm-native": _flag("name timm's own tf_* model, which needs no plugin"),
-    "--mean": {"type": finite, "nargs": "+", "metavar": "X", "help": _OF_IMAGES},
+    "--mean": {"type": _finite, "nargs": "+", "metavar": "X", "help": _OF_IMAGES},
     "--std": {"type": positive, "nargs": "+", "metavar": "X", "help": _OF_IMAGES},
-    "--input-size": {"type": pixels, "nargs": 3, "metavar": "N", "help": "channels, height and width, 3 224 224"},
+    "--input-size": {"type": _pixels, "nargs": 3, "metavar": "N", "help": "channels, height and width, 3 224 224"},
     "--interpolation": {"choices": INTERPOLATIONS, "metavar": "NAME", "help": ", ".join(INTERPOLATIONS)},
     "--crop-pct": {"type": positive, "metavar": "X", "help": "share of the image that the crop keeps"},
     "--crop-mode": {"choices": CROP_MODES, "metavar": "NAME", "help": ", ".join(CROP_MODES)},

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timm_effnet_ext.arch.rows import PREFIX
-from timm_effnet_ext.cli.arguments import positive
+from timm_effnet_ext.cli.arguments import number, positive
 from timm_effnet_ext.cli.output import print_facts, print_json
 
 if TYPE_CHECKING:
     from timm_effnet_ext.export.write import Exported
     from timm_effnet_ext.predict.classifier import Classifier
+
+_share = number("share", positive, lambda x: x <= 1, "must be at most 1, got {text}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--same-answers",
-        type=share,
+        type=_share,
         default=0.97,
         metavar="SHARE",
         help="of the other photos, whose answer must stay the same in int8 (default: 0.97)",
@@ -79,11 +81,3 @@ def _facts(classifier: Classifier, exported: Exported) -> Iterator[tuple[str, st
 def _record(exported: Exported) -> dict[str, object]:
     answers = exported.answers
     return {**vars(exported), "file": str(exported.file), "answers": answers._asdict() if answers else None}
-
-
-def share(text: str) -> float:
-    """Return the share that an option gives."""
-    value = positive(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"must be at most 1, got {text}")
-    return value

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from functools import partial
 
 from timm_effnet_ext.cli import add_command
 from timm_effnet_ext.cli.arguments import PUBLISHING, READING, VERIFICATION, add_options, options_from
-from timm_effnet_ext.cli.conversion import convert_and_publish, prepare_publishing
-from timm_effnet_ext.cli.output import print_json
-from timm_effnet_ext.cli.progress import ProgressBar
-from timm_effnet_ext.convert.google.archives import HOST, MIRROR_ENV, archives, convert_archive, find
+from timm_effnet_ext.cli.convert import convert_and_publish, prepare_publishing
+from timm_effnet_ext.cli.output import ProgressBar, print_json
+from timm_effnet_ext.convert.google.archives import HOST, MIRROR_ENV, archives, convert_archive, fill, find, repo_id_for
 from timm_effnet_ext.errors import EffNetExtError, first_few
 
 # What can be said of all checkpoints at once, and of one: each has classes of its own.
@@ -90,8 +90,6 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from timm_effnet_ext.hub.account import repo_id_for
-
     archive = find(args.name)
     repo_id = args.target if "/" in args.target else repo_id_for(args.target, archive)
     convert_and_publish(args, partial(convert_archive, archive), repo_id)
@@ -103,15 +101,13 @@ def _publish_all(args: argparse.Namespace) -> None:
     Raises:
         EffNetExtError: Some of them failed.
     """
-    from tabulate import tabulate
-
-    from timm_effnet_ext.hub.account import fill
+    from tabulate import tabulate  # slow to import
 
     options = options_from(args)
     prepare_publishing(args)
     outcomes = []
     try:
-        with ProgressBar(quiet=args.quiet) as progress:
+        with closing(ProgressBar(quiet=args.quiet)) as progress:
             for outcome in fill(
                 args.user, archives().values(), options, progress, private=args.private, dry_run=args.dry_run
             ):

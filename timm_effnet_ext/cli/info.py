@@ -7,17 +7,22 @@ from typing import NamedTuple
 
 from timm_effnet_ext.arch.rows import PREFIX, Arch, parse_model_name
 from timm_effnet_ext.arch.summary import StageRow, Summary, summarize
+from timm_effnet_ext.cli.arguments import number
 from timm_effnet_ext.cli.output import print_json, print_table
 
-_MAX_SIZE, _MAX_MULT = 10_000, 16.0  # beyond, it is a slip of the keyboard
+_MAX_SIZE, _MAX_MULT = 10_000, 16  # beyond, it is a slip of the keyboard
+_pixels = number("pixels", int, lambda n: 1 <= n <= _MAX_SIZE, f"must be 1 to {_MAX_SIZE} pixels, got {{value}}")
+_multiplier = number(
+    "multiplier", float, lambda x: 0 < x <= _MAX_MULT, f"must be above 0 and at most {_MAX_MULT}, got {{text}}"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, and what it is scaled by."""
     parser.add_argument("model", metavar="MODEL", help=f"e.g. {PREFIX}efficientnetv2_s, or with a tag: NAME.in21k")
-    parser.add_argument("--img-size", type=pixels, metavar="PIXELS", help="default: the size that it is tested at")
-    parser.add_argument("--width-mult", type=multiplier, default=1.0, metavar="X", help="of the channels (default: 1)")
-    parser.add_argument("--depth-mult", type=multiplier, default=1.0, metavar="X", help="of the layers (default: 1)")
+    parser.add_argument("--img-size", type=_pixels, metavar="PIXELS", help="default: the size that it is tested at")
+    parser.add_argument("--width-mult", type=_multiplier, default=1.0, metavar="X", help="of the channels (default: 1)")
+    parser.add_argument("--depth-mult", type=_multiplier, default=1.0, metavar="X", help="of the layers (default: 1)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
@@ -97,19 +102,3 @@ def _rounded(count: int) -> str:
 
 def _square(size: int) -> str:
     return f"{size}x{size}"
-
-
-def pixels(text: str) -> int:
-    """Return the side of an image that an option gives."""
-    value = int(text)
-    if not 1 <= value <= _MAX_SIZE:
-        raise argparse.ArgumentTypeError(f"must be 1 to {_MAX_SIZE} pixels, got {value}")
-    return value
-
-
-def multiplier(text: str) -> float:
-    """Return the factor that an option gives."""
-    value = float(text)
-    if not 0 < value <= _MAX_MULT:  # not met by NaN either
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most {_MAX_MULT:g}, got {text}")
-    return value

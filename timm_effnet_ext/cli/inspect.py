@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 
 from timm_effnet_ext.cli.arguments import add_source
-from timm_effnet_ext.cli.output import print_facts, print_json
-from timm_effnet_ext.cli.progress import hide_bars_of_the_hub
+from timm_effnet_ext.cli.output import hide_bars_of_the_hub, print_facts, print_json
 from timm_effnet_ext.convert.checkpoint.checkpoint import TensorEntry
 from timm_effnet_ext.convert.config import Config
 from timm_effnet_ext.convert.dialects.match import Candidate

@@ -15,11 +15,7 @@ from timm_effnet_ext.errors import EffNetExtError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to list, and how."""
     parser.add_argument(
-        "filter",
-        nargs="?",
-        default="*",
-        metavar="FILTER",
-        help="a part of the names to list, or wildcards: '*v2_[sm]'",
+        "filter", nargs="?", default="*", metavar="FILTER", help="a part of the names to list, or wildcards: '*v2_[sm]'"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
 
@@ -39,9 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _record(arch: Arch) -> dict[str, Any]:
-    from timm_effnet_ext.models.hucorz_efficientnet import (
-        cfgs_by_tag,  # imports torch: after the filter was found to fit
-    )
+    from timm_effnet_ext.models.hucorz_efficientnet import cfgs_by_tag  # imports torch: when the filter fits
 
     summary = summarize(arch)
     return {

@@ -1,4 +1,4 @@
-"""How results look on stdout: facts and tables for people, JSON for machines."""
+"""How results look on stdout, as facts and tables for people or JSON for machines, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm_effnet_ext.errors import plain
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _GAP = "  "  # between columns
 _MIN_COLUMN = 12  # characters that the last column keeps on the narrowest terminal
@@ -54,3 +57,46 @@ def _wrap(line: list[str], width: int) -> Iterator[list[str]]:
     first, *more = textwrap.wrap(last, width) or [""]
     yield [*cells, first]
     yield from ([*[""] * len(cells), part] for part in more)
+
+
+def hide_bars_of_the_hub(*, quiet: bool = False) -> None:
+    """Keep the Hub's client from drawing its bars where ours are not drawn."""
+    from huggingface_hub.utils import disable_progress_bars  # slow to import
+
+    if quiet or not sys.stderr.isatty():
+        disable_progress_bars()
+
+
+class ProgressBar:
+    """Shows `progress(step, done, total)`, done and total in bytes, until it is closed."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._on_terminal = sys.stderr.isatty()
+        self._step = ""
+        self._bar: tqdm | None = None
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if self._quiet:
+            return
+        if step != self._step:
+            self._start(step, total)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def _start(self, step: str, total: int) -> None:
+        self.close()
+        self._step = step
+        if self._on_terminal:
+            from tqdm import tqdm  # only where it is shown
+
+            unit = {"unit": "B", "unit_scale": True, "unit_divisor": 1000} if total > 1 else {}
+            self._bar = tqdm(total=total, desc=step, file=sys.stderr, leave=False, **unit)
+        else:
+            print(f"{step} …", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm_effnet_ext.arch.rows import PREFIX
+from timm_effnet_ext.cli.arguments import number
 from timm_effnet_ext.cli.output import print_json, print_table
 from timm_effnet_ext.errors import EffNetExtError
 
 if TYPE_CHECKING:
     from timm_effnet_ext.predict.classifier import Prediction
 
+_positive_int = number("positive_int", int, lambda n: n >= 1, "must be at least 1, got {value}")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{PREFIX}NAME[.TAG] for pretrained weights, a timm folder, hf-hub:USER/REPO, or FILE.onnx",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="photo of any kind that Pillow reads")
-    parser.add_argument("--topk", type=positive_int, default=5, metavar="K", help="labels for each photo (default: 5)")
+    parser.add_argument("--topk", type=_positive_int, default=5, metavar="K", help="labels for each photo (default: 5)")
     parser.add_argument(
         "--cam",
         type=picture_file,
@@ -94,14 +96,6 @@ def _cam_files(cam: Path, images: list[Path]) -> list[Path]:
         if file.resolve() in photos:
             raise EffNetExtError(f"{file}: --cam would overwrite the photo itself. Name another file")
     return files
-
-
-def positive_int(text: str) -> int:
-    """Return the count that an option gives."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def picture_file(text: str) -> Path:

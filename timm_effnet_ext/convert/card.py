@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from timm_effnet_ext.arch.rows import PREFIX
-from timm_effnet_ext.convert.records import Proof, Report
+from timm_effnet_ext.convert.records import Report
 from timm_effnet_ext.errors import plain
-from timm_effnet_ext.files.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_format import PREPROCESSING, REGRESSION, activation_of
 from timm_effnet_ext.files.hub_name import is_hub_name, parse_hub_name
-from timm_effnet_ext.files.outputs import REGRESSION, activation_of
 
 # What each kind of proof is worth, in words for whoever reads the card.
 _WORTH = {
@@ -28,7 +27,6 @@ _TITLES = {
     "input_size": "Image (channels, height, width)", "test_input_size": "Image for testing",
     "interpolation": "Interpolation", "crop_pct": "Crop", "crop_mode": "Crop mode", "mean": "Mean", "std": "Std",
 }  # fmt: skip
-_UNVERIFIED = "**Nothing was verified**: this model has not been run."
 
 
 def model_card(report: Report, repo: str | None = None) -> str:
@@ -58,7 +56,10 @@ def _sections(report: Report, repo: str | None) -> Iterator[str]:
     yield f"```python\n{_usage(report, repo)}\n```"
     yield _table("Model", _facts(report))
     yield "## Verification"
-    yield from (_proof(proof) for proof in report.proofs) if report.proofs else [_UNVERIFIED]
+    for proof in report.proofs:
+        yield f"{_WORTH[proof.kind]}\n\n{proof.detail[:1].upper()}{proof.detail[1:]}."
+    if not report.proofs:
+        yield "**Nothing was verified**: this model has not been run."
     yield _table("Source", _provenance(report))
     if report.notes:
         yield "## Notes\n\n" + "\n".join(f"- {note}" for note in report.notes)
@@ -121,7 +122,7 @@ def _first_names(names: Sequence[str | None], limit: int = 20) -> str:
 
 def _provenance(report: Report) -> Iterator[tuple[str, str]]:
     yield "Source", f"{_origin(report)} ({report.format})"
-    yield "Names", f"{report.reason}"
+    yield "Names", report.reason
     kind = "EMA" if report.weights == "ema" else "as trained, not averaged"
     yield "Weights", f"{kind}{'' if report.step is None else f', step {report.step}'}"
     yield "Variables", ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in report.counts.items() if count)
@@ -130,17 +131,10 @@ def _provenance(report: Report) -> Iterator[tuple[str, str]]:
     yield "Versions", ", ".join(f"{name} {number}" for name, number in report.versions.items())
 
 
-def _proof(proof: Proof) -> str:
-    return f"{_WORTH[proof.kind]}\n\n{proof.detail[:1].upper()}{proof.detail[1:]}."
-
-
 def _table(title: str, rows: Iterator[tuple[str, str]]) -> str:
-    lines = [f"| {name} | {_cell(value)} |" for name, value in rows]
+    cells = ((name, text.replace("|", "\\|").replace("\n", " ")) for name, text in rows)
+    lines = [f"| {name} | {cell} |" for name, cell in cells]
     return "\n".join([f"## {title}", "", "| | |", "|---|---|", *lines])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _shown(value: Any) -> str:

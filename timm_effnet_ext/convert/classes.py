@@ -8,7 +8,7 @@ from typing import NamedTuple
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, first_few
-from timm_effnet_ext.files.outputs import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, REGRESSION, activation_of, usual_problem_type
 
 WITH_BACKGROUND = 1001  # ImageNet-1k and class 0 for none of them: tensorflow/tpu efficientnet_edgetpu_builder.py
 NO_HEAD = "feature maps: there is no head (conv_head, bn2) and no classifier"
@@ -124,12 +124,15 @@ def _text(num_classes: int, cut: int, problem_type: str | None, origin: str, nam
     if problem_type is None:
         return "no classifier"
     count = "1 output" if num_classes == 1 else f"{num_classes} classes"
+    names = f"names: {named.origin}"
     known = _KNOWN.get(num_classes)
     if cut:
         count += f" ({known}): the first of {num_classes + cut} was cut, as it stands for the background"
     elif known and named.names is None:
         count += f" ({known}, by their number)"
-    return f"{count}; {_meaning(num_classes, problem_type)} ({origin}); {_names_text(num_classes, named)}"
+    if named.names is None:
+        names = "names by ImageNet" if known else "names unknown, --label-names gives them"
+    return f"{count}; {_meaning(num_classes, problem_type)} ({origin}); {names}"
 
 
 def _meaning(num_classes: int, problem_type: str) -> str:
@@ -139,9 +142,3 @@ def _meaning(num_classes: int, problem_type: str) -> str:
     if num_classes == 1:
         return f"{function}: yes or no"
     return f"{function}: each for itself" if function == "sigmoid" else f"{function}: one of them"
-
-
-def _names_text(num_classes: int, named: Named) -> str:
-    if named.names is None:
-        return "names by ImageNet" if num_classes in _KNOWN else "names unknown, --label-names gives them"
-    return f"names: {named.origin}"

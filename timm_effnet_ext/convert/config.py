@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch.identify import Match
-from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
+from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX, Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
-from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics
-from timm_effnet_ext.convert.padding import sizes_as_stated
+from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics, sizes_as_stated
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, located
 from timm_effnet_ext.files.hub_format import PREPROCESSING
@@ -48,7 +46,6 @@ def model_config(
         EffNetExtError: `timm_native`, and timm has no model that computes this; or options that fit no image.
     """
     match = candidate.match
-    arch = ARCHS[match.arch_name]
     args = {
         name: Sourced(getattr(match, name), _SHAPES) for name, usual in SCALE.items() if getattr(match, name) != usual
     }
@@ -57,13 +54,13 @@ def model_config(
         args["features_only"] = Sourced(True, _SHAPES)  # timm builds it so from the folder alone
     if options.timm_native:
         with located(checkpoint.path):
-            architecture, args = _native(arch, args)
+            architecture, args = _native(candidate.arch, args)
     else:
-        architecture = PREFIX + arch.name
+        architecture = PREFIX + candidate.arch.name
     top = {
         "architecture": Sourced(architecture, candidate.reason),
         "num_classes": Sourced(classes.num_classes, _SHAPES),
-        "num_features": Sourced(_features(match), _COMPUTED),
+        "num_features": Sourced(_features(candidate), _COMPUTED),
     }
     if match.head:
         top["global_pool"] = args.get("global_pool", Sourced("avg", _COMPUTED))
@@ -83,9 +80,9 @@ def model_config(
     return Config(values, origins, tuple(_notes(cfg)))
 
 
-def _features(match: Match) -> int:
+def _features(candidate: Candidate) -> int:
     """Return the channels of the head, or of the last block where there is none."""
-    arch = ARCHS[match.arch_name]
+    arch, match = candidate.arch, candidate.match
     return arch.head_width(match.width_mult) if match.head else arch.blocks(match.width_mult)[-1][-1].out_chs
 
 
@@ -120,8 +117,7 @@ def _pretrained_cfg(
     checkpoint: Checkpoint, candidate: Candidate, num_classes: int, options: Options
 ) -> dict[str, Sourced]:
     """Return timm's pretrained_cfg: what the user knows, then what the source says, then what others did."""
-    match = candidate.match
-    arch = ARCHS[match.arch_name]
+    match, arch = candidate.match, candidate.arch
     whose, assumed = candidate.dialect.preparation(arch)
     cfg = {name: Sourced(value, f"{ASSUMED}, as for {whose}") for name, value in assumed.items()}
     for statement in reversed((*checkpoint.statements, *checkpoint.habits(arch, num_classes))):

@@ -2,16 +2,22 @@
 
 Neither changes a name or a shape. timm's `efficientnet_b0` (PyTorch's padding, an epsilon of 1e-5) and its
 `tf_efficientnet_b0` (TensorFlow's, 1e-3) cannot be told apart by their tensors, nor by what they make of photos.
+
+Code that pads by fixed numbers of pixels does at some image sizes what TensorFlow's SAME does. SAME pads a strided
+convolution of an odd kernel k by k // 2 - 1 pixels before and k // 2 behind an even size, and by k // 2 on either side
+of an odd one. Code that pads by one of the two, whatever comes, computes the same where each of its strided layers gets
+a size that it was made for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX, Arch
+from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.errors import NameMappingError
@@ -30,7 +36,6 @@ _RELATIVE = re.compile(
 )
 # A relative that is a scaled row of ours with PyTorch's numerics: row, width_mult, depth_mult.
 _SCALED_RELATIVES = {("efficientnetv2_s", 0.8, 0.9): "efficientnetv2_rw_t"}
-
 
 SCALE: Mapping[str, Any] = {"width_mult": 1, "depth_mult": 1, "in_chans": 3}
 """Arguments that the shapes show, whatever is said of them, with their usual values."""
@@ -97,7 +102,6 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
     statements = tuple(
         one for one in about(statements, candidate.prefix) if not one.dialects or candidate.dialect.name in one.dialects
     )
-    arch = ARCHS[candidate.match.arch_name]
     numerics = _by_names(candidate, statements, model) if candidate.dialect.numerics is None else _by_dialect(candidate)
     args, origins = dict(numerics.model_args), dict(numerics.origins)
     for statement in reversed(statements):  # the first one counts
@@ -106,19 +110,14 @@ def decide(candidate: Candidate, statements: Iterable[Statement], model: str | N
         origins |= dict.fromkeys(stated, statement.where)
     if numerics.problem and PYTORCH.keys() <= {name for s in statements for name in s.model_args}:
         numerics = numerics._replace(problem=None)
-    args = {name: value for name, value in args.items() if value != _usual(arch).get(name)}
+    ours = {"pad_type": "same", "bn_eps": 1e-3, "act_layer": candidate.arch.act, "global_pool": "avg"}
+    args = {name: value for name, value in args.items() if value != ours.get(name)}
     return numerics._replace(model_args=args, origins=origins)
-
-
-def _usual(arch: Arch) -> Mapping[str, Any]:
-    """Return the numerics that our model of an architecture has by itself."""
-    return {"pad_type": "same", "bn_eps": 1e-3, "act_layer": arch.act, "global_pool": "avg"}
 
 
 def _by_dialect(candidate: Candidate) -> Numerics:
     """Return the numerics of the one code that has a dialect's names."""
-    dialect, match = candidate.dialect, candidate.match
-    arch = ARCHS[match.arch_name]
+    dialect, match, arch = candidate.dialect, candidate.match, candidate.arch
     if not dialect.first_shortcut and any(
         stage[0].shortcut for stage in arch.blocks(match.width_mult, match.depth_mult)
     ):
@@ -175,3 +174,46 @@ def _words(args: Mapping[str, Any]) -> str:
 
 def _numerics(args: Mapping[str, Any], origin: str, **more: Any) -> Numerics:
     return Numerics(args, dict.fromkeys((*PYTORCH, *args), origin), **more)
+
+
+@dataclass(frozen=True)
+class SameSizes:
+    """The sides in pixels, of height and width alike, that are `offset` more than a multiple of `step`."""
+
+    step: int
+    offset: int
+
+    def __contains__(self, side: int) -> bool:
+        return side % self.step == self.offset
+
+    def __str__(self) -> str:
+        more = f"{self.offset} more than " if self.offset else ""
+        first = self.offset or self.step
+        return f"{more}a multiple of {self.step} ({', '.join(str(first + n * self.step) for n in range(4, 8))}, …)"
+
+    def nearest(self, side: int) -> int:
+        """Return the nearest of them."""
+        return max(0 if self.offset else 1, round((side - self.offset) / self.step)) * self.step + self.offset
+
+
+def sizes_as_stated(candidate: Candidate, statements: Iterable[Statement]) -> SameSizes | None:
+    """Return the even sides at which the code of a network pads as SAME does, or None where nobody says how it pads.
+
+    The stem, and strided blocks that are not said to be padded alike on both sides, have one pixel less before than
+    behind.
+    """
+    said = (one.symmetric_blocks for one in statements if candidate.dialect.name in one.dialects)
+    symmetric = next((blocks for blocks in said if blocks is not None), None)
+    if symmetric is None:
+        return None
+    blocks = (block for stage in candidate.arch.blocks(depth_mult=candidate.match.depth_mult) for block in stage)
+    strided = [(number, block.stride) for number, block in enumerate(blocks) if block.stride > 1]
+    step = 2 * prod(stride for _, stride in strided)
+    for offset in range(0, step, 2):
+        side, fits = (step + offset) // 2, True
+        for number, stride in strided:
+            fits &= bool(side % 2) == (number in symmetric)
+            side = -(-side // stride)
+        if fits:
+            return SameSizes(step, offset)
+    raise AssertionError(f"strides of {candidate.arch.name} other than 2")

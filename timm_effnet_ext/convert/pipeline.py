@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ def convert(
     out = Path(out)
     check_target(out, FILES, overwrite=options.overwrite)
     with open_source(source, progress=progress) as checkpoint, ThreadPoolExecutor(2) as beside:
-        hashes = beside.submit(_hashes, checkpoint)
+        hashes = beside.submit(lambda: {file.name: sha256(file) for file in checkpoint.files})
         with located(checkpoint.path):
             chosen = select(checkpoint, readings(checkpoint, headless=options.headless), options)
         match = chosen.candidate.match
@@ -67,7 +67,7 @@ def convert(
         config = model_config(checkpoint, chosen.candidate, chosen.numerics, classes, options)
         slots = tuple(_slots(checkpoint.path, chosen, classes))
         with new_folder(out, FILES, overwrite=options.overwrite) as folder:
-            write_safetensors(folder / WEIGHTS_FILE, slots, each=partial(_told, "writing", progress))
+            write_safetensors(folder / WEIGHTS_FILE, slots, tell=partial(progress, "writing"))
             digest = beside.submit(sha256, folder / WEIGHTS_FILE)
             _write_json(folder / CONFIG_FILE, config.values)
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
@@ -107,22 +107,8 @@ def _slots(path: Path, chosen: Selection, classes: Classes) -> Iterator[Slot]:
             yield Slot(f"{layer}.{COUNTER_LEAF}", "I64", (), partial(np.zeros, (), "<i8"))
 
 
-def _told(step: str, progress: Progress, slots: Sequence[Slot]) -> Iterator[Slot]:
-    """Yield the slots, telling the bytes of those that are done."""
-    done, total = 0, sum(slot.nbytes for slot in slots)
-    for slot in slots:
-        progress(step, done, total)
-        yield slot
-        done += slot.nbytes
-    progress(step, total, total)
-
-
 def _values(path: Path, chosen: Selection, entry: Entry, cut: int) -> np.ndarray:
-    """Return the values of a tensor in float32.
-
-    Raises:
-        CheckpointFormatError: They are not such as a trained model can have.
-    """
+    """Return the values of a tensor in float32, if they are such as a trained model can have."""
     with located(path):
         values = entry.layout.apply(chosen.source[entry.source].read())[cut:]
         if values.dtype.kind != "f":
@@ -155,10 +141,6 @@ def _verify(
     return proofs
 
 
-def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    return {file.name: sha256(file) for file in checkpoint.files}
-
-
 def _write_json(path: Path, data: dict[str, Any]) -> None:
     """Write an object for people to read: a line for each entry, and for each row of a list of objects."""
     lines = (f"  {json.dumps(key)}: {_json(value)}" for key, value in data.items())
@@ -166,7 +148,7 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _json(value: Any) -> str:
-    is_table = isinstance(value, list) and value and isinstance(value[0], dict)
+    is_table = isinstance(value, list | tuple) and value and isinstance(value[0], dict)
     rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value) if is_table else ""
     return f"[\n{rows}\n  ]" if is_table else json.dumps(value, ensure_ascii=False)
 

@@ -23,23 +23,12 @@ No right checkpoint may be refused, so the bound lies above all of those.
 """
 
 
-_LARGE, _STRIDE = 1024, 32  # pixels, and of the whole network
-
-
-def trial_size(height: int, width: int) -> tuple[int, int]:
-    """Return the size to try a network at: its own, or a smaller one at which every layer pads in the same way.
-
-    >>> trial_size(300, 4095)
-    (300, 543)
-    """
-    return tuple(n if n <= _LARGE else _LARGE // 2 + n % _STRIDE for n in (height, width))  # type: ignore[return-value]
-
-
-def by_photos(model: nn.Module, images: Path | None) -> list[Proof]:
+def by_photos(model: nn.Module, size: tuple[int, int], images: Path | None) -> list[Proof]:
     """Say how well the BatchNorm statistics of a timm model describe its activations on photos; no photos, no proof.
 
-    For each layer the root mean square, over its channels, of how many standard deviations the channel's mean on the
-    photos lies from the running mean; of these the median. It tells gross errors, not subtle ones.
+    They become images of that height and width. For each layer the root mean square, over its channels, of how many
+    standard deviations the channel's mean on the photos lies from the running mean; of these the median. It tells gross
+    errors, not subtle ones.
 
     Raises:
         VerificationError: They do not at all.
@@ -48,13 +37,10 @@ def by_photos(model: nn.Module, images: Path | None) -> list[Proof]:
     if not found:
         return []
     config = resolve_data_config({}, model=model)
-    channels, *size = config["input_size"]
-    transform = create_transform(
-        **{**config, "input_size": (3, *trial_size(*size)), "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    )
+    transform = create_transform(**{**config, "input_size": (3, *size), "mean": (0.0,) * 3, "std": (1.0,) * 3})
     colours = torch.stack([transform(photo) for photo in found]).double().permute(0, 2, 3, 1).numpy()
     mean, std = (torch.tensor([*map(float, config[name])], dtype=torch.float64) for name in ("mean", "std"))
-    batch = ((torch.from_numpy(in_channels(colours, channels)) - mean) / std).permute(0, 3, 1, 2)
+    batch = ((torch.from_numpy(in_channels(colours, config["input_size"][0])) - mean) / std).permute(0, 3, 1, 2)
     score = statistics.median(z_scores(model.double(), batch))
     told = f"median z-score of channel means {score:.2f} on {len(found)} photos (refused above {IMPLAUSIBLE:g})"
     if not score <= IMPLAUSIBLE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,5 +154,4 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for json.dump."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "proofs": [asdict(proof) for proof in self.proofs], "verified": self.verified}
+        return {**asdict(self), "verified": self.verified}

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from timm_effnet_ext.arch.rows import row_name
 from timm_effnet_ext.convert.checkpoint.affine import behind_norm
-from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement, TensorEntry, Variables
+from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Framework, Statement, TensorEntry, Variables
 from timm_effnet_ext.convert.dialects import match
 from timm_effnet_ext.convert.dialects.dialect import Dialect, Entry
 from timm_effnet_ext.convert.dialects.keras import KERAS_DIALECTS
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.dialects.pytorch import TORCH_DIALECTS
 from timm_effnet_ext.convert.dialects.tensorflow import TF_DIALECTS
-from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of
-from timm_effnet_ext.convert.padding import sizes_as_stated
+from timm_effnet_ext.convert.numerics import Numerics, about, decide, names_of, sizes_as_stated
 from timm_effnet_ext.convert.records import Options, WeightsKind
 from timm_effnet_ext.errors import NameMappingError, first_few
 
@@ -24,6 +23,12 @@ from timm_effnet_ext.errors import NameMappingError, first_few
 _OF_TRAINING = re.compile(
     r"(^|[._/])(\w*criterion|\w*loss(es)?(_fn|_func)?|\w*metrics?|pos_weight|class_weights?)([._/]|$)"
 )
+
+# What files of a framework can have; Keras writes SavedModels, and has them as layers.
+_KERAS_OR_TF = (*KERAS_DIALECTS, *TF_DIALECTS)
+_DIALECTS: Mapping[Framework, tuple[Dialect, ...]] = {
+    "tensorflow": _KERAS_OR_TF, "keras": _KERAS_OR_TF, "torch": TORCH_DIALECTS,
+}  # fmt: skip
 
 _NORM = (
     "{} were folded into the classifier: it was assumed that nothing but dropout stands between, and the epsilon that "
@@ -44,20 +49,13 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-def dialects_for(checkpoint: Checkpoint) -> tuple[Dialect, ...]:
-    """Return the dialects that files of this framework can have; Keras writes SavedModels, and has them as layers."""
-    both = (*KERAS_DIALECTS, *TF_DIALECTS)
-    table = {"tensorflow": both, "keras": both, "torch": TORCH_DIALECTS}
-    return table[checkpoint.framework]
-
-
 def readings(checkpoint: Checkpoint, *, headless: bool = False) -> list[Candidate]:
     """Return every reading of a checkpoint, the likeliest first; `headless` ones have no classifier."""
     found = checkpoint.variables.model
-    shapes = {name: entry.shape for name, entry in found.items()}
+    shapes, dialects = {name: entry.shape for name, entry in found.items()}, _DIALECTS[checkpoint.framework]
     if headless:
-        return match.without_classifier(shapes, dialects_for(checkpoint))
-    return match.readings(shapes, dialects_for(checkpoint), lambda name: _is_of_training(name, found[name]))
+        return match.without_classifier(shapes, dialects)
+    return match.readings(shapes, dialects, lambda name: _is_of_training(name, found[name]))
 
 
 def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options) -> Selection:
@@ -72,7 +70,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         raise NameMappingError(checkpoint.problem)
     if not candidates:
         raise NameMappingError(why_none(checkpoint))
-    candidate, notes = _choose(checkpoint.statements, candidates, options)
+    candidate, same = _choose(checkpoint.statements, candidates, options)
     entries = candidate.plan()
     used = {entry.source for entry in entries}
     spare = {name for name in found.model if name not in used and candidate.is_spare(name)}
@@ -88,11 +86,14 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
     if numerics.problem:
         raise NameMappingError(numerics.problem)
     source, kind = _weights(found, used | set(candidate.norm.values()), options.weights)
-    notes = (*notes, *numerics.notes, *_padding_note(candidate, checkpoint.statements))
-    notes = (*notes, *([_NORM.format(first_few(candidate.norm.values()))] if candidate.norm else []))
-    notes += _left_out_notes(outside, "the network" if options.headless else repr(candidate.prefix))
+    notes = [*same, *numerics.notes, *_padding_note(candidate, checkpoint.statements)]
+    if candidate.norm:
+        notes.append(_NORM.format(first_few(candidate.norm.values())))
+    if outside:
+        what = "the network" if options.headless else repr(candidate.prefix)
+        notes.append(f"{len(outside)} variables outside {what} were left out: {first_few(outside)}")
     if kind != options.weights:
-        notes = (*notes, "the file has no EMA weights: the raw ones were taken")
+        notes.append("the file has no EMA weights: the raw ones were taken")
     counts = {
         "used": len(used),
         "from_ema": sum(source[name] is found.ema.get(name) for name in used),
@@ -106,12 +107,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         "counters": len(found.counters),
         "metadata": len(found.metadata),
     }
-    return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, notes)
-
-
-def _left_out_notes(outside: Collection[str], what: str) -> tuple[str, ...]:
-    """Say which variables were left out, as they lie outside `what`."""
-    return (f"{len(outside)} variables outside {what} were left out: {first_few(outside)}",) if outside else ()
+    return Selection(candidate, numerics, entries, _behind_norm(candidate, source), kind, counts, tuple(notes))
 
 
 def _padding_note(candidate: Candidate, statements: Sequence[Statement]) -> tuple[str, ...]:
@@ -129,16 +125,12 @@ def _outside(found: Variables, candidate: Candidate, known: Collection[str]) -> 
     """
     if not candidate.prefix:
         return set()
-    outside = {name for name in found.model.keys() - known if not name.startswith(candidate.prefix)}
-    entries = found.model
-    dense = {name for name in outside if len(entries[name].shape) == 2 and not _is_of_training(name, entries[name])}
-    return outside - _layers_of(dense, outside) if dense and not candidate.match.num_classes else outside
-
-
-def _layers_of(dense: Collection[str], names: Collection[str]) -> set[str]:
-    """Return all names of the layers that have one of `dense`."""
-    layers = {re.split(r"[./][^./]*$", name)[0] for name in dense}
-    return {name for name in names if re.split(r"[./][^./]*$", name)[0] in layers}
+    outside = {name: found.model[name] for name in found.model.keys() - known if not name.startswith(candidate.prefix)}
+    if candidate.match.num_classes:
+        return set(outside)
+    layers = {name: re.split(r"[./][^./]*$", name)[0] for name in outside}
+    dense = {layers[n] for n, entry in outside.items() if len(entry.shape) == 2 and not _is_of_training(n, entry)}
+    return {name for name in outside if layers[name] not in dense}
 
 
 def _is_of_training(name: str, entry: TensorEntry) -> bool:
@@ -219,7 +211,7 @@ def why_none(checkpoint: Checkpoint) -> str:
     for statement, name in names_of(checkpoint.statements):
         if name.row is None:
             return f"{statement.where} says {name.name}, which is none of the 29 architectures"
-    dialects = dialects_for(checkpoint)
+    dialects = _DIALECTS[checkpoint.framework]
     for candidate in (*match.without_foreign(shapes, dialects), *match.without_classifier(shapes, dialects)):
         used = candidate.sources
         left = {name for name in shapes.keys() - used if not candidate.is_spare(name)}

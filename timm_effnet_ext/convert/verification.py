@@ -17,7 +17,7 @@ from torch import nn
 
 import timm_effnet_ext.models.hucorz_efficientnet  # noqa: F401  registers the models
 from timm_effnet_ext.convert.checkpoint.checkpoint import Graph
-from timm_effnet_ext.convert.plausibility import by_photos, trial_size
+from timm_effnet_ext.convert.plausibility import by_photos
 from timm_effnet_ext.convert.records import Proof, ProofKind
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few
 from timm_effnet_ext.predict.photos import in_channels, read_photos
@@ -34,6 +34,8 @@ Of the oracles one image does so, a random network's third of a size that it was
 
 PREPARED_TOLERANCE = 1e-5
 """Of the range of what reaches the network: float32 rounds to 6e-8 of it, a mean one level off differs by 4e-3."""
+
+_LARGE, _STRIDE = 1024, 32  # pixels, and of the whole network
 
 # What NumPy, zipfile and zlib raise over a damaged .npz, beside OSError.
 _BROKEN_NPZ = (ValueError, EOFError, BadZipFile, zlib.error, TypeError, AttributeError, KeyError, RuntimeError)
@@ -150,7 +152,7 @@ def verify(
     if graph is not None:
         proofs.append(by_graph(converted, graph, images, cut))
     if not proofs or images is not None:
-        proofs += by_photos(converted.model, images)
+        proofs += by_photos(converted.model, trial_size(*converted.size), images)
     return tuple(proofs)
 
 
@@ -171,9 +173,8 @@ def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
         headless += maps
         found = converted.run(inputs, maps=maps)
         difference = _difference(found, output[:, cut:], str(path))
-        rounding = float(np.abs(converted.run(inputs, torch.float32, maps=maps) - found).max()) / max(
-            1, difference.largest
-        )
+        rounded = converted.run(inputs, torch.float32, maps=maps)
+        rounding = difference._replace(worst=float(np.abs(rounded - found).max())).relative
         tolerance = min(max(TOLERANCE, ROUNDING_FACTOR * rounding), MAX_TOLERANCE)
         differences.append(difference._replace(tolerance=tolerance))
     what = f"{len(differences)} batches of {path.name}"
@@ -182,12 +183,8 @@ def by_reference(converted: Converted, path: Path, cut: int = 0) -> Proof:
     return _compared("reference", differences, prepared, what)
 
 
-Batch = tuple[np.ndarray | None, np.ndarray | None, np.ndarray]
-"""Images, inputs, of which one may be missing, and outputs."""
-
-
-def _batches(path: Path) -> Iterator[Batch]:
-    """Yield the batches of a reference."""
+def _batches(path: Path) -> Iterator[tuple[np.ndarray | None, np.ndarray | None, np.ndarray]]:
+    """Yield the batches of a reference: images and inputs, of which one may be missing, and outputs."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [name for name in file.files if name.startswith(("input", "images"))]
@@ -228,6 +225,15 @@ def by_graph(converted: Converted, graph: Graph, images: Path | None, cut: int =
         inputs = converted.normalise(converted.pixels(image, trial_size(*converted.size)))
         differences.append(_difference(converted.run(inputs), graph.compute(inputs)[:, cut:], "layer graph"))
     return _compared("graph", differences, prepared, f"{len(found) - 1} photos and noise")
+
+
+def trial_size(height: int, width: int) -> tuple[int, int]:
+    """Return the size to try a network at: its own, or a smaller one at which every layer pads in the same way.
+
+    >>> trial_size(300, 4095)
+    (300, 543)
+    """
+    return tuple(n if n <= _LARGE else _LARGE // 2 + n % _STRIDE for n in (height, width))  # type: ignore[return-value]
 
 
 def _noise() -> Image.Image:

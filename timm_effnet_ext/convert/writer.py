@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,18 +39,19 @@ class Slot(NamedTuple):
 
 
 def write_safetensors(
-    path: Path, slots: Sequence[Slot], *, each: Callable[[Sequence[Slot]], Iterable[Slot]] = iter
+    path: Path, slots: Sequence[Slot], *, tell: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Write a new file tensor by tensor and compare what can be read again; `each` may watch the loop.
+    """Write a new file tensor by tensor and compare what can be read again; `tell` is given the bytes done, and all.
 
     Raises:
         CheckpointFormatError: Values of another shape than was announced, or the file reads otherwise than written.
     """
-    header = _header(slots)
+    header, total = _header(slots), sum(slot.nbytes for slot in slots)
     sums = []
     with path.open("xb") as file:
         file.write(header)
-        for slot in each(slots):
+        for slot in slots:
+            tell(file.tell() - len(header), total)
             values = slot.load()
             if values.shape != slot.shape:
                 raise CheckpointFormatError(f"{slot.name}: shape {values.shape}, expected {slot.shape}")
@@ -58,6 +59,7 @@ def write_safetensors(
             data = np.ascontiguousarray(values, DTYPES[slot.dtype]).reshape(-1).view(np.uint8)
             file.write(data.data)
             sums.append(google_crc32c.value(data))
+    tell(total, total)
     _reread(path, header, slots, sums)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.onnx import ONNXProgram
 
-from timm_effnet_ext.files.outputs import Activation
+from timm_effnet_ext.files.hub_format import Activation
 from timm_effnet_ext.models.fold import optimize_for_inference
 from timm_effnet_ext.models.layers import StridedSameConv2d
 from timm_effnet_ext.predict.onnx_file import IMAGE

@@ -1,1 +1,1 @@
-"""Files and the Hub: folders in timm's Hub format, lists of names, files that appear whole, what the Hub answers."""
+"""Files and the Hub: folders in timm's Hub format, files that appear whole, names on the Hub and what it answers."""

@@ -22,9 +22,16 @@ from torch import Tensor
 
 from timm_effnet_ext.arch.rows import PREFIX, parse_model_name
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_object
+from timm_effnet_ext.files.hub_format import (
+    CONFIG_FILE,
+    PROBLEM_TYPES,
+    REGRESSION,
+    Activation,
+    activation_of,
+    read_object,
+    usual_problem_type,
+)
 from timm_effnet_ext.files.hub_name import HUB_PREFIX, is_hub_name, parse_hub_name
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, REGRESSION, Activation, activation_of, usual_problem_type
 from timm_effnet_ext.models.hucorz_efficientnet import find_cfg
 from timm_effnet_ext.weights.source import explain_load_errors, read_source_config
 

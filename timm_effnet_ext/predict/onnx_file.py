@@ -16,8 +16,7 @@ from timm.data import CustomDatasetInfo
 from torch import Tensor
 
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line, located
-from timm_effnet_ext.files.hub_format import PREPROCESSING
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, REGRESSION, activation_of
+from timm_effnet_ext.files.hub_format import PREPROCESSING, PROBLEM_TYPES, REGRESSION, activation_of
 from timm_effnet_ext.predict.classifier import UNFIT, Classifier, try_config
 
 IMAGE, LOGITS, PROBABILITIES = "image", "logits", "probabilities"

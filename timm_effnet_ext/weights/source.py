@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
 from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line, located
-from timm_effnet_ext.files.hub_errors import HUB_ERRORS, hub_explained
-from timm_effnet_ext.files.hub_files import check_hash
+from timm_effnet_ext.files.hub import HUB_ERRORS, check_hash, hub_explained
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES, read_object
 from timm_effnet_ext.hosts import argument_of_timm, is_damaged_archive, refused_objects
 

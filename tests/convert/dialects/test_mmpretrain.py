@@ -7,8 +7,7 @@ import pytest
 from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.convert.dialects.dialect import Dialect, plan, to_source
 from timm_effnet_ext.convert.dialects.match import readings
-from timm_effnet_ext.convert.dialects.pytorch import MMPRETRAIN_V1, MMPRETRAIN_V2, TORCH_DIALECTS
-from timm_effnet_ext.convert.dialects.pytorch_preparation import by_mmpretrain_v2
+from timm_effnet_ext.convert.dialects.pytorch import MMPRETRAIN_V1, MMPRETRAIN_V2, TORCH_DIALECTS, by_mmpretrain_v2
 
 # Shapes in the state_dict of mmpretrain 1.2.0's ImageClassifier, with LinearClsHead.
 V1_B0 = {

@@ -14,7 +14,7 @@ from tests.archive_server import FileServer
 from tests.faulty_server import Fault, serving
 from timm_effnet_ext.convert.google.download import fetch, look_up
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.files.hub_errors import PAUSES
+from timm_effnet_ext.files.hub import PAUSES
 
 CONTENT = bytes(range(256)) * 2000
 

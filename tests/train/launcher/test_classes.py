@@ -16,7 +16,7 @@ from tests.small_models import SMALL
 from tests.train.folders import write_images
 from tests.train.launching import MODEL_KWARGS, TRAIN_PY, launch, needs_train_py
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE
 from timm_effnet_ext.train.launcher.classes import watch_classes
 
 NAMES = ("1", "2", "10", "Zebra", "apple", "a  b", "Äpfel mit Öl", "日本")

@@ -14,7 +14,7 @@ from timm.models import load_state_dict
 from tests.processes import ROOT, python
 from tests.small_models import SMALL
 from tests.train.launching import MODEL_KWARGS, TRAIN_PY, launch, needs_train_py
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE
 from timm_effnet_ext.train.runs import COST_FILE, STAGES_FILE, csv_rows, read_costs
 
 SPY = ROOT / "tests/train/spy.py"

@@ -9,7 +9,7 @@ from timm.data import ImageNetInfo, create_dataset
 
 from tests.train.folders import write_images
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE
 from timm_effnet_ext.train.launcher.numbering import (
     Numbering,
     describe_differences,

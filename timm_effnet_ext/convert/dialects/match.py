@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from timm_effnet_ext.arch.identify import Match, depth_fits, identify_state, stage_parts
 from timm_effnet_ext.arch.layout import COUNTER_LEAF, Layer, LayerKind, Role, Shape, block_layers, layers
@@ -32,17 +32,21 @@ class Candidate(NamedTuple):
     classifier: Mapping[str, str] = {}  # the dialect's names of a classifier -> the file's, where they are the user's
     norm: Mapping[str, str] = {}  # torch's names of the tensors of a BatchNorm before the classifier -> the file's
 
+    @property
+    def arch(self) -> Arch:
+        """The row that it is, unscaled."""
+        return ARCHS[self.match.arch_name]
+
     def plan(self) -> tuple[Entry, ...]:
         """Return the entries that read the checkpoint so."""
         options = {key: value for key, value in self.match._asdict().items() if key != "arch_name"}
-        entries = plan(ARCHS[self.match.arch_name], self.dialect, prefix=self.prefix, **options)
+        entries = plan(self.arch, self.dialect, prefix=self.prefix, **options)
         return tuple(entry._replace(source=self.classifier.get(entry.source, entry.source)) for entry in entries)
 
     def is_inside(self, name: str) -> bool:
         """Whether a variable that it does not use would belong to one of its layers or blocks."""
         layers = {source.rpartition(self.dialect.sep)[0] for source in self.sources}
-        arch, match = ARCHS[self.match.arch_name], self.match
-        blocks = block_prefixes(arch, self.dialect, prefix=self.prefix, depth_mult=match.depth_mult)
+        blocks = block_prefixes(self.arch, self.dialect, prefix=self.prefix, depth_mult=self.match.depth_mult)
         return name.rpartition(self.dialect.sep)[0] in layers or name.startswith(blocks)
 
     @property
@@ -64,8 +68,7 @@ class Candidate(NamedTuple):
 
     def network(self) -> tuple[object, ...]:
         """Return what tells it from a reading that computes something else."""
-        match = self.match
-        arch = ARCHS[match.arch_name]
+        match, arch = self.match, self.arch
         head = arch.head_width(match.width_mult) if match.head else 0
         widths = arch.stem_width(match.width_mult), head, match.num_classes
         return self.prefix, self.dialect.name, arch.act, widths, arch.blocks(match.width_mult, match.depth_mult)
@@ -236,34 +239,22 @@ def _matches(dialect: Dialect, prefix: str, given: Mapping[str, Shape]) -> list[
     tried: set[tuple[object, ...]] = set()
     found: list[Match] = []
     for arch in _nameable(dialect):
-        ends = _Ends(*(prefix + dialect.end(role, arch)[0] in given for role in ("head", "classifier")))
-        for depth_mult in _depth_mults(arch, len(given), ends):
+        head, classifier = (prefix + dialect.end(role, arch)[0] in given for role in ("head", "classifier"))
+        for depth_mult in _depth_mults(arch, len(given), head, classifier):
             network = (stage_parts(arch), arch.depths(depth_mult))
             if network in tried:
                 continue
             tried.add(network)
-            entries = plan(arch, dialect, prefix=prefix, depth_mult=depth_mult, **ends.options)
+            entries = plan(arch, dialect, prefix=prefix, depth_mult=depth_mult, head=head, num_classes=int(classifier))
             if {entry.source for entry in entries} == given.keys():
                 state = {entry.torch: entry.layout.shape(given[entry.source]) or () for entry in entries}
                 found += [match for match in identify_state(state) if match not in found]
     return found
 
 
-class _Ends(NamedTuple):
-    """Which layers a network has behind its blocks."""
-
-    head: bool
-    classifier: bool
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As arguments of `layers`."""
-        return {"head": self.head, "num_classes": int(self.classifier)}
-
-
-def _depth_mults(arch: Arch, tensors: int, ends: _Ends) -> Iterator[float]:
+def _depth_mults(arch: Arch, tensors: int, head: bool, classifier: bool) -> Iterator[float]:
     """Yield 1 or another depth multiplier, if one gives the network that many tensors."""
-    outside, *per_block = _tensors_of(arch, ends)
+    outside, *per_block = _tensors_of(arch, head, classifier)
 
     def count(depth_mult: float) -> int:
         return outside + sum(map(operator.mul, per_block, arch.depths(depth_mult)))
@@ -281,9 +272,9 @@ def _depth_mults(arch: Arch, tensors: int, ends: _Ends) -> Iterator[float]:
 
 
 @lru_cache
-def _tensors_of(arch: Arch, ends: _Ends) -> tuple[int, ...]:
+def _tensors_of(arch: Arch, head: bool, classifier: bool) -> tuple[int, ...]:
     """Return how many tensors a source has outside the blocks, and in a block of each stage."""
-    outside = [layer for layer in layers(arch, **ends.options) if layer.block is None]
+    outside = [layer for layer in layers(arch, head=head, num_classes=int(classifier)) if layer.block is None]
     return _count(outside), *(_count(block_layers(stage[0])) for stage in arch.blocks())
 
 

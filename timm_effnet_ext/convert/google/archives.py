@@ -1,30 +1,33 @@
-"""The checkpoints that Google published: their table, and each as a source with what is known of it."""
+"""The checkpoints that Google published: their table, how each is converted, and how all are published."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from timm_effnet_ext.arch.rows import row_name
+from timm_effnet_ext.arch.rows import PREFIX, row_name
 from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.readers.tensorflow.source import recognise
 from timm_effnet_ext.convert.records import Options, Progress, Report
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError
 from timm_effnet_ext.files.hub_format import PREPROCESSING
 
+if TYPE_CHECKING:  # the Hub's client is imported by those who need it
+    from timm_effnet_ext.convert.publish import Target
+
 HOST = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
 MIRROR_ENV = "TIMM_EFFNET_EXT_MIRROR"
 """An address that holds the same archives and is asked instead of HOST."""
 
-
-_KNOWS = "timm's cfg of these weights"
+Status = Literal["published", "skipped", "failed", "to do"]
 
 
 class Archive(NamedTuple):
@@ -88,8 +91,9 @@ def options_for(archive: Archive, options: Options) -> Options:
     known |= {"tag": archive.tag, "origin_url": archive.url}
     num_classes = None if options.keep_background else cfg.num_classes
     return replace(
-        options, model=archive.model, num_classes=num_classes, pretrained_cfg=known, knows=_KNOWS, origin=archive.url
-    )
+        options, model=archive.model, num_classes=num_classes, pretrained_cfg=known,
+        knows="timm's cfg of these weights", origin=archive.url,
+    )  # fmt: skip
 
 
 def cache_folder() -> Path:
@@ -119,3 +123,61 @@ def convert_archive(archive: Archive, out: str | Path, options: Options, progres
     except CheckpointFormatError:
         path.unlink(missing_ok=True)  # else the next attempt would meet it again
         raise
+
+
+class Outcome(NamedTuple):
+    """What became of one checkpoint."""
+
+    name: str
+    repo_id: str
+    status: Status
+    detail: str  # the address, or why not
+
+
+def repo_id_for(user: str, archive: Archive) -> str:
+    """Return the repository that TIMM_EFFNET_EXT_HUB=user makes `pretrained=True` look for."""
+    return f"{user}/{PREFIX}{archive.name}"
+
+
+def fill(
+    user: str,
+    chosen: Iterable[Archive],
+    options: Options,
+    progress: Progress,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+) -> Iterator[Outcome]:
+    """Yield what became of each checkpoint, as soon as it is known; one that fails does not stop the others.
+
+    What is there already, verified and from the same archive, is skipped, so an interrupted run can be repeated.
+    """
+    from timm_effnet_ext.convert.publish import Target
+
+    chosen = tuple(chosen)
+    for n, archive in enumerate(chosen, 1):
+        progress(f"{n} of {len(chosen)}: {archive.name}", 0, 1)
+        target = Target(repo_id_for(user, archive), private=private)
+        try:
+            outcome = _one(archive, target, options, progress, dry_run)
+        except (EffNetExtError, OSError) as err:
+            outcome = "failed", " ".join(str(err).split())
+        yield Outcome(archive.name, target.repo_id, *outcome)
+
+
+def _one(archive: Archive, target: Target, options: Options, progress: Progress, dry_run: bool) -> tuple[Status, str]:
+    from timm_effnet_ext.convert.google.download import look_up
+    from timm_effnet_ext.convert.publish import publish, published_record
+
+    remote = look_up(archive.url)
+    record = published_record(target.repo_id) or {}
+    if record.get("verified") and (record["origin"], record.get("origin_version")) == (remote.url, remote.version):
+        return "skipped", "is there, verified, from this archive"
+    if dry_run:
+        return "to do", f"{remote.size:,} bytes to download"
+    with tempfile.TemporaryDirectory(prefix="timm_effnet_ext-") as folder:
+        out = Path(folder, "converted")
+        convert_archive(archive, out, replace(options, repo_id=target.repo_id), progress)
+        url = publish(out, target).url
+    remote.path(cache_folder()).unlink(missing_ok=True)  # all of them would fill a disk
+    return "published", url

@@ -15,7 +15,7 @@ from huggingface_hub.utils import WeakFileLock, get_session
 
 from timm_effnet_ext.convert.records import Progress
 from timm_effnet_ext.errors import EffNetExtError, first_line
-from timm_effnet_ext.files.hub_errors import HUB_ERRORS, retry
+from timm_effnet_ext.files.hub import HUB_ERRORS, retry
 
 _T = TypeVar("_T")
 
@@ -129,11 +129,7 @@ def _length(url: str, headers: Mapping[str, str]) -> int:
 
 
 def _retry(url: str, attempt: Callable[[], _T], done: Callable[[], int] = lambda: 0) -> _T:
-    """Attempt again as long as bytes come, and a few times more.
-
-    Raises:
-        EffNetExtError: The server refuses, or breaks off all the same.
-    """
+    """Attempt again as long as bytes come, and a few times more."""
     try:
         return retry(attempt, say=lambda err: f"{url}: {_said(err)}", done=done)
     except HUB_ERRORS as err:

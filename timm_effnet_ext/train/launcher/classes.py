@@ -20,7 +20,7 @@ import timm.task
 import timm.utils
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE, read_label_names
 from timm_effnet_ext.files.storage import new_file
 from timm_effnet_ext.train.launcher import numbering
 from timm_effnet_ext.train.launcher.numbering import Numbering

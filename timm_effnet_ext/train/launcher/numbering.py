@@ -13,7 +13,7 @@ from timm.data import CustomDatasetInfo, ImageNetInfo, infer_imagenet_subset
 from timm.utils import natural_key
 
 from timm_effnet_ext.errors import EffNetExtError, first_few
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE, read_label_names
 
 NO_FOLDER = {"", "."}  # what timm calls the class of images that lie in no class folder
 BY_HAND = "with --class-map FILE (one class a line)"

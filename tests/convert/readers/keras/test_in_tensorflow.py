@@ -19,7 +19,7 @@ from timm_effnet_ext.convert.readers.open import open_checkpoint
 from timm_effnet_ext.convert.readers.tensorflow.source import open_bundle, recognise
 from timm_effnet_ext.convert.readers.tensorflow.variables import variables
 from timm_effnet_ext.errors import CheckpointFormatError
-from timm_effnet_ext.files.outputs import SINGLE_LABEL
+from timm_effnet_ext.files.hub_format import SINGLE_LABEL
 
 SOURCES = ["keras2_nested_saved", "keras3_nested_saved", "keras2_nested_checkpoint"]
 

@@ -21,7 +21,7 @@ from timm_effnet_ext.convert.readers.keras.source import open_keras
 from timm_effnet_ext.convert.records import Options, Report
 from timm_effnet_ext.convert.verification import Converted
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
-from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, SINGLE_LABEL
 
 PYTORCH = {"pad_type": "", "bn_eps": 1e-5}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

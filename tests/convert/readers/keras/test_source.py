@@ -29,7 +29,7 @@ from timm_effnet_ext.convert.pipeline import convert
 from timm_effnet_ext.convert.readers.keras.source import is_keras, open_keras
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError, VerificationError
-from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, SINGLE_LABEL
 
 NESTED = [f"keras{major}_nested{end}" for major in (2, 3) for end in (".keras", ".h5", ".weights.h5")]
 NESTED.append("keras2_nested_weights.h5")

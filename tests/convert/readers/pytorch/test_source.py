@@ -74,7 +74,7 @@ def test_torchvision_files_compute_what_torchvision_does(name: str, tmp_path: Pa
 
 def test_torchvision_preprocessing_is_that_of_its_weights() -> None:
     from timm_effnet_ext.arch.rows import ARCHS
-    from timm_effnet_ext.convert.dialects.pytorch_preparation import by_torchvision
+    from timm_effnet_ext.convert.dialects.pytorch import by_torchvision
 
     for name, weights in (
         ("efficientnet_b0", torchvision.models.EfficientNet_B0_Weights.DEFAULT),

@@ -20,7 +20,7 @@ from timm_effnet_ext.convert.readers.pytorch.statements import (
     settings_beside,
     statements_in,
 )
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE
+from timm_effnet_ext.files.hub_format import CLASS_NAMES_FILE
 
 NAME = "tf_efficientnet_b0"
 

@@ -34,7 +34,7 @@ from timm_effnet_ext.convert.readers.keras.interpreter import KerasGraph, check_
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, sensible
 from timm_effnet_ext.convert.readers.keras.weights import LAYER_NAME, KerasWeights, read_weights
 from timm_effnet_ext.errors import CheckpointFormatError, first_few, located
-from timm_effnet_ext.files.outputs import MULTI_LABEL, SINGLE_LABEL
+from timm_effnet_ext.files.hub_format import MULTI_LABEL, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from timm_effnet_ext.convert.readers.keras.hdf5 import Hdf5

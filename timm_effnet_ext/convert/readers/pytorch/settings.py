@@ -8,8 +8,7 @@ from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.errors import CheckpointFormatError
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, MAX_SIDE
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES, has_placeholders, stated_names
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, MAX_SIDE, PROBLEM_TYPES, has_placeholders, stated_names
 
 TRAIN_PY = "train.py's arguments"
 _PLACEHOLDERS = f"{CONFIG_FILE} calls the classes LABEL_0, LABEL_1, …: placeholders of transformers, no names"

@@ -14,9 +14,15 @@ from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.readers.pytorch.settings import TRAIN_PY, timm_statements, train_py_statement
 from timm_effnet_ext.convert.readers.pytorch.transformers import MODEL_TYPE, transformers_statements
 from timm_effnet_ext.errors import CheckpointFormatError, first_line, located
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, INDEX_FILES, WEIGHT_FILES, read_object
-from timm_effnet_ext.files.label_names import CLASS_NAMES_FILE, read_label_names
-from timm_effnet_ext.files.outputs import are_placeholders
+from timm_effnet_ext.files.hub_format import (
+    CLASS_NAMES_FILE,
+    CONFIG_FILE,
+    INDEX_FILES,
+    WEIGHT_FILES,
+    are_placeholders,
+    read_label_names,
+    read_object,
+)
 
 TRAIN_PYS, LIGHTNINGS = "args.yaml", "hparams.yaml"
 SETTINGS_FILES = (TRAIN_PYS, LIGHTNINGS, "config.yaml", "config.json")

@@ -24,8 +24,7 @@ from timm_effnet_ext.convert.readers.pytorch.settings import (
     names_in,
 )
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, read_object
-from timm_effnet_ext.files.outputs import PROBLEM_TYPES
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, PROBLEM_TYPES, read_object
 
 MODEL_TYPE = "efficientnet"
 PROCESSOR_FILE, TRAINER_FILE = "preprocessor_config.json", "trainer_state.json"

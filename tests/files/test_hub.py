@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from timm_effnet_ext.errors import CheckpointFormatError
-from timm_effnet_ext.files.hub_files import check_hash
+from timm_effnet_ext.files.hub import check_hash
 
 RAW = bytes(range(256)) * 9000  # more than is read at once
 NAMES = {

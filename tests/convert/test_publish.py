@@ -17,8 +17,8 @@ from huggingface_hub import HfApi
 from tests.faulty_server import Fault
 from tests.hub_server import LocalHub
 from timm_effnet_ext.convert.pipeline import FILES
+from timm_effnet_ext.convert.publish import Target, files_to_publish, publish, published_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError
-from timm_effnet_ext.hub.publish import Target, files_to_publish, publish, published_record
 
 REPO = "alice/net"
 COMMIT, UPLOAD = "POST .*/commit/", "PUT /_lfs/"

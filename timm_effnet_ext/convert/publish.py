@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from timm_effnet_ext import __version__
 from timm_effnet_ext.convert.pipeline import CARD_FILE, FILES, RECORD_FILE, read_record
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, VerificationError, first_few, first_line
-from timm_effnet_ext.files.hub_errors import hub_answer, hub_error, retry
+from timm_effnet_ext.files.hub import hub_answer, hub_error, retry
 from timm_effnet_ext.files.hub_format import WEIGHTS_FILE
 
 MAIN = "main"
@@ -94,7 +94,8 @@ def publish(folder: str | Path, target: Target) -> Published:
         is_private, made = _repository(api, target)
     try:
         with _explain(target):
-            _branch(api, target)
+            if target.revision != MAIN and not target.create_pr and not target.revision.startswith("refs/"):
+                retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
             found = retry(lambda: _commit(api, target, folder, files, is_private), once=target.create_pr)
             _compare(api, target, folder, found)
     except EffNetExtError as err:
@@ -156,11 +157,6 @@ def _repository(api: HfApi, target: Target) -> tuple[bool, bool]:
             "in its settings"
         )
     return is_private, False
-
-
-def _branch(api: HfApi, target: Target) -> None:
-    if target.revision != MAIN and not target.create_pr and not target.revision.startswith("refs/"):
-        retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True))
 
 
 def _commit(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from timm_effnet_ext.errors import CheckpointFormatError
-from timm_effnet_ext.files.label_names import read_label_names
+from timm_effnet_ext.files.hub_format import read_label_names
 
 
 @pytest.mark.parametrize(
