@@ -449,3 +449,23 @@ def test_without_verification_neither_torch_nor_timm_is_imported(tmp_path: Path)
     command = ["convert", str(tiny_bundle(tmp_path)), "-o", str(tmp_path / "out"), "--no-verify"]
     assert imported_by(command, "torch", "timm", "huggingface_hub", "h5py") == set()
     assert (tmp_path / "out").is_dir()
+
+
+def test_a_name_that_is_no_utf8_comes_back_as_it_was(tmp_path: Path) -> None:
+    names = ("a", "b\ud800", "c", "d", "e")  # as JSON can have it: half of a pair of UTF-16
+    options = Options(verify=False, label_names=names)
+    report = convert(tiny_bundle(tmp_path), tmp_path / "out", options)
+    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["label_names"] == list(names)
+    assert read_record(tmp_path / "out")["architecture"] == report.architecture
+
+
+def test_a_path_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    latin = tmp_path / "caf\udce9"  # a name of Latin-1, as Python spells it
+    try:
+        latin.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(CheckpointFormatError, match=r"the path is no UTF-8, which torch .* Rename it"):
+        convert(tiny_bundle(latin), tmp_path / "out", UNVERIFIED)
+    with pytest.raises(EffNetExtError, match=r"the path is no UTF-8\. Choose another output folder"):
+        convert(tiny_bundle(tmp_path), latin, UNVERIFIED)

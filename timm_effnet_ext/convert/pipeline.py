@@ -73,7 +73,7 @@ def convert(
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
             report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest.result(), options)
             _write_json(folder / RECORD_FILE, report.to_json())
-            (folder / CARD_FILE).write_text(model_card(report, options.repo_id), encoding="utf-8")
+            _write_text(folder / CARD_FILE, model_card(report, options.repo_id))
     return report
 
 
@@ -141,10 +141,15 @@ def _verify(
     return proofs
 
 
+def _write_text(path: Path, text: str) -> None:
+    """Write UTF-8; what it lacks, half of a pair of UTF-16 in a name, as JSON's own escape."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def _write_json(path: Path, data: dict[str, Any]) -> None:
     """Write an object for people to read: a line for each entry, and for each row of a list of objects."""
     lines = (f"  {json.dumps(key)}: {_json(value)}" for key, value in data.items())
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    _write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _json(value: Any) -> str:

@@ -28,6 +28,15 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written as UTF-8, which torch and safetensors take, and no others."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
     """Give a path, its suffix the target's, that becomes `target` when the block is left without an exception.
@@ -75,6 +84,8 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
 
 def check_target(target: Path, ours: Iterable[str], *, overwrite: bool) -> None:
     """Raise unless `target` is free, an empty folder, or one of ours that may be replaced."""
+    if not is_utf8(target):
+        raise EffNetExtError(f"{target}: the path is no UTF-8. Choose another output folder")
     if not target.exists() and not target.is_symlink():
         return
     if target.is_symlink() or not target.is_dir():

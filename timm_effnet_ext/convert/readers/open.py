@@ -16,6 +16,7 @@ from timm_effnet_ext.convert.readers.tensorflow.source import Source, open_bundl
 from timm_effnet_ext.convert.readers.tensorflow.variables import format_of, variables
 from timm_effnet_ext.convert.readers.unread import not_the_file, what_it_is
 from timm_effnet_ext.errors import CheckpointFormatError, located
+from timm_effnet_ext.files.storage import is_utf8
 
 
 @contextmanager
@@ -35,6 +36,8 @@ def open_checkpoint(path: str | Path, *, crc: bool = True, is_local: bool = True
 
 
 def _open(path: Path, crc: bool, is_local: bool, opened: ExitStack) -> Checkpoint:
+    if not is_utf8(path):
+        raise CheckpointFormatError("the path is no UTF-8, which torch and safetensors do not open. Rename it")
     if problem := not_the_file(path):
         raise CheckpointFormatError(problem)
     if is_keras(path):
