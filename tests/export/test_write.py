@@ -65,6 +65,12 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "model", LABELS)
 
 
+def test_labels_that_are_no_utf8_come_back_as_they_were(tmp_path: Path) -> None:
+    labels = ["ash", "birch\ud800", "cedar"]  # half of a pair of UTF-16, as JSON can have it
+    export(load_classifier(str(write_folder(tmp_path / "model", labels))), file := tmp_path / "model.onnx")
+    assert [load_classifier(str(file)).label(index) for index in range(3)] == labels
+
+
 @pytest.mark.parametrize("options", [[], ["--static"], ["--with-preprocessing"], ["--static", "--with-preprocessing"]])
 def test_predict_says_the_same_of_the_file_as_of_the_model(
     options: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -122,6 +128,7 @@ def test_what_differs_is_not_written(folder: Path, tmp_path: Path, monkeypatch: 
     ("args", "message"),
     [
         (["-o", "model.tflite"], "model.tflite: ends in neither .onnx nor .pt2"),
+        (["-o", "caf\udce9.onnx"], "caf .onnx: the path is no UTF-8. Choose another file"),
         (["-o", "gone/model.onnx"], "gone/model.onnx: there is no folder gone"),
         (["-o", "there.onnx"], "there.onnx: exists already. Choose another file, or pass --overwrite"),
         (

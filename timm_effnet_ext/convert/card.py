@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.convert.records import Report
 from timm_effnet_ext.errors import plain
-from timm_effnet_ext.files.hub_format import PREPROCESSING, REGRESSION, activation_of
+from timm_effnet_ext.files.hub_format import PREPROCESSING, REGRESSION, activation_of, to_json
 from timm_effnet_ext.files.hub_name import is_hub_name, parse_hub_name
 
 # What each kind of proof is worth, in words for whoever reads the card.
@@ -41,9 +40,7 @@ def _metadata(report: Report) -> str:
     data = {"library_name": "timm", "pipeline_tag": task, "tags": tags}
     if report.license:
         data["license"] = report.license
-    return "\n".join(
-        ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items()), "---"]
-    )
+    return "\n".join(["---", *(f"{key}: {to_json(value)}" for key, value in data.items()), "---"])
 
 
 def _sections(report: Report, repo: str | None) -> Iterator[str]:

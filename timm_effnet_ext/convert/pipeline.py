@@ -24,7 +24,7 @@ from timm_effnet_ext.convert.selection import Selection, readings, select
 from timm_effnet_ext.convert.source import open_source
 from timm_effnet_ext.convert.writer import Slot, write_safetensors
 from timm_effnet_ext.errors import CheckpointFormatError, located
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHTS_FILE
+from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHTS_FILE, to_json
 from timm_effnet_ext.files.storage import check_target, new_folder, sha256
 
 CARD_FILE, RECORD_FILE = "README.md", "conversion.json"
@@ -73,7 +73,8 @@ def convert(
             proofs = _verify(folder, checkpoint, classes, options, progress) if options.verify else ()
             report = _report(checkpoint, chosen, classes, config, proofs, hashes.result(), digest.result(), options)
             _write_json(folder / RECORD_FILE, report.to_json())
-            _write_text(folder / CARD_FILE, model_card(report, options.repo_id))
+            card = model_card(report, options.repo_id)
+            (folder / CARD_FILE).write_text(card, encoding="utf-8", errors="backslashreplace")
     return report
 
 
@@ -141,21 +142,16 @@ def _verify(
     return proofs
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Write UTF-8; what it lacks, half of a pair of UTF-16 in a name, as JSON's own escape."""
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
 def _write_json(path: Path, data: dict[str, Any]) -> None:
     """Write an object for people to read: a line for each entry, and for each row of a list of objects."""
     lines = (f"  {json.dumps(key)}: {_json(value)}" for key, value in data.items())
-    _write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _json(value: Any) -> str:
     is_table = isinstance(value, list | tuple) and value and isinstance(value[0], dict)
-    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value) if is_table else ""
-    return f"[\n{rows}\n  ]" if is_table else json.dumps(value, ensure_ascii=False)
+    rows = ",\n".join(f"    {to_json(row)}" for row in value) if is_table else ""
+    return f"[\n{rows}\n  ]" if is_table else to_json(value)
 
 
 def _report(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from timm_effnet_ext.errors import EffNetExtError, VerificationError
 from timm_effnet_ext.export.graph import MIN_SIDE, FromPixels, for_inference, to_onnx, to_program
 from timm_effnet_ext.export.int8 import Answers, to_int8
-from timm_effnet_ext.files.storage import new_file
+from timm_effnet_ext.files.storage import is_utf8, new_file
 from timm_effnet_ext.predict.classifier import Classifier
 from timm_effnet_ext.predict.onnx_file import LOGITS, PROBABILITIES, OnnxModel, check_onnx_is_there, describe
 from timm_effnet_ext.predict.photos import read_photos
@@ -115,8 +115,10 @@ def check_file(target: Path, options: ExportOptions) -> None:
     """Raise over what can be known before a model is loaded.
 
     Raises:
-        EffNetExtError: The file is there already, its suffix is another one, or what its form needs is missing.
+        EffNetExtError: The file is there already, its path or suffix cannot be, or what its form needs is missing.
     """
+    if not is_utf8(target):
+        raise EffNetExtError(f"{target}: the path is no UTF-8. Choose another file")
     if target.suffix not in (ONNX, PROGRAM):
         raise EffNetExtError(f"{target}: ends in neither {ONNX} nor {PROGRAM}")
     if options.int8 and (target.suffix != ONNX or options.images is None):

@@ -55,6 +55,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def to_json(value: Any) -> str:
+    """Return JSON with letters as they are; half of a pair of UTF-16, which UTF-8 lacks, as the escape for it."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def usual_problem_type(num_outputs: int) -> str:
     """Return what so many outputs mostly mean where nobody says: one is a yes or no, several exclude each other."""
     return MULTI_LABEL if num_outputs == 1 else SINGLE_LABEL

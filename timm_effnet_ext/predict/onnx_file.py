@@ -16,7 +16,7 @@ from timm.data import CustomDatasetInfo
 from torch import Tensor
 
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line, located
-from timm_effnet_ext.files.hub_format import PREPROCESSING, PROBLEM_TYPES, REGRESSION, activation_of
+from timm_effnet_ext.files.hub_format import PREPROCESSING, PROBLEM_TYPES, REGRESSION, activation_of, to_json
 from timm_effnet_ext.predict.classifier import UNFIT, Classifier, try_config
 
 IMAGE, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
@@ -46,7 +46,7 @@ def describe(classifier: Classifier) -> dict[str, str]:
         **{name: classifier.data_config[name] for name in _PREPARATION},
         **{key: classifier.origins[origin] for origin, key in _ORIGINS.items()},
     }
-    return {key: fact if isinstance(fact, str) else json.dumps(fact, ensure_ascii=False) for key, fact in facts.items()}
+    return {key: fact if isinstance(fact, str) else to_json(fact) for key, fact in facts.items()}
 
 
 def load_onnx(path: Path) -> Classifier:
