@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import timm
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.bars import check_matplotlib
 from benchmarks.machine import machine
-from benchmarks.measure import Spread, alternate, kept_bytes
+from benchmarks.measure import Spread, alternate, kept_bytes, with_deviation
 from benchmarks.panels import save_panels
 from benchmarks.solar_cells import CLASSES, unpack
 from timm_effnet_ext.train.recipe import read_text
@@ -176,7 +175,7 @@ def report(args: argparse.Namespace, results: dict[str, Result]) -> None:
     """Print the table, and write finetuning.json and finetuning.png."""
     found = machine(_CPU)
     rows = [
-        [name, f"{r.trained:,}", _spread(r.final)]
+        [name, f"{r.trained:,}", with_deviation(r.final, 1)]
         + [f"{cost.seconds:.0f}" for cost in (r.plain, r.lean)]
         + [f"{cost.mib:.2g}" for cost in (r.plain, r.lean)]
         for name, r in results.items()
@@ -190,10 +189,6 @@ def report(args: argparse.Namespace, results: dict[str, Result]) -> None:
     text = json.dumps({"arms": arms, "machine": found, "settings": given}, indent=2)
     (args.output / "finetuning.json").write_text(text + "\n")
     save_panels(results, caption, args.output / "finetuning.png")
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 if __name__ == "__main__":

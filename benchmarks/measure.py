@@ -121,3 +121,9 @@ def numbers_of(program: str, *args: Any) -> list[float]:
     """Return the numbers that a Python program of its own process prints."""
     done = subprocess.run([sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, check=True)
     return [float(word) for word in done.stdout.split()]
+
+
+def with_deviation(values: Sequence[float], digits: int) -> str:
+    """Return the mean, and the standard deviation where there are several."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from benchmarks.arms import ARMS, FIXED, SIZE, Arm
 from benchmarks.calibration import score_calibrated
 from benchmarks.fashion_mnist import unpack
 from benchmarks.machine import machine
+from benchmarks.measure import with_deviation
 from timm_effnet_ext.train.axes import AXES, count_flops
 from timm_effnet_ext.train.plot import save_plot
 from timm_effnet_ext.train.runs import Run, read_run
@@ -141,18 +142,14 @@ def _row(name: str, runs: Sequence[Result], fixed: Sequence[Result]) -> list[str
     cells = [
         name,
         f"{runs[0].epochs}",
-        _spread([run.top1 for run in runs]),
-        _spread([run.top1 - other.top1 for run, other in pairs]),
-        _spread([run.calibrated for run in runs]),
+        with_deviation([run.top1 for run in runs], 2),
+        with_deviation([run.top1 - other.top1 for run, other in pairs], 2),
+        with_deviation([run.calibrated for run in runs], 2),
     ]
     for cost in ("flops", "seconds", "processor"):
         cells.append(f"{median(getattr(run, cost) for run in runs):.3g}")
         cells.append(f"{median(getattr(run, cost) / getattr(other, cost) for run, other in pairs):.2f}")
     return cells
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 def average(runs: Sequence[Run]) -> Run:
