@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "train.progressive": {"arch", "errors", "files", "hosts", "models", "train"},
     "convert.readers": {
         "convert.checkpoint", "convert.readers.keras", "convert.readers.pytorch", "convert.readers.tensorflow",
-        "errors",
+        "errors", "files",
     },
     "export": {"errors", "files", "models", "predict"},
     "train.launcher": {"errors", "files", "hosts", "train", "train.progressive"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import timm
 import torch
 from PIL import Image
 
+import timm_effnet_ext
 from tests.closeness import FLOAT32, assert_close
 from tests.predict.test_classifier import LABELS, write_folder
 from tests.small_models import SMALL, calibrated, create, images
@@ -63,6 +65,19 @@ def test_timms_own_models_have_the_same_graph(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "model", LABELS)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_file_names_no_file_of_this_machine(suffix: str, folder: Path, tmp_path: Path) -> None:
+    export(load_classifier(str(folder)), file := tmp_path / f"model{suffix}")
+    if suffix == ".pt2":
+        with zipfile.ZipFile(file) as archive:
+            content = b"".join(map(archive.read, archive.namelist()))
+    else:
+        content = file.read_bytes()
+    assert b"conv_pwl" in content  # modules have their names
+    for module in (timm_effnet_ext, timm, torch):
+        assert str(Path(module.__file__ or "").parent).encode() not in content
 
 
 def test_labels_that_are_no_utf8_come_back_as_they_were(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ MIN_SIDE = 33
 """Pixels, the smallest height and width of a graph for every size: below, the last features are a single pixel."""
 
 _OPSET = 18  # torch's exporter writes no older one
+_MODULE = "namespace"  # where torch's exporter says of which module a node is
 _BATCH, _SIDE = 2, 96  # of the images that a graph for every size is recorded with
 
 
@@ -69,13 +70,19 @@ def to_onnx(model: nn.Module, channels: int, size: tuple[int, int] | None, outpu
         input_names=[IMAGE], output_names=[output], dynamic_shapes=dims,
     )  # fmt: skip
     assert program is not None  # it is None for a file alone
+    for node in program.model.graph:
+        for key in [key for key in node.metadata_props if key != _MODULE]:  # such as paths of this machine's files
+            del node.metadata_props[key]
     return program
 
 
 def to_program(model: nn.Module, channels: int, size: tuple[int, int] | None) -> ExportedProgram:
     """Record a model of `for_inference` as a program of torch.export; arguments as for `to_onnx`."""
     image, dims = _example(channels, size)
-    return torch.export.export(model, (image,), dynamic_shapes=dims)
+    program = torch.export.export(model, (image,), dynamic_shapes=dims)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # with paths of this machine's files
+    return program
 
 
 def _example(channels: int, size: tuple[int, int] | None, batch: int = 1) -> tuple[Tensor, Any]:
