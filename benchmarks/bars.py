@@ -34,7 +34,7 @@ def save_bars(tables: Sequence[Table], caption: str, path: Path) -> None:
         bars = ax.barh(names, heights, color=[_OURS if n.startswith(_OUR_NAMES) else _THEIRS for n in names])
         ax.bar_label(bars, fmt=_written, padding=3, fontsize=8, color=_GREY)
         ax.set_title(
-            textwrap.fill(f"{table.title} ({table.unit})", width=64), loc="left", fontsize=9, fontweight="bold"
+            textwrap.fill(f"{table.title} ({table.unit})", width=50), loc="left", fontsize=9, fontweight="bold"
         )
         ax.spines[["top", "right", "bottom"]].set_visible(False)
         ax.tick_params(labelsize=8, bottom=False, labelbottom=False)
