@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import timm
 
 from timm_effnet_ext.arch.identify import Match
-from timm_effnet_ext.arch.rows import ARCHS
+from timm_effnet_ext.arch.names import PYTORCH
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.dialect import Dialect
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.dialects.pytorch import LUKEMELAS, TIMM, TORCHVISION, TRANSFORMERS, WZMIAOMIAO_V2
 from timm_effnet_ext.convert.dialects.tensorflow import TF1
-from timm_effnet_ext.convert.numerics import PYTORCH, decide, read_name
+from timm_effnet_ext.convert.numerics import decide
 from timm_effnet_ext.errors import NameMappingError
 
 TENSORFLOW: Mapping[str, Any] = {}
@@ -27,60 +26,6 @@ def candidate(row: str = "efficientnet_b0", dialect: Dialect = TIMM, prefix: str
 
 def named(name: str, where: str = "hyper_parameters.model_name", **more: Any) -> Statement:
     return Statement(where, name=name, **more)
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "args"),
-    [
-        ("efficientnet_b0", "efficientnet_b0", PYTORCH),
-        ("efficientnet_b0.ra_in1k", "efficientnet_b0", PYTORCH),
-        ("timm/efficientnet_b0.ra_in1k", "efficientnet_b0", PYTORCH),
-        ("hf-hub:timm/efficientnet_lite0.ra_in1k@main", "efficientnet_lite0", PYTORCH),
-        ("timm.models.efficientnet_es", "efficientnet_es", PYTORCH),
-        ("timm-efficientnet-b3", "efficientnet_b3", PYTORCH),
-        ("tu-efficientnetv2_s", "efficientnetv2_s", PYTORCH),
-        ("tf_efficientnet_b0", "tf_efficientnet_b0", TENSORFLOW),
-        ("tf_efficientnet_b0_ns", "tf_efficientnet_b0_ns", TENSORFLOW),
-        ("tf_efficientnetv2_s_in21ft1k", "tf_efficientnetv2_s_in21ft1k", TENSORFLOW),
-        ("tu-tf_efficientnet_b5", "tf_efficientnet_b5", TENSORFLOW),
-        ("hucorz_efficientnetv2_b0", "hucorz_efficientnetv2_b0", TENSORFLOW),
-        ("efficientnetv2_b0", "efficientnetv2_b0", TENSORFLOW),  # of which timm has the tf_ one alone
-    ],
-)
-def test_names_are_read(text: str, name: str, args: Mapping[str, Any]) -> None:
-    found = read_name(text)
-    assert found is not None
-    assert (found.name, found.model_args) == (name, args)
-    assert found.row in ARCHS
-
-
-@pytest.mark.parametrize("text", ["resnet50", "mine", "local-dir:efficientnet_b0", "efficientnet-b0", "", "unet/b0"])
-def test_other_names_say_nothing(text: str) -> None:
-    assert read_name(text) is None
-
-
-RELATIVES = ["efficientnetv2_rw_t", "gc_efficientnetv2_rw_t", "mixnet_s", "tf_mixnet_l",
-             "efficientnet_b1_pruned", "efficientnet_b0_gn", "efficientnet_h_b5", "test_efficientnet"]  # fmt: skip
-
-
-def test_relatives_of_timm_are_told_from_ours() -> None:
-    for name in RELATIVES:
-        assert timm.is_model(name)
-        found = read_name(name)
-        assert found is not None
-        assert found.row is None
-
-
-def test_every_model_of_timm_with_such_a_name_is_read() -> None:
-    for name in (*timm.list_models("*efficientnet*"), *timm.list_models("*mixnet*")):
-        assert read_name(name) is not None, name
-
-
-def test_timm_has_each_plain_name_that_is_read_as_its_own() -> None:
-    for row in ARCHS:
-        found = read_name(row)
-        assert found is not None
-        assert timm.is_model(row) == bool(found.model_args), row
 
 
 @pytest.mark.parametrize(("name", "args"), [("efficientnet_b0", PYTORCH), ("tf_efficientnet_b0", TENSORFLOW)])

@@ -109,7 +109,7 @@ def test_the_config_of_another_cache_folder_counts_too(local_hub: LocalHub, smal
     assert torch.equal(load(cache_dir=tmp_path / "mine").conv_stem.weight, small.conv_stem.weight)
     (config,) = (tmp_path / "mine").rglob("config.json")
     config.write_text(config.read_text().replace('"model_args": {', '"model_args": {"bn_eps": 1e-5, '))
-    with pytest.raises(CheckpointFormatError, match="says bn_eps=1e-05, the model has"):
+    with pytest.raises(CheckpointFormatError, match="with bn_eps=1e-05, the model has"):
         load(cache_dir=tmp_path / "mine")
 
 
@@ -252,11 +252,11 @@ BAD_FILES: dict[str, tuple[Callable[[nn.Module], dict[str, bytes]], str]] = {
     ),
     "another padding": (
         lambda model: hub_files(model, architecture="efficientnet_b0"),
-        "alice/small: its config.json names 'efficientnet_b0', whose weights may have these shapes but not this",
+        "alice/small: its config.json names 'efficientnet_b0' with pad_type='', bn_eps=1e-05, the model has 'same',",
     ),
     "another eps": (
         lambda model: hub_files(model, model_args={**SMALL, "bn_eps": 1e-5}),
-        "alice/small: its config.json says bn_eps=1e-05, the model has 0.001",
+        "alice/small: its config.json names 'hucorz_efficientnet_b0' with bn_eps=1e-05, the model has 0.001",
     ),
     "not finite": (
         lambda model: _with(model, "blocks.1.0.conv_pw.weight", float("nan")),

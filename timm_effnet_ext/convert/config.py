@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from timm_effnet_ext.arch.names import PYTORCH
 from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX, Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint
 from timm_effnet_ext.convert.classes import Classes
 from timm_effnet_ext.convert.dialects.match import Candidate
-from timm_effnet_ext.convert.numerics import PYTORCH, SCALE, Numerics, sizes_as_stated
+from timm_effnet_ext.convert.numerics import SCALE, Numerics, sizes_as_stated
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, located
 from timm_effnet_ext.files.hub_format import PREPROCESSING

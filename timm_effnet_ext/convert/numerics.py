@@ -11,42 +11,22 @@ a size that it was made for.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
 
-from timm_effnet_ext.arch.rows import ARCHS, PREFIX, TIMM_PREFIX
+from timm_effnet_ext.arch.names import PYTORCH, TF_ONLY, TimmName, read_name
+from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.errors import NameMappingError
 
-PYTORCH: Mapping[str, Any] = {"pad_type": "", "bn_eps": 1e-5}
-"""The arguments with which our model computes as timm's model of that name without `tf_`."""
-
-# timm has these with `tf_` alone: timm/models/efficientnet.py.
-_TF_ONLY = frozenset(f"efficientnetv2_b{i}" for i in range(4))
-# Tags that were part of a name before timm had tags: timm/models/efficientnet.py `register_model_deprecations`.
-_FORMER_TAG = re.compile(r"_(ap|ns|ns_475|in21k|in21ft1k)")
-# What timm names like ours and builds otherwise: timm/models/efficientnet.py.
-_RELATIVE = re.compile(
-    r"(gc_)?efficientnetv2_rw_\w+|(tf_)?mixnet_\w+|efficientnet_(blur|h|x)_\w+"
-    r"|test_efficientnet\w*|efficientnet_\w+_(pruned|gn|evos)"
-)
 # A relative that is a scaled row of ours with PyTorch's numerics: row, width_mult, depth_mult.
 _SCALED_RELATIVES = {("efficientnetv2_s", 0.8, 0.9): "efficientnetv2_rw_t"}
 
 SCALE: Mapping[str, Any] = {"width_mult": 1, "depth_mult": 1, "in_chans": 3}
 """Arguments that the shapes show, whatever is said of them, with their usual values."""
-
-
-class TimmName(NamedTuple):
-    """A model of timm's or ours, read from a name; `row` is None for a relative that is none of the 29."""
-
-    name: str
-    row: str | None
-    model_args: Mapping[str, Any] = {}
 
 
 class Numerics(NamedTuple):
@@ -56,29 +36,6 @@ class Numerics(NamedTuple):
     origins: Mapping[str, str]
     problem: str | None = None
     notes: tuple[str, ...] = ()
-
-
-def read_name(text: str) -> TimmName | None:
-    """Return the model that a text names as timm or this package does, or None where it names another or a folder.
-
-    >>> read_name("hf-hub:timm/efficientnet_b0.ra_in1k")
-    TimmName(name='efficientnet_b0', row='efficientnet_b0', model_args={'pad_type': '', 'bn_eps': 1e-05})
-    >>> read_name("tf_efficientnet_b0_ns").row, read_name("local-dir:efficientnet_b0"), read_name("resnet50")
-    ('efficientnet_b0', None, None)
-    """
-    if text.startswith("local-dir:"):
-        return None
-    name = text.rpartition(":")[2].rpartition("/")[2].removeprefix("timm.").removeprefix("models.")
-    name = name.partition("@")[0].partition(".")[0].strip().lower()
-    is_smp = name.startswith("timm-")  # segmentation_models_pytorch/encoders/timm_efficientnet.py: never SAME
-    name = name.removeprefix("tu-").removeprefix("timm-").replace("-", "_") if is_smp else name.removeprefix("tu-")
-    bare = name.removeprefix(PREFIX).removeprefix(TIMM_PREFIX)
-    row = bare if bare in ARCHS else _FORMER_TAG.sub("", bare)
-    if row in ARCHS:
-        if is_smp or (bare == name and row not in _TF_ONLY):
-            return TimmName(name, row, PYTORCH)
-        return TimmName(name, row)
-    return TimmName(name, None) if _RELATIVE.fullmatch(name) else None
 
 
 def about(statements: Iterable[Statement], prefix: str) -> tuple[Statement, ...]:
@@ -150,8 +107,8 @@ def _by_names(candidate: Candidate, statements: Iterable[Statement], model: str 
             raise NameMappingError(f"{statement.where} says {name.name}, which is none of the 29 architectures")
     match = candidate.match
     relative = _SCALED_RELATIVES.get((row, match.width_mult, match.depth_mult))
-    if relative is None and (not match.is_exact or row in _TF_ONLY):
-        if row in _TF_ONLY and match.is_exact:
+    if relative is None and (not match.is_exact or row in TF_ONLY):
+        if row in TF_ONLY and match.is_exact:
             return _numerics({}, f"its names and shapes: {TIMM_PREFIX}{row} alone has them")
         note = f"no model of timm's has this width and depth: {_words({})} were assumed, as {PREFIX}{row} has them"
         return _numerics({}, "assumed: only this package scales networks of these names", notes=(note,))

@@ -12,16 +12,26 @@ from torch import Tensor, nn
 
 from timm_effnet_ext.arch.identify import identify_state
 from timm_effnet_ext.arch.layout import COUNTER_LEAF, Shape
+from timm_effnet_ext.arch.names import TF_ONLY, read_name
 from timm_effnet_ext.arch.rows import BN_EPS, PREFIX, TIMM_PREFIX
 from timm_effnet_ext.errors import CheckpointFormatError, first_few
 from timm_effnet_ext.hosts import argument_of_timm
-from timm_effnet_ext.weights.source import check_download, name_source, read_config_beside, read_source_config
+from timm_effnet_ext.weights.source import (
+    Statement,
+    check_download,
+    name_source,
+    said_by_file,
+    said_by_source,
+    said_by_state,
+)
 
 _logger = logging.getLogger(__name__)
 
 NUMERICS = {"pad_type": "same", "bn_eps": BN_EPS, "act_layer": None}
 """Arguments that change the result without changing any shape, with the value that a `tf_*` or our row implies."""
 
+_SCALE = {"width_mult", "depth_mult"}
+_LOADERS = ("load_checkpoint", "resume_checkpoint")  # timm's, which give a model the tensors of a file without its name
 _CLASSIFIER = ("classifier.",)
 _HEAD = ("conv_head.", "bn2.", *_CLASSIFIER)
 _MOST_FITS = 2  # that a message names: most rows are others, scaled
@@ -49,13 +59,13 @@ def check_pretrained(state_dict: Mapping[str, Any], model: Any, cache_dir: Any =
     where = name_source(cfg)
     if cfg.get("hf_hub_id"):
         check_download(cfg, where, cache_dir)
-    _check_config(read_source_config(cfg, cache_dir), model, where)
+    _check_statement(said_by_source(cfg, cache_dir), model, where, is_file=bool(cfg.get("file")))
     classes, have, said = getattr(model, "num_classes", None), _classes(state_dict), cfg.get("num_classes")
     other_head = classes is not None and classes != said
     left_out = _HEAD if classes is None else _CLASSIFIER if other_head else ()  # a feature extractor has no head
     found, expected = (
         {k: shape for k, shape in shapes.items() if not k.startswith(left_out)}
-        for shapes in (_shapes(state_dict), _expect_of_file(model, cfg))
+        for shapes in (_shapes(state_dict), _expect_said_by_file(model, cfg))
     )
     use, draw = f"add num_classes={have} to pretrained_cfg_overlay", f"pass num_classes={classes} too"
     _check_shapes(found, expected, where, state_dict, use=use, draw=draw)
@@ -81,11 +91,11 @@ def check_state(model: nn.Module, state_dict: Mapping[str, Any], strict: bool) -
         CheckpointFormatError: A shape differs, a name is missing or unknown (only with `strict`), a value is not
             finite, or a variance is negative.
     """
-    path = argument_of_timm("load_checkpoint", "checkpoint_path")
+    path = next(filter(None, (argument_of_timm(name, "checkpoint_path") for name in _LOADERS)), None)
     where, have = getattr(state_dict, "where", str(path or "state_dict")), _classes(state_dict)
     use, draw = f"create the model with num_classes={have}", "pass strict=False without classifier.*"
+    _check_statement(said_by_file(Path(path)) if path else said_by_state(state_dict), model, where, is_file=bool(path))
     if path:
-        _check_config(read_config_beside(Path(path)), model, where)
         asked = f"num_classes={model.num_classes}, " if hasattr(model, "num_classes") else ""
         overlay = f"pretrained=True, pretrained_cfg_overlay=dict(file={where!r}, num_classes={have})"
         draw = f"pass {asked}{overlay} in place of checkpoint_path (to train.py: --pretrained --pretrained-path)"
@@ -110,7 +120,7 @@ def place_values(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str
     return counters | given
 
 
-def _expect_of_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
+def _expect_said_by_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the shapes that the source of a model has, before timm cuts a background class and adds up channels."""
     shapes = _shapes(model.state_dict())
     offset, chans = cfg.get("label_offset") or 0, (cfg.get("input_size") or (3,))[0]
@@ -221,29 +231,50 @@ def _check_values(key: str, value: Any, where: str) -> None:
         raise CheckpointFormatError(f"{where}: {key} has a negative variance ({value.min().item():.4g})")
 
 
-def _check_config(config: dict[str, Any] | None, model: Any, where: str) -> None:
-    """Compare what the source says of itself with what the model computes."""
-    if not config or not isinstance(config.get("architecture"), str):
-        return
-    ours = model.pretrained_cfg["architecture"].removeprefix(PREFIX)
-    theirs = config["architecture"]
-    if theirs not in (PREFIX + ours, TIMM_PREFIX + ours):
+def _check_statement(said: Statement | None, model: Any, where: str, *, is_file: bool) -> None:
+    """Compare what weights say of themselves with what `model` computes; of a file that says nothing, warn.
+
+    Raises:
+        CheckpointFormatError: They are another model's, or of other numerics that were not asked for.
+    """
+    if said is None:
+        return _say_assumed(model, where) if is_file else None
+    own, named = model.described, read_name(said.architecture)
+    row, ours = named and named.row, own["architecture"].removeprefix(PREFIX)
+    is_scaled = bool(_SCALE & {*said.model_args, *own["model_args"]})
+    if named is None or row is None or (row != ours and not is_scaled):
         raise CheckpointFormatError(
-            f"{where}: its config.json names {theirs!r}, whose weights may have these shapes but not this padding, "
-            f"BN eps or activation. {PREFIX}{ours} takes weights of {PREFIX}{ours} and {TIMM_PREFIX}{ours}."
+            f"{where}: {said.source} names {said.architecture!r}, whose weights may have these shapes but not this "
+            f"padding, BN eps or activation. {PREFIX}{ours} takes weights of {PREFIX}{ours} and {TIMM_PREFIX}{ours}."
         )
-    saved = config.get("model_args") or {}
-    actual = model.numerics
-    for name, default in NUMERICS.items():
-        have, want = saved.get(name, default), actual[name]
-        if have == want:
-            continue
-        if want == default:
-            raise CheckpointFormatError(
-                f"{where}: its config.json says {name}={have!r}, the model has {want!r}: other numbers from the same "
-                f"weights. Create it with {name}={have!r}, or as local-dir:/hf-hub: so that the config is followed."
-            )
-        _logger.warning("%s: %s=%r was asked for, the weights were trained with %r", where, name, want, have)
+    saved, actual = {**NUMERICS, **named.model_args, **said.model_args}, {**NUMERICS, **own["model_args"]}
+    other = [name for name in NUMERICS if _plain(saved[name]) != _plain(actual[name])]
+    if unasked := [name for name in other if actual[name] == NUMERICS[name]]:
+        given = ", ".join(f"{name}={saved[name]!r}" for name in unasked)
+        have = ", ".join(repr(actual[name]) for name in unasked)
+        raise CheckpointFormatError(
+            f"{where}: {said.source} names {said.architecture!r} with {given}, the model has {have}: other numbers "
+            f"from the same weights. Create it with {given}, or as local-dir: or hf-hub:, which follow a config.json."
+        )
+    for name in other:
+        _logger.warning(
+            "%s: %s=%r was asked for, the weights were trained with %r", where, name, actual[name], saved[name]
+        )
+
+
+def _say_assumed(model: Any, where: str) -> None:
+    """Warn that a file could be of timm's model that pads otherwise, unless the user has said which it is."""
+    row = model.described["architecture"].removeprefix(PREFIX)
+    if row not in TF_ONLY and not model.described["model_args"]:
+        _logger.warning(
+            "%s does not say which model it is of: taken for %s%s's. If it is of timm's %s, whose names and shapes are "
+            "the same, the outputs are wrong: pass pad_type='', bn_eps=1e-5 then", where, TIMM_PREFIX, row, row,
+        )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument so that two ways to name one activation are equal: timm's `hard_swish` is `HardSwish`."""
+    return value.replace("_", "").lower() if isinstance(value, str) else value
 
 
 def _shapes(state_dict: Mapping[str, Any]) -> dict[str, Shape]:

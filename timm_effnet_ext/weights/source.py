@@ -1,4 +1,4 @@
-"""Where weights come from: whether they can be had and opened, and what the config.json beside them says."""
+"""Where weights come from: whether they can be had and opened, and which model they say that they are of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -17,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 
+from timm_effnet_ext.arch.names import read_name
 from timm_effnet_ext.errors import CheckpointFormatError, first_few, first_line, located
 from timm_effnet_ext.files.hub import HUB_ERRORS, check_hash, hub_explained
 from timm_effnet_ext.files.hub_format import CONFIG_FILE, WEIGHT_FILES, read_object
@@ -24,6 +25,16 @@ from timm_effnet_ext.hosts import argument_of_timm, is_damaged_archive, refused_
 
 _ARCHIVE = b"PK\x03\x04"
 _STARTED = time.time()  # before anything was downloaded
+# Under which keys timm looks for the weights: timm/models/_helpers.py `load_state_dict`.
+_STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+
+class Statement(NamedTuple):
+    """A model that is named, and the arguments with which it was made."""
+
+    source: str  # who says so, as errors call it
+    architecture: str
+    model_args: Mapping[str, Any]
 
 
 def check_readable_checkpoint() -> None:
@@ -47,17 +58,25 @@ def _open_pickle(path: str) -> None:
 
     A file of torch before 1.6 is none, and is read; so is one that torch refuses, for timm's words of that.
     """
-    with open(path, "rb") as file:
-        is_archive = file.read(len(_ARCHIVE)) == _ARCHIVE
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py's files hold one, and timm allows it
-            torch.load(path, weights_only=True, mmap=is_archive)
+        load_plain(Path(path))
     except pickle.UnpicklingError:
         load_state_dict(path)
-    if is_archive:
+    if _is_archive(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 archive.open(name).close()  # what stands before the values is whole
+
+
+def load_plain(path: Path) -> Any:
+    """Return what a file of `torch.save` holds, as timm loads it; values stay in an archive, as torch writes it."""
+    with torch.serialization.safe_globals([argparse.Namespace]):  # train.py's files hold one, and timm allows it
+        return torch.load(path, weights_only=True, mmap=_is_archive(path))
+
+
+def _is_archive(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_ARCHIVE)) == _ARCHIVE
 
 
 @contextmanager
@@ -138,6 +157,54 @@ def read_config_beside(weights: Path) -> dict[str, Any] | None:
     """Return the config.json in the folder of a weight file, or None."""
     path = (weights if weights.is_dir() else weights.parent) / CONFIG_FILE
     return read_object(path) if path.is_file() else None
+
+
+def said_by_source(cfg: Mapping[str, Any], cache_dir: Any = None) -> Statement | None:
+    """Return what the weights of a pretrained cfg say; `cache_dir` is what timm was given for the Hub's cache."""
+    if cfg.get("state_dict"):
+        return said_by_state(cfg["state_dict"])
+    return said_by_file(Path(cfg["file"])) if cfg.get("file") else _beside(read_source_config(cfg, cache_dir))
+
+
+def said_by_state(state: Any) -> Statement | None:
+    """Return what a state_dict says of this package's model in its metadata, which torch keeps beside the tensors."""
+    found = (_statement("its metadata", table) for table in _mapping(getattr(state, "_metadata", None)).values())
+    return next(filter(None, found), None)
+
+
+def said_by_file(path: Path) -> Statement | None:
+    """Return what the config.json beside a weight file says, else what is inside: metadata, or train.py's arguments."""
+    beside = _beside(read_config_beside(path))
+    if beside is not None or path.suffix == ".safetensors":
+        return beside
+    loaded = load_plain(path)
+    if not isinstance(loaded, Mapping):
+        return None
+    states = (said_by_state(state) for state in (*map(loaded.get, _STATES), loaded))
+    return next(filter(None, states), None) or _of_run(loaded)
+
+
+def _beside(config: Any) -> Statement | None:
+    return _statement("its config.json", config)
+
+
+def _statement(source: str, table: Any) -> Statement | None:
+    name, args = (_mapping(table).get(key) for key in ("architecture", "model_args"))
+    return Statement(source, name, _mapping(args)) if isinstance(name, str) else None
+
+
+def _of_run(loaded: Mapping[str, Any]) -> Statement | None:
+    """Return what train.py wrote of its run: the model's name, unless that is a folder's, and its arguments."""
+    arch, args = loaded.get("arch"), loaded.get("args")
+    if not isinstance(arch, str) or read_name(arch) is None:
+        return None
+    options = vars(args) if isinstance(args, argparse.Namespace) else {}
+    given = {"bn_eps": options.get("bn_eps"), **_mapping(options.get("model_kwargs"))}
+    return Statement("its arch", arch, {name: value for name, value in given.items() if value is not None})
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _in_cache(cfg: Mapping[str, Any], cache_dir: Any) -> tuple[str, dict[str, Any]]:
