@@ -21,7 +21,8 @@ SILENT = "does not say which model it is of"
 
 
 def overlay(file: Path, **kwargs: Any) -> nn.Module:
-    return timm.create_model(B0, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **kwargs)
+    cfg = {"file": str(file), **kwargs.pop("pretrained_cfg_overlay", {})}
+    return timm.create_model(B0, pretrained=True, pretrained_cfg_overlay=cfg, **kwargs)
 
 
 def checkpoint(file: Path, **kwargs: Any) -> nn.Module:
@@ -119,3 +120,15 @@ def test_a_model_that_timm_has_once_is_not_assumed(tmp_path: Path, caplog: pytes
     torch.save(timm.create_model("tf_efficientnetv2_b0").state_dict(), tmp_path / "w.pth")
     timm.create_model("hucorz_efficientnetv2_b0", checkpoint_path=str(tmp_path / "w.pth"))
     assert SILENT not in caplog.text
+
+
+@pytest.mark.parametrize("load", [overlay, checkpoint, resumed, loaded])
+def test_another_mean_is_said(load: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = create(f"{B0}.ap_in1k", **SMALL)  # for images of [-1, 1], unlike the default weights
+    torch.save({"state_dict": model.state_dict(), "epoch": 1}, tmp_path / "w.pth")
+    load(tmp_path / "w.pth", **SMALL)
+    where = "state_dict" if load is loaded else "w.pth"
+    assert f"{where}: made for images of mean=(0.5, 0.5, 0.5), the cfg of the model that loads it says" in caplog.text
+    caplog.clear()
+    load(tmp_path / "w.pth", **SMALL, pretrained_cfg_overlay={"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    assert "made for images" not in caplog.text

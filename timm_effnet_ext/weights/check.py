@@ -239,6 +239,7 @@ def _check_statement(said: Statement | None, model: Any, where: str, *, is_file:
     """
     if said is None:
         return _say_assumed(model, where) if is_file else None
+    _say_prepared(said, model, where)
     own, named = model.described, read_name(said.architecture)
     row, ours = named and named.row, own["architecture"].removeprefix(PREFIX)
     is_scaled = bool(_SCALE & {*said.model_args, *own["model_args"]})
@@ -260,6 +261,18 @@ def _check_statement(said: Statement | None, model: Any, where: str, *, is_file:
         _logger.warning(
             "%s: %s=%r was asked for, the weights were trained with %r", where, name, actual[name], saved[name]
         )
+
+
+def _say_prepared(said: Statement, model: Any, where: str) -> None:
+    """Warn where the model's own cfg prepares images otherwise than the weights were made for."""
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    for name in ("mean", "std"):
+        have, want = said.cfg.get(name), cfg.get(name)
+        if isinstance(have, list | tuple) and want and list(have) != list(want):
+            _logger.warning(
+                "%s: made for images of %s=%s, the cfg of the model that loads it says %s. To follow the first, pass "
+                "pretrained_cfg_overlay={%r: %s}", where, name, have, want, name, have,
+            )  # fmt: skip
 
 
 def _say_assumed(model: Any, where: str) -> None:

@@ -30,11 +30,12 @@ _STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 class Statement(NamedTuple):
-    """A model that is named, and the arguments with which it was made."""
+    """A model that is named, the arguments with which it was made, and its cfg."""
 
     source: str  # who says so, as errors call it
     architecture: str
     model_args: Mapping[str, Any]
+    cfg: Mapping[str, Any] = {}  # how images are prepared for it
 
 
 def check_readable_checkpoint() -> None:
@@ -168,8 +169,8 @@ def said_by_source(cfg: Mapping[str, Any], cache_dir: Any = None) -> Statement |
 
 def said_by_state(state: Any) -> Statement | None:
     """Return what a state_dict says of this package's model in its metadata, which torch keeps beside the tensors."""
-    found = (_statement("its metadata", table) for table in _mapping(getattr(state, "_metadata", None)).values())
-    return next(filter(None, found), None)
+    tables = _mapping(getattr(state, "_metadata", None)).values()
+    return next(filter(None, (_statement("its metadata", table, "preprocessing") for table in tables)), None)
 
 
 def said_by_file(path: Path) -> Statement | None:
@@ -185,12 +186,12 @@ def said_by_file(path: Path) -> Statement | None:
 
 
 def _beside(config: Any) -> Statement | None:
-    return _statement("its config.json", config)
+    return _statement("its config.json", config, "pretrained_cfg")
 
 
-def _statement(source: str, table: Any) -> Statement | None:
-    name, args = (_mapping(table).get(key) for key in ("architecture", "model_args"))
-    return Statement(source, name, _mapping(args)) if isinstance(name, str) else None
+def _statement(source: str, table: Any, cfg: str) -> Statement | None:
+    name, *rest = (_mapping(table).get(key) for key in ("architecture", "model_args", cfg))
+    return Statement(source, name, *map(_mapping, rest)) if isinstance(name, str) else None
 
 
 def _of_run(loaded: Mapping[str, Any]) -> Statement | None:
