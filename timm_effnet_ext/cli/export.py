@@ -67,7 +67,8 @@ def _facts(classifier: Classifier, exported: Exported) -> Iterator[tuple[str, st
 
     config = classifier.data_config
     sizes = f"{exported.size[0]} x {exported.size[1]}" if exported.size else f"any size from {MIN_SIDE} pixels"
-    takes = "pixels of 0 … 255" if exported.output == "probabilities" else f"mean {config['mean']}, std {config['std']}"
+    mean, std = (", ".join(f"{value:.6g}" for value in config[name]) for name in ("mean", "std"))
+    takes = "pixels of 0 … 255" if exported.output == "probabilities" else f"mean {mean}; std {std}"
     yield "takes", f"{'one image' if exported.size else 'any number of images'}, {sizes}: {takes}"
     yield "gives", f"{exported.output}: {classifier.meaning}"
     tried = ", ".join(f"{height} x {width}" for height, width in exported.sizes)
