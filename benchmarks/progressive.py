@@ -117,7 +117,7 @@ def measure(folder: Path) -> Result:
 
 
 def report(args: argparse.Namespace, results: dict[str, list[Result]]) -> None:
-    """Print the table, and write result.json and the pictures."""
+    """Print the table, and write result.json and two pictures: over epochs those of equal epochs, over FLOPs all."""
     rows = [_row(name, runs, results[FIXED]) for name, runs in results.items()]
     headers = ["arm", "epochs", "top-1 %", "against fixed", "calibrated"]
     for cost in ("FLOPs", "training s", "processor s"):
@@ -132,7 +132,8 @@ def report(args: argparse.Namespace, results: dict[str, list[Result]]) -> None:
         "settings": {name: str(value) for name, value in vars(args).items()},
     }
     (args.output / "result.json").write_text(json.dumps(text, indent=2) + "\n")
-    save_plot([read_run(args.output / f"{name}-0") for name in results], args.output / "curves.png")
+    as_long = [name for name, runs in results.items() if runs[0].epochs == args.epochs]
+    save_plot([read_run(args.output / f"{name}-0") for name in as_long], args.output / "curves.png")
     means = [average([read_run(args.output / f"{name}-{seed}") for seed in range(args.seeds)]) for name in results]
     save_plot(means, args.output / "flops.png", "flops")
 
