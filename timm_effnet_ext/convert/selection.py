@@ -93,7 +93,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         what = "the network" if options.headless else repr(candidate.prefix)
         notes.append(f"{len(outside)} variables outside {what} were left out: {first_few(outside)}")
     if kind != options.weights:
-        notes.append("the file has no EMA weights: the raw ones were taken")
+        notes.append("no EMA weights were found: the raw ones were taken")
     counts = {
         "used": len(used),
         "from_ema": sum(source[name] is found.ema.get(name) for name in used),

@@ -163,6 +163,24 @@ def test_averages_are_found_under_other_names(saved: dict[str, Any], ours: nn.Mo
     _check_same_outputs(ours, tmp_path / "out")
 
 
+@pytest.mark.parametrize("program", ["Lightning", "mmengine"])
+def test_averages_that_are_saved_as_state_dict_are_averages(program: str, ours: nn.Module, tmp_path: Path) -> None:
+    average = ours.state_dict()
+    trained = {name: value * 2 if value.is_floating_point() else value for name, value in average.items()}
+    apart: dict[str, Any] = {
+        "Lightning": {"current_model_state": trained, "averaging_state": {"n_averaged": torch.tensor(3)}},
+        "mmengine": {"ema_state_dict": {f"module.{k}": v for k, v in trained.items()} | {"steps": torch.tensor(3)}},
+    }[program]
+    source = _save({"state_dict": average, **apart}, tmp_path / "last.pth", "zip")
+    report = convert(source, tmp_path / "ema", UNVERIFIED)
+    assert (report.weights, report.counts["from_ema"]) == ("ema", report.counts["used"])
+    assert not any("left alone" in note for note in report.notes)
+    _check_same_outputs(ours, tmp_path / "ema")
+    convert(source, tmp_path / "raw", Options(weights="raw", verify=False))
+    ours.load_state_dict(trained)
+    _check_same_outputs(ours, tmp_path / "raw")
+
+
 @pytest.mark.parametrize("name", ["head", "classifier.1"])
 def test_a_classifier_of_ones_own_is_found(name: str, ours: nn.Module, tmp_path: Path) -> None:
     state = {key.replace("classifier.", f"{name}."): value for key, value in ours.state_dict().items()}
@@ -175,6 +193,14 @@ def test_other_entries_with_the_same_variables_are_named(ours: nn.Module, tmp_pa
     source = _save({"state_dict": state, "swa": dict(state)}, tmp_path / "last.pth", "zip")
     report = convert(source, tmp_path / "out", UNVERIFIED)
     assert "the entry 'swa' has the same variables and was left alone" in report.notes
+
+
+@pytest.mark.parametrize("average", [{"decay": 0.9, "shadow_params": [torch.ones(2)]}, [torch.ones(2)]])
+def test_averages_without_names_are_named(average: Any, ours: nn.Module, tmp_path: Path) -> None:
+    source = _save({"state_dict": ours.state_dict(), "ema": average}, tmp_path / "last.pth", "zip")
+    report = convert(source, tmp_path / "out", UNVERIFIED)
+    assert "the entry 'ema' has no tensors by the names of variables and was left alone" in report.notes
+    assert "no EMA weights were found: the raw ones were taken" in report.notes
 
 
 @pytest.mark.parametrize(
