@@ -266,7 +266,7 @@ def test_partitioned_and_bfloat16_variables_in_three_shards_are_read(tmp_path: P
         ({"timm_native": True}, "SOURCE: timm has no efficientnetv2_b0 with"),
         ({}, "SOURCE: conv_stem.weight has 1 values that are not finite"),
         ({"label_names": ("ant", "bee")}, "2 label names for 5 classes"),
-        ({"pretrained_cfg": {"mean": (0.5, 0.5)}}, "--mean has 2 values"),
+        ({"pretrained_cfg": {"mean": (0.5, 0.5)}}, "mean has 2 values (given), the images have 3 channels"),
     ],
 )
 def test_what_is_wrong_with_the_source_begins_with_it_and_what_is_wrong_with_options_does_not(

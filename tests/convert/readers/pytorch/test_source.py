@@ -655,12 +655,28 @@ def test_a_damaged_config_is_named(ours: nn.Module, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("mean", 0.5), ("mean", ["x"]), ("std", [0, 1, 1]), ("input_size", [3, 64]), ("input_size", [3, 64, -1]),
-     ("crop_pct", 0), ("crop_pct", float("nan")), ("interpolation", 3)],
+     ("crop_pct", 0), ("crop_pct", float("nan")), ("interpolation", 3), ("interpolation", "sharp"), ("crop_mode", "x")],
 )  # fmt: skip
 def test_a_setting_that_makes_no_sense_is_named(ours: nn.Module, tmp_path: Path, name: str, value: Any) -> None:
     save_file(ours.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {name: value}}))
     with pytest.raises(CheckpointFormatError, match=rf"config\.json: {name} makes no sense: "):
+        convert(tmp_path, tmp_path / "out", UNVERIFIED)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"crop_pct": 1e-9}, "crop_pct 1e-09 makes images of"),
+        ({"mean": [0.5, 0.5]}, r"mean has 2 values \(config\.json\)"),
+    ],
+)
+def test_settings_that_fit_no_image_are_refused(
+    setting: dict[str, Any], message: str, ours: nn.Module, tmp_path: Path
+) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": setting}))
+    with pytest.raises(EffNetExtError, match=message):
         convert(tmp_path, tmp_path / "out", UNVERIFIED)
 
 
