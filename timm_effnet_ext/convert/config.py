@@ -129,8 +129,8 @@ def _pretrained_cfg(
     resized = max(cfg["input_size"].value[1:]) / cfg["crop_pct"].value
     if resized > MAX_SIDE:
         raise EffNetExtError(
-            f"crop_pct {cfg['crop_pct'].value:g} makes images of {resized:.0f} pixels to crop from, more than {MAX_SIDE}: "
-            "give a larger --crop-pct"
+            f"crop_pct {cfg['crop_pct'].value:g} makes images of {resized:.0f} pixels to crop from, more than "
+            f"{MAX_SIDE}: give a larger --crop-pct"
         )
     for key in ("mean", "std"):
         count, of_colours = len(cfg[key].value), () if key in options.pretrained_cfg else (3,)

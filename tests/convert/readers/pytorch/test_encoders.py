@@ -170,7 +170,7 @@ def test_a_classifier_is_left_out_by_the_users_word_too(tmp_path: Path) -> None:
     source = folder() / "plain"
     report = convert(source, tmp_path / "out", Options(verify=False, headless=True))
     assert (report.num_classes, report.counts["outside_the_model"]) == (0, 2)
-    assert "config.json names 3 classes, the classifier has 0: left out" in report.notes
+    assert "config.json names 3 classes, 0 to 2, the classifier has 0: left out" in report.notes
 
 
 @pytest.mark.parametrize("name", ["blocks.1.0.attention.weight", "conv_stem.bias", "blocks.0.0.bn3.weight"])
