@@ -238,6 +238,23 @@ def test_resizing_is_said_in_timms_words(tmp_path: Path) -> None:
     assert str_to_pil_interp("box") is Image.Resampling.BOX
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, ["makes images smaller without smoothing them"]),
+        ({"interpolation": "bicubic", "antialias": True}, []),
+        ({"interpolation": "nearest"}, []),
+        ({"interpolation": "area"}, []),
+        ({"antialias": True, "pad_to_aspect_ratio": True, "fill_value": 9.0}, ["pads with constant 9.0, timm's"]),
+    ],
+)
+def test_what_resizing_does_otherwise_than_timm_is_said(settings: dict, says: list[str], tmp_path: Path) -> None:
+    with open_keras(edited("keras3_flat.keras", resizing(**settings), tmp_path)) as checkpoint:
+        found = [note for note in checkpoint.notes if "timm's transforms" in note]
+    assert len(found) == len(says)
+    assert all(part in note for part, note in zip(says, found, strict=True))
+
+
 def test_an_interpolation_that_timm_has_not_is_refused(tmp_path: Path) -> None:
     edit = resizing(interpolation="gaussian")
     with (

@@ -34,7 +34,7 @@ _CONSTANT = "_CONSTANT_VALUE"  # Keras 2: in place of a layer's name
 _ARRAYS = ("__numpy__", "__tensor__")  # Keras 3
 
 _POOLERS = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}
-_RESIZING = ("interpolation", "crop_to_aspect_ratio", "pad_to_aspect_ratio")
+_RESIZING = ("interpolation", "antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio", "fill_mode", "fill_value")
 
 
 def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | None:
