@@ -259,6 +259,14 @@ def test_numerics_that_nobody_states_are_asked_for(saved: str, plain: nn.Module,
     _check_same_outputs(twin, tmp_path / "tf")
 
 
+def test_a_name_that_the_weights_do_not_fit_is_said_where_numerics_are_asked_for(
+    plain: nn.Module, tmp_path: Path
+) -> None:
+    source = _save(STATED["Lightning"](plain.state_dict(), "tf_efficientnet_b1"), tmp_path / "last.ckpt", "zip")
+    with pytest.raises(NameMappingError, match=r"\. hyper_parameters\.model_name says tf_efficientnet_b1\. Say it: "):
+        convert(source, tmp_path / "out", UNVERIFIED)
+
+
 @pytest.mark.parametrize("saved", STATED)
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "tf_efficientnet_lite0"])
 def test_numerics_that_are_stated_are_taken(saved: str, name: str, plain: nn.Module, tmp_path: Path) -> None:
