@@ -149,7 +149,7 @@ def test_a_dense_layer_of_ones_own_is_the_classifier(has_scope: bool, tmp_path: 
 def test_a_dense_layer_of_another_width_is_left_over(tmp_path: Path) -> None:
     values = {name: value for name, value in tiny_variables().items() if "head/dense" not in name}
     values |= {"dense/kernel": np.ones((7, 2), "f4"), "dense/bias": np.ones(2, "f4")}
-    with pytest.raises(NameMappingError, match=r"left over.*dense/bias, dense/kernel"):
+    with pytest.raises(NameMappingError, match=r"left over.*dense/bias \(\d+,\), .*dense/kernel \("):
         convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
 
 
