@@ -264,13 +264,24 @@ def test_an_interpolation_that_timm_has_not_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_softmax_layer_behind_the_classifier_is_its_activation(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "config", "problem_type"),
+    [
+        ("Softmax", {"axis": -1}, SINGLE_LABEL),
+        ("Sigmoid", {}, MULTI_LABEL),
+        ("TFOpLambda", {"function": "nn.softmax"}, SINGLE_LABEL),
+        ("TFOpLambda", {"function": "math.sigmoid"}, MULTI_LABEL),
+    ],
+)
+def test_a_softmax_or_sigmoid_behind_the_classifier_is_its_activation(
+    kind: str, config: dict, problem_type: str, tmp_path: Path
+) -> None:
     def edit(layers: list) -> None:
         layer(layers, "Dense")["config"]["activation"] = "linear"
-        layers.append({"class_name": "Softmax", "config": {"name": "softmax", "axis": -1}})
+        layers.append({"class_name": kind, "config": {"name": "last", **config}})
 
     with open_keras(edited("keras3_sequential.keras", edit, tmp_path)) as checkpoint:
-        assert checkpoint.statements[0].problem_type == SINGLE_LABEL
+        assert checkpoint.statements[0].problem_type == problem_type
 
 
 def test_a_second_dense_layer_is_refused(tmp_path: Path) -> None:
