@@ -143,7 +143,7 @@ def test_training_checkpoints_have_both_weights(ours: nn.Module, raw_key: str, e
     "saved",
     [
         {"ema": {"module": "AVERAGES", "updates": 3}, "net": "RAW"},
-        {"ema_state_dict": "AVERAGES", "model_state_dict": "RAW"},
+        {"ema_state_dict": "AVERAGES", "model_state_dict": "RAW", "steps": 3},
         {"model_ema_state_dict": "AVERAGES", "state_dict": "RAW"},
         {"ema": "AVERAGES"},
     ],

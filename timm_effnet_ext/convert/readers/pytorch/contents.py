@@ -18,14 +18,13 @@ from timm_effnet_ext.errors import CheckpointFormatError, first_few
 _RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict")
 _INSIDE = ("module", "state_dict")  # where an object that averages keeps the weights in its own state
-# Programs that save averages as `state_dict`: the entry with what was trained -> what only they write beside or in it.
-# pytorch_lightning/callbacks/weight_averaging.py, mmengine/hooks/ema_hook.py `_swap_ema_state_dict`.
-_TRAINED = {"current_model_state": "averaging_state", "ema_state_dict": "steps"}
+_TRAINED, _AVERAGING = "current_model_state", "averaging_state"  # pytorch_lightning/callbacks/weight_averaging.py
+_SWAPPED, _MMENGINES = "ema_state_dict", "steps"  # mmengine/hooks/ema_hook.py `_swap_ema_state_dict`
 _OPTIMIZERS = ("optimizer", "optimizers", "optimizer_state_dict", "optimizer_states", "opt", "optim")
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
 _METADATA = "the state_dict's own metadata"
 _OWN_CFG = "assumed, as the cfg of the model that was saved has it"
-_EMA_COUNTERS = ("n_averaged", "steps")  # torch.optim.swa_utils, mmengine
+_EMA_COUNTERS = ("n_averaged", _MMENGINES)  # torch/optim/swa_utils.py, mmengine/model/averaged_model.py
 _STEPS = ("epoch", "step", "global_step")
 _MAX_DEPTH = 3  # of tables of weights in a checkpoint
 
@@ -105,11 +104,11 @@ def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any
 
 
 def _trained_apart(loaded: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
-    """Return what was trained, where a checkpoint has the averages of it as `state_dict`."""
-    for key, sign in _TRAINED.items():
-        if isinstance(state := loaded.get(key), Mapping) and (sign in loaded or sign in state):
-            return state
-    return None
+    """Return what was trained, where a checkpoint of Lightning's or mmengine's has the averages as `state_dict`."""
+    trained, swapped = loaded.get(_TRAINED), loaded.get(_SWAPPED)
+    if isinstance(swapped, Mapping) and _is_tensor(swapped.get(_MMENGINES)):
+        return swapped
+    return trained if isinstance(trained, Mapping) and _AVERAGING in loaded else None
 
 
 def _tables(loaded: Mapping[Any, Any], depth: int = 0) -> Mapping[Any, Any]:
@@ -127,7 +126,7 @@ def _tables(loaded: Mapping[Any, Any], depth: int = 0) -> Mapping[Any, Any]:
 def _ignored(loaded: Mapping[Any, Any], raw: Mapping[Any, Any] | None, *, has_ema: bool) -> tuple[str, ...]:
     """Say which other entries could be weights too: averages without names, and what has the variables of `raw`."""
     unnamed = [] if has_ema else [key for key in _EMA_KEYS if isinstance(loaded.get(key), Mapping | list)]
-    others = {key: value for key, value in loaded.items() if key not in (*_RAW_KEYS, *_EMA_KEYS, *_TRAINED)}
+    others = {key: value for key, value in loaded.items() if key not in (*_RAW_KEYS, *_EMA_KEYS, _TRAINED)}
     same = [key for key, value in others.items() if raw and isinstance(value, Mapping) and value.keys() == raw.keys()]
     return (
         *(f"the entry {key!r} has no tensors by the names of variables and was left alone" for key in unnamed),
