@@ -70,8 +70,14 @@ def test_the_first_that_names_as_many_classes_counts() -> None:
     ]
     found = choose_classes(3, checkpoint(*said), Options())
     assert (found.named.names, found.named.origin) == (("a", "b", "c"), "class_names.txt")
-    assert found.named.notes == ("config.json names 1 classes, the classifier has 3: left out",)
+    assert found.named.notes == ("config.json names 1 classes, 0 to 0, the classifier has 3: left out",)
     assert found.text.endswith("names: class_names.txt")
+
+
+def test_names_that_are_counted_from_one_are_left_out() -> None:
+    found = choose_classes(3, checkpoint(Statement("config.json", label_names={1: "a", 2: "b", 3: "c"})), Options())
+    assert found.named.names is None
+    assert found.named.notes == ("config.json names 3 classes, 1 to 3, the classifier has 3: left out",)
 
 
 def test_names_with_gaps_leave_outputs_without() -> None:

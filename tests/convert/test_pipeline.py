@@ -149,7 +149,7 @@ def test_a_dense_layer_of_ones_own_is_the_classifier(has_scope: bool, tmp_path: 
 def test_a_dense_layer_of_another_width_is_left_over(tmp_path: Path) -> None:
     values = {name: value for name, value in tiny_variables().items() if "head/dense" not in name}
     values |= {"dense/kernel": np.ones((7, 2), "f4"), "dense/bias": np.ones(2, "f4")}
-    with pytest.raises(NameMappingError, match=r"left over.*dense/bias, dense/kernel"):
+    with pytest.raises(NameMappingError, match=r"left over.*dense/bias \(\d+,\), .*dense/kernel \("):
         convert(tiny_bundle(tmp_path, values), tmp_path / "out", UNVERIFIED)
 
 
@@ -266,7 +266,7 @@ def test_partitioned_and_bfloat16_variables_in_three_shards_are_read(tmp_path: P
         ({"timm_native": True}, "SOURCE: timm has no efficientnetv2_b0 with"),
         ({}, "SOURCE: conv_stem.weight has 1 values that are not finite"),
         ({"label_names": ("ant", "bee")}, "2 label names for 5 classes"),
-        ({"pretrained_cfg": {"mean": (0.5, 0.5)}}, "--mean has 2 values"),
+        ({"pretrained_cfg": {"mean": (0.5, 0.5)}}, "mean has 2 values (given), the images have 3 channels"),
     ],
 )
 def test_what_is_wrong_with_the_source_begins_with_it_and_what_is_wrong_with_options_does_not(

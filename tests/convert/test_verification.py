@@ -220,6 +220,30 @@ class _Rough(torch.nn.Module):
         return y + 5e-5 * y.abs().max() if x.dtype == torch.float32 else y
 
 
+def test_outputs_near_zero_verify_the_same_network_alone(converted: Converted, tmp_path: Path) -> None:
+    with np.load(REFERENCE) as file:
+        images, output = file["input_32x32"], file["output_32x32"]
+    faint = Converted(_Faint(converted.model), *converted[1:])
+    for name, outputs in (("right", output * _Faint.FACTOR), ("wrong", np.roll(output, 1, axis=1) * _Faint.FACTOR)):
+        np.savez(tmp_path / name, input=images, output=outputs)
+    by_reference(faint, tmp_path / "right.npz")
+    with pytest.raises(VerificationError, match="largest difference of outputs"):
+        by_reference(faint, tmp_path / "wrong.npz")
+
+
+class _Faint(torch.nn.Module):
+    """A model whose outputs are all near zero, as those of random weights often are."""
+
+    FACTOR = 1e-9
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x) * self.FACTOR
+
+
 def test_of_a_network_without_classifier_the_last_feature_map_can_be_compared(tmp_path: Path) -> None:
     model = create("hucorz_efficientnetv2_b0", **SMALL, num_classes=0)
     images = np.random.default_rng(0).standard_normal((2, 64, 64, 3))

@@ -80,8 +80,9 @@ def _names(num_classes: int, statements: Sequence[Statement], given: Sequence[st
             continue
         names = _fitting(statement.label_names, num_classes)
         if names is None:
-            count, where = len(statement.label_names), statement.where
-            notes = (*notes, f"{where} names {count} classes, the classifier has {num_classes}: left out")
+            numbers, where = sorted(statement.label_names), statement.where
+            named = f"{len(numbers)} classes, {numbers[0]} to {numbers[-1]}"
+            notes = (*notes, f"{where} names {named}, the classifier has {num_classes}: left out")
         elif known.names is None:
             known = Named(names, statement.where, statement.label_descriptions)
     if given is None:

@@ -13,7 +13,7 @@ from timm_effnet_ext.convert.dialects.match import Candidate
 from timm_effnet_ext.convert.numerics import SCALE, Numerics, sizes_as_stated
 from timm_effnet_ext.convert.records import Options
 from timm_effnet_ext.errors import EffNetExtError, located
-from timm_effnet_ext.files.hub_format import PREPROCESSING
+from timm_effnet_ext.files.hub_format import MAX_SIDE, PREPROCESSING
 
 ASSUMED = "assumed"
 """An origin that begins with this word is nobody's statement."""
@@ -127,11 +127,18 @@ def _pretrained_cfg(
     for key in ("input_size", "test_input_size"):
         if key in cfg:
             cfg[key] = cfg[key]._replace(value=(match.in_chans, *cfg[key].value[1:]))
+    resized = max(cfg["input_size"].value[1:]) / cfg["crop_pct"].value
+    if resized > MAX_SIDE:
+        raise EffNetExtError(
+            f"crop_pct {cfg['crop_pct'].value:g} makes images of {resized:.0f} pixels to crop from, more than "
+            f"{MAX_SIDE}: give a larger --crop-pct"
+        )
     for key in ("mean", "std"):
-        if len(cfg[key].value) not in (1, match.in_chans) and key in options.pretrained_cfg:
-            count = len(cfg[key].value)
+        count, of_colours = len(cfg[key].value), () if key in options.pretrained_cfg else (3,)
+        if count not in (1, match.in_chans, *of_colours):
             raise EffNetExtError(
-                f"--{key} has {count} values, the images have {match.in_chans} channels: give one each"
+                f"{key} has {count} values ({cfg[key].origin}), the images have {match.in_chans} channels: give "
+                f"--{key} one each"
             )
         cfg[key] = _for_channels(cfg[key], match.in_chans)
     pool = tuple(-(-side // _REDUCTION) for side in cfg["input_size"].value[1:])

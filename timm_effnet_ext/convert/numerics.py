@@ -20,7 +20,7 @@ from timm_effnet_ext.arch.names import PYTORCH, TF_ONLY, TimmName, read_name
 from timm_effnet_ext.arch.rows import PREFIX, TIMM_PREFIX
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.convert.dialects.match import Candidate
-from timm_effnet_ext.errors import NameMappingError
+from timm_effnet_ext.errors import NameMappingError, first_few
 
 # A relative that is a scaled row of ours with PyTorch's numerics: row, width_mult, depth_mult.
 _SCALED_RELATIVES = {("efficientnetv2_s", 0.8, 0.9): "efficientnetv2_rw_t"}
@@ -112,16 +112,18 @@ def _by_names(candidate: Candidate, statements: Iterable[Statement], model: str 
             return _numerics({}, f"its names and shapes: {TIMM_PREFIX}{row} alone has them")
         note = f"no model of timm's has this width and depth: {_words({})} were assumed, as {PREFIX}{row} has them"
         return _numerics({}, "assumed: only this package scales networks of these names", notes=(note,))
-    return _numerics({}, "not said", problem=_two_models(row, relative))
+    others = {f"{statement.where} says {name.name}" for statement, name in named}
+    return _numerics({}, "not said", problem=_two_models(row, relative, others))
 
 
-def _two_models(row: str, relative: str | None) -> str:
-    """Return why nothing can be decided, and how the user can."""
+def _two_models(row: str, relative: str | None, others: Iterable[str]) -> str:
+    """Return why nothing can be decided, and how the user can; `others` say that it is another model."""
     plain, own = relative or row, f"{PREFIX}{row}" if relative else f"{TIMM_PREFIX}{row}"
+    said = first_few(others) or "Nothing says which was trained"
     ways = f"--model {own}" if relative else f"--model {plain} or --model {own}"
     return (
         f"two models have these names and shapes: timm's {plain} ({_words(PYTORCH)}) and {own} ({_words({})}"
-        f"{', scaled' if relative else f', as {PREFIX}{row}'}). Nothing says which was trained. Say it: {ways}"
+        f"{', scaled' if relative else f', as {PREFIX}{row}'}). {said}. Say it: {ways}"
     )
 
 

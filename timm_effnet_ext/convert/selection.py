@@ -81,7 +81,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         outside |= {name for name in left if not candidate.is_inside(name)}
         left -= outside
     if left:
-        raise NameMappingError(_left_over(candidate, len(used), left))
+        raise NameMappingError(_left_over(candidate, len(used), {name: found.model[name].shape for name in left}))
     numerics = decide(candidate, checkpoint.statements, options.model)
     if numerics.problem:
         raise NameMappingError(numerics.problem)
@@ -93,7 +93,7 @@ def select(checkpoint: Checkpoint, candidates: list[Candidate], options: Options
         what = "the network" if options.headless else repr(candidate.prefix)
         notes.append(f"{len(outside)} variables outside {what} were left out: {first_few(outside)}")
     if kind != options.weights:
-        notes.append("the file has no EMA weights: the raw ones were taken")
+        notes.append("no EMA weights were found: the raw ones were taken")
     counts = {
         "used": len(used),
         "from_ema": sum(source[name] is found.ema.get(name) for name in used),
@@ -198,9 +198,10 @@ def _names(candidates: Iterable[Candidate]) -> str:
     return " and ".join(str(c.match) if is_plain else f"{c.match} under {c.prefix!r}" for c in candidates)
 
 
-def _left_over(candidate: Candidate, used: int, left: Collection[str]) -> str:
+def _left_over(candidate: Candidate, used: int, left: Mapping[str, Sequence[int]]) -> str:
+    named = first_few(f"{name} {tuple(shape)}" for name, shape in left.items())
     return (
-        f"{len(left)} variables are left over after {used} were used for {candidate.match}: {first_few(left)}. "
+        f"{len(left)} variables are left over after {used} were used for {candidate.match}: {named}. "
         "Is this a model with parts of its own? If they are its head, --headless leaves it out"
     )
 
@@ -215,7 +216,7 @@ def why_none(checkpoint: Checkpoint) -> str:
     for candidate in (*match.without_foreign(shapes, dialects), *match.without_classifier(shapes, dialects)):
         used = candidate.sources
         left = {name for name in shapes.keys() - used if not candidate.is_spare(name)}
-        return _left_over(candidate, len(used), left)
+        return _left_over(candidate, len(used), {name: shapes[name] for name in left})
     found = match.nearest(shapes, dialects)
     if found is None:
         return f"none of the 29 architectures, under any names that are known; it holds {first_few(shapes)}"

@@ -88,6 +88,7 @@ def test_kerashubs_converter_is_resizing_and_scaling(tmp_path: Path) -> None:
     for name in ("other3_kerashub.keras", "other3_kerashub_preset"):
         with open_keras(folder() / name) as checkpoint:
             said = checkpoint.statements[0].preprocessing
+            assert any("without smoothing them" in note for note in checkpoint.notes)
         assert {key: said[key] for key in HALF} == {key: pytest.approx(value) for key, value in HALF.items()}
         assert (said["input_size"], said["interpolation"], said["crop_mode"]) == ((3, 64, 64), "bilinear", "center")
 

@@ -238,6 +238,23 @@ def test_resizing_is_said_in_timms_words(tmp_path: Path) -> None:
     assert str_to_pil_interp("box") is Image.Resampling.BOX
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, ["makes images smaller without smoothing them"]),
+        ({"interpolation": "bicubic", "antialias": True}, []),
+        ({"interpolation": "nearest"}, []),
+        ({"interpolation": "area"}, []),
+        ({"antialias": True, "pad_to_aspect_ratio": True, "fill_value": 9.0}, ["pads with constant 9.0, timm's"]),
+    ],
+)
+def test_what_resizing_does_otherwise_than_timm_is_said(settings: dict, says: list[str], tmp_path: Path) -> None:
+    with open_keras(edited("keras3_flat.keras", resizing(**settings), tmp_path)) as checkpoint:
+        found = [note for note in checkpoint.notes if "timm's transforms" in note]
+    assert len(found) == len(says)
+    assert all(part in note for part, note in zip(says, found, strict=True))
+
+
 def test_an_interpolation_that_timm_has_not_is_refused(tmp_path: Path) -> None:
     edit = resizing(interpolation="gaussian")
     with (
@@ -247,13 +264,24 @@ def test_an_interpolation_that_timm_has_not_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_softmax_layer_behind_the_classifier_is_its_activation(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "config", "problem_type"),
+    [
+        ("Softmax", {"axis": -1}, SINGLE_LABEL),
+        ("Sigmoid", {}, MULTI_LABEL),
+        ("TFOpLambda", {"function": "nn.softmax"}, SINGLE_LABEL),
+        ("TFOpLambda", {"function": "math.sigmoid"}, MULTI_LABEL),
+    ],
+)
+def test_a_softmax_or_sigmoid_behind_the_classifier_is_its_activation(
+    kind: str, config: dict, problem_type: str, tmp_path: Path
+) -> None:
     def edit(layers: list) -> None:
         layer(layers, "Dense")["config"]["activation"] = "linear"
-        layers.append({"class_name": "Softmax", "config": {"name": "softmax", "axis": -1}})
+        layers.append({"class_name": kind, "config": {"name": "last", **config}})
 
     with open_keras(edited("keras3_sequential.keras", edit, tmp_path)) as checkpoint:
-        assert checkpoint.statements[0].problem_type == SINGLE_LABEL
+        assert checkpoint.statements[0].problem_type == problem_type
 
 
 def test_a_second_dense_layer_is_refused(tmp_path: Path) -> None:
@@ -261,7 +289,9 @@ def test_a_second_dense_layer_is_refused(tmp_path: Path) -> None:
     path.write_bytes((folder() / "keras3_nested.weights.h5").read_bytes())
     with h5py.File(path, "a") as file:
         file["layers/dense_1/vars/0"] = np.zeros((5, 5), np.float32)
-    with pytest.raises(NameMappingError, match=r"left over after .*: dense_1/kernel, flowers/bias, flowers/kernel\."):
+    with pytest.raises(
+        NameMappingError, match=r"left over after .*: dense_1/kernel .*, flowers/bias .*, flowers/kernel \(\d+, \d+\)\."
+    ):
         convert(path, tmp_path / "out", Options(verify=False))
 
 

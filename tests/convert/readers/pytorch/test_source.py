@@ -143,7 +143,7 @@ def test_training_checkpoints_have_both_weights(ours: nn.Module, raw_key: str, e
     "saved",
     [
         {"ema": {"module": "AVERAGES", "updates": 3}, "net": "RAW"},
-        {"ema_state_dict": "AVERAGES", "model_state_dict": "RAW"},
+        {"ema_state_dict": "AVERAGES", "model_state_dict": "RAW", "steps": 3},
         {"model_ema_state_dict": "AVERAGES", "state_dict": "RAW"},
         {"ema": "AVERAGES"},
     ],
@@ -163,6 +163,24 @@ def test_averages_are_found_under_other_names(saved: dict[str, Any], ours: nn.Mo
     _check_same_outputs(ours, tmp_path / "out")
 
 
+@pytest.mark.parametrize("program", ["Lightning", "mmengine"])
+def test_averages_that_are_saved_as_state_dict_are_averages(program: str, ours: nn.Module, tmp_path: Path) -> None:
+    average = ours.state_dict()
+    trained = {name: value * 2 if value.is_floating_point() else value for name, value in average.items()}
+    apart: dict[str, Any] = {
+        "Lightning": {"current_model_state": trained, "averaging_state": {"n_averaged": torch.tensor(3)}},
+        "mmengine": {"ema_state_dict": {f"module.{k}": v for k, v in trained.items()} | {"steps": torch.tensor(3)}},
+    }[program]
+    source = _save({"state_dict": average, **apart}, tmp_path / "last.pth", "zip")
+    report = convert(source, tmp_path / "ema", UNVERIFIED)
+    assert (report.weights, report.counts["from_ema"]) == ("ema", report.counts["used"])
+    assert not any("left alone" in note for note in report.notes)
+    _check_same_outputs(ours, tmp_path / "ema")
+    convert(source, tmp_path / "raw", Options(weights="raw", verify=False))
+    ours.load_state_dict(trained)
+    _check_same_outputs(ours, tmp_path / "raw")
+
+
 @pytest.mark.parametrize("name", ["head", "classifier.1"])
 def test_a_classifier_of_ones_own_is_found(name: str, ours: nn.Module, tmp_path: Path) -> None:
     state = {key.replace("classifier.", f"{name}."): value for key, value in ours.state_dict().items()}
@@ -175,6 +193,14 @@ def test_other_entries_with_the_same_variables_are_named(ours: nn.Module, tmp_pa
     source = _save({"state_dict": state, "swa": dict(state)}, tmp_path / "last.pth", "zip")
     report = convert(source, tmp_path / "out", UNVERIFIED)
     assert "the entry 'swa' has the same variables and was left alone" in report.notes
+
+
+@pytest.mark.parametrize("average", [{"decay": 0.9, "shadow_params": [torch.ones(2)]}, [torch.ones(2)]])
+def test_averages_without_names_are_named(average: Any, ours: nn.Module, tmp_path: Path) -> None:
+    source = _save({"state_dict": ours.state_dict(), "ema": average}, tmp_path / "last.pth", "zip")
+    report = convert(source, tmp_path / "out", UNVERIFIED)
+    assert "the entry 'ema' has no tensors by the names of variables and was left alone" in report.notes
+    assert "no EMA weights were found: the raw ones were taken" in report.notes
 
 
 @pytest.mark.parametrize(
@@ -231,6 +257,14 @@ def test_numerics_that_nobody_states_are_asked_for(saved: str, plain: nn.Module,
     twin = timm.create_model("tf_efficientnet_lite0", num_classes=3).eval()
     twin.load_state_dict(plain.state_dict())
     _check_same_outputs(twin, tmp_path / "tf")
+
+
+def test_a_name_that_the_weights_do_not_fit_is_said_where_numerics_are_asked_for(
+    plain: nn.Module, tmp_path: Path
+) -> None:
+    source = _save(STATED["Lightning"](plain.state_dict(), "tf_efficientnet_b1"), tmp_path / "last.ckpt", "zip")
+    with pytest.raises(NameMappingError, match=r"\. hyper_parameters\.model_name says tf_efficientnet_b1\. Say it: "):
+        convert(source, tmp_path / "out", UNVERIFIED)
 
 
 @pytest.mark.parametrize("saved", STATED)
@@ -318,7 +352,9 @@ def test_a_head_outside_a_network_is_its_classifier_or_a_doubt(head: str, ours: 
         assert report.reason.endswith("the classifier being head.bias, head.weight")
         _check_same_outputs(ours, tmp_path / "out")
     else:
-        with pytest.raises(NameMappingError, match=r"are left over after .* head\.bias, head\.weight"):
+        with pytest.raises(
+            NameMappingError, match=r"are left over after .* head\.bias \(\d+,\), head\.weight \(\d+, \d+\)"
+        ):
             convert(source, tmp_path / "out", UNVERIFIED)
 
 
@@ -629,12 +665,28 @@ def test_a_damaged_config_is_named(ours: nn.Module, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("mean", 0.5), ("mean", ["x"]), ("std", [0, 1, 1]), ("input_size", [3, 64]), ("input_size", [3, 64, -1]),
-     ("crop_pct", 0), ("crop_pct", float("nan")), ("interpolation", 3)],
+     ("crop_pct", 0), ("crop_pct", float("nan")), ("interpolation", 3), ("interpolation", "sharp"), ("crop_mode", "x")],
 )  # fmt: skip
 def test_a_setting_that_makes_no_sense_is_named(ours: nn.Module, tmp_path: Path, name: str, value: Any) -> None:
     save_file(ours.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {name: value}}))
     with pytest.raises(CheckpointFormatError, match=rf"config\.json: {name} makes no sense: "):
+        convert(tmp_path, tmp_path / "out", UNVERIFIED)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"crop_pct": 1e-9}, "crop_pct 1e-09 makes images of"),
+        ({"mean": [0.5, 0.5]}, r"mean has 2 values \(config\.json\)"),
+    ],
+)
+def test_settings_that_fit_no_image_are_refused(
+    setting: dict[str, Any], message: str, ours: nn.Module, tmp_path: Path
+) -> None:
+    save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": setting}))
+    with pytest.raises(EffNetExtError, match=message):
         convert(tmp_path, tmp_path / "out", UNVERIFIED)
 
 

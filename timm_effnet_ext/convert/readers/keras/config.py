@@ -27,14 +27,14 @@ _OF_TENSORFLOW = ("TFOpLambda", "SlicingOpLambda")
 _FUNCTIONS = {
     "math.truediv": "TrueDivide", "math.divide": "Divide", "math.subtract": "Subtract", "math.multiply": "Multiply",
     "math.add": "Add", "__operators__.add": "Add", "nn.bias_add": "Add", "math.negative": "Negative", "cast": "Cast",
-    "math.reduce_mean": "Mean",
+    "math.reduce_mean": "Mean", "nn.softmax": "Softmax", "math.sigmoid": "Sigmoid",
 }  # fmt: skip
 _OPERANDS = ("x1", "y", "x2", "bias")  # what operators call them, where they are given by name
 _CONSTANT = "_CONSTANT_VALUE"  # Keras 2: in place of a layer's name
 _ARRAYS = ("__numpy__", "__tensor__")  # Keras 3
 
 _POOLERS = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}
-_RESIZING = ("interpolation", "crop_to_aspect_ratio", "pad_to_aspect_ratio")
+_RESIZING = ("interpolation", "antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio", "fill_mode", "fill_value")
 
 
 def parse_config(text: str, preprocessor: str | None = None) -> LayerGraph | None:

@@ -40,6 +40,7 @@ _INTERPOLATIONS = {
     "bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic", "area": "box",
     "lanczos3": "lanczos", "lanczos5": "lanczos",
 }  # fmt: skip
+_AS_TIMMS = ("nearest", "area")  # whatever `antialias` says: the first never smooths, the second always does
 _CROP_MODES = {"crop_to_aspect_ratio": "center", "pad_to_aspect_ratio": "border"}
 
 IMAGENET_MEAN, IMAGENET_STD = map(np.array, IMAGENET)
@@ -211,6 +212,24 @@ def _resizing(node: Node) -> dict[str, Any]:
         )
     modes = [mode for flag, mode in _CROP_MODES.items() if node.config.get(flag)]
     return {"interpolation": _INTERPOLATIONS[interpolation], **({"crop_mode": modes[0]} if modes else {})}
+
+
+def unlike_timms(graph: LayerGraph) -> list[str]:
+    """Say what Resizing layers do that no transform of timm's does."""
+    layers = [node for node in front(graph) if node.kind == "Resizing"]
+    unsmoothed = [
+        f"layer {node.name!r} makes images smaller without smoothing them (antialias=False), timm's transforms smooth "
+        "them: large photos come out otherwise"
+        for node in layers
+        if not node.config.get("antialias") and node.config.get("interpolation") not in _AS_TIMMS
+    ]
+    padded = [
+        f"layer {node.name!r} pads with {node.config.get('fill_mode', 'constant')} "
+        f"{node.config.get('fill_value', 0.0)}, timm's transforms pad with the mean"
+        for node in layers
+        if node.config.get("pad_to_aspect_ratio")
+    ]
+    return unsmoothed + padded
 
 
 def setting(node: Node, key: str) -> np.ndarray:

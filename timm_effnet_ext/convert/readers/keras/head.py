@@ -19,6 +19,7 @@ from timm_effnet_ext.errors import CheckpointFormatError, NameMappingError
 
 _ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6", "gelu": "gelu"}
 _FINAL = {None: None, "linear": None, "softmax": "softmax", "sigmoid": "sigmoid"}
+_OPERATORS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}  # the first is a layer, too
 _NONE = (None, "linear")
 _NO_TRUNK = frozenset({"softmax", "sigmoid", "linear"})
 _POOLS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max", "Mean": "avg"}
@@ -95,8 +96,8 @@ def _is_linear(node: Node, rest: list[Node]) -> bool:
 def _last_activation(last: Node, rest: list[Node]) -> tuple[str | None, list[Node]]:
     """Return the activation of the logits, which the last layer has or which follows it, and what is left."""
     activation = _final(last) if last.kind == "Dense" else None
-    if activation is None and rest and rest[0].kind in ("Activation", "Softmax"):
-        return ("softmax" if rest[0].kind == "Softmax" else _final(rest[0])), rest[1:]
+    if activation is None and rest and rest[0].kind in ("Activation", *_OPERATORS):
+        return _OPERATORS.get(rest[0].kind) or _final(rest[0]), rest[1:]
     return activation, rest
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from timm_effnet_ext.arch.rows import Arch
 from timm_effnet_ext.convert.checkpoint.checkpoint import Checkpoint, Statement
 from timm_effnet_ext.convert.readers.keras.config import parse_config
-from timm_effnet_ext.convert.readers.keras.front import RESIZING, assumed, preprocessing
+from timm_effnet_ext.convert.readers.keras.front import RESIZING, assumed, preprocessing, unlike_timms
 from timm_effnet_ext.convert.readers.keras.head import head, model_args, with_one_classifier
 from timm_effnet_ext.convert.readers.keras.interpreter import KerasGraph, check_kinds, without_droppings
 from timm_effnet_ext.convert.readers.keras.layer_graph import LayerGraph, sensible
@@ -234,7 +234,7 @@ def keras_checkpoint(
         whole.variables(),
         statements=(said,),
         habits=partial(_habits, None),
-        notes=(*dropped, *folded, *unsaid),
+        notes=(*dropped, *folded, *unsaid, *unlike_timms(graph)),
         graph=KerasGraph(graph, weights.layers, end.logits, end.features, has_mean) if is_whole else None,
         problem=end.problem,
     )

@@ -18,11 +18,13 @@ from timm_effnet_ext.errors import CheckpointFormatError, first_few
 _RAW_KEYS = ("state_dict", "model", "model_state_dict", "net")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict")
 _INSIDE = ("module", "state_dict")  # where an object that averages keeps the weights in its own state
+_TRAINED, _AVERAGING = "current_model_state", "averaging_state"  # pytorch_lightning/callbacks/weight_averaging.py
+_SWAPPED, _MMENGINES = "ema_state_dict", "steps"  # mmengine/hooks/ema_hook.py `_swap_ema_state_dict`
 _OPTIMIZERS = ("optimizer", "optimizers", "optimizer_state_dict", "optimizer_states", "opt", "optim")
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and AveragedModel, torch.compile
 _METADATA = "the state_dict's own metadata"
 _OWN_CFG = "assumed, as the cfg of the model that was saved has it"
-_EMA_COUNTER = "n_averaged"
+_EMA_COUNTERS = ("n_averaged", _MMENGINES)  # torch/optim/swa_utils.py, mmengine/model/averaged_model.py
 _STEPS = ("epoch", "step", "global_step")
 _MAX_DEPTH = 3  # of tables of weights in a checkpoint
 
@@ -45,6 +47,8 @@ def contents(file: Path, loaded: Any) -> Contents:
     if not isinstance(loaded, Mapping):
         raise CheckpointFormatError(f"holds a {type(loaded).__name__}, expected a state_dict")
     given, ema = _state(loaded, _RAW_KEYS), _state(loaded, _EMA_KEYS)
+    if (trained := _trained_apart(loaded)) is not None:
+        given, ema = trained, given
     if ema and not any(map(_is_tensor, ema.values())):
         ema = None  # settings of an average, not its weights
     state = loaded if given is None else given
@@ -58,13 +62,13 @@ def contents(file: Path, loaded: Any) -> Contents:
     found.slots.update(_slots(file, loaded))
     run = vars(loaded["args"]) if isinstance(loaded.get("args"), argparse.Namespace) else None
     statements = _said(loaded, raw or ema or {}, run)
-    return Contents(found, statements, tuple(_ignored(loaded, raw)), run)
+    return Contents(found, statements, _ignored(loaded, raw, has_ema=bool(ema)), run)
 
 
 def sorted_out(model: dict[str, TensorEntry], ema: dict[str, TensorEntry], metadata: Sequence[str] = ()) -> Variables:
     """Return tensors and averages, without the count of what was averaged; `metadata` names what is no tensor."""
-    counted = [table.pop(_EMA_COUNTER) for table in (model, ema) if _EMA_COUNTER in table]
-    return Variables(model, ema, {}, {_EMA_COUNTER: counted[-1]} if counted else {}, tuple(metadata))
+    counted = {name: table.pop(name) for table in (model, ema) for name in _EMA_COUNTERS if name in table}
+    return Variables(model, ema, {}, counted, tuple(metadata))
 
 
 def _said(loaded: Mapping[Any, Any], state: Mapping[Any, Any], run: Mapping[str, Any] | None) -> tuple[Statement, ...]:
@@ -99,6 +103,14 @@ def _state(loaded: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any
     return None
 
 
+def _trained_apart(loaded: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+    """Return what was trained, where a checkpoint of Lightning's or mmengine's has the averages as `state_dict`."""
+    trained, swapped = loaded.get(_TRAINED), loaded.get(_SWAPPED)
+    if isinstance(swapped, Mapping) and _is_tensor(swapped.get(_MMENGINES)):
+        return swapped
+    return trained if isinstance(trained, Mapping) and _AVERAGING in loaded else None
+
+
 def _tables(loaded: Mapping[Any, Any], depth: int = 0) -> Mapping[Any, Any]:
     """Return all tensors of a checkpoint whose tables have names of their own, which become prefixes."""
     if any(map(_is_tensor, loaded.values())) or depth == _MAX_DEPTH:
@@ -111,11 +123,15 @@ def _tables(loaded: Mapping[Any, Any], depth: int = 0) -> Mapping[Any, Any]:
     return out
 
 
-def _ignored(loaded: Mapping[Any, Any], raw: Mapping[Any, Any] | None) -> tuple[str, ...]:
-    """Say which other entries could be weights too: they have the variables of `raw`."""
-    others = {key: value for key, value in loaded.items() if key not in (*_RAW_KEYS, *_EMA_KEYS)}
+def _ignored(loaded: Mapping[Any, Any], raw: Mapping[Any, Any] | None, *, has_ema: bool) -> tuple[str, ...]:
+    """Say which other entries could be weights too: averages without names, and what has the variables of `raw`."""
+    unnamed = [] if has_ema else [key for key in _EMA_KEYS if isinstance(loaded.get(key), Mapping | list)]
+    others = {key: value for key, value in loaded.items() if key not in (*_RAW_KEYS, *_EMA_KEYS, _TRAINED)}
     same = [key for key, value in others.items() if raw and isinstance(value, Mapping) and value.keys() == raw.keys()]
-    return tuple(f"the entry {str(key)!r} has the same variables and was left alone" for key in same)
+    return (
+        *(f"the entry {key!r} has no tensors by the names of variables and was left alone" for key in unnamed),
+        *(f"the entry {str(key)!r} has the same variables and was left alone" for key in same),
+    )
 
 
 def _entries(file: Path, state: Mapping[Any, Any]) -> dict[str, TensorEntry]:

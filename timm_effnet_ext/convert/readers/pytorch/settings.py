@@ -8,7 +8,15 @@ from typing import Any
 
 from timm_effnet_ext.convert.checkpoint.checkpoint import Statement
 from timm_effnet_ext.errors import CheckpointFormatError
-from timm_effnet_ext.files.hub_format import CONFIG_FILE, MAX_SIDE, PROBLEM_TYPES, has_placeholders, stated_names
+from timm_effnet_ext.files.hub_format import (
+    CONFIG_FILE,
+    CROP_MODES,
+    INTERPOLATIONS,
+    MAX_SIDE,
+    PROBLEM_TYPES,
+    has_placeholders,
+    stated_names,
+)
 
 TRAIN_PY = "train.py's arguments"
 _PLACEHOLDERS = f"{CONFIG_FILE} calls the classes LABEL_0, LABEL_1, …: placeholders of transformers, no names"
@@ -65,9 +73,9 @@ SETTINGS: Mapping[str, Check] = {
     "test_input_size": is_size,
     "mean": are_numbers,
     "std": are_positive,
-    "interpolation": lambda value: isinstance(value, str),
+    "interpolation": lambda value: value in INTERPOLATIONS,
     "crop_pct": is_positive,
-    "crop_mode": lambda value: isinstance(value, str),
+    "crop_mode": lambda value: value in CROP_MODES,
 }
 """What is read of a pretrained_cfg, and whether a value can be that."""
 
