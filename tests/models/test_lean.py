@@ -433,6 +433,14 @@ def test_under_a_checkpoint_of_ones_own_the_forward_pass_runs_twice(name: str, u
     assert_same_buffers(model, lean)
 
 
+def test_hooks_of_saved_tensors_may_be_forbidden() -> None:
+    model, lean = pair("efficientnet_b0")
+    x = images()
+    with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+        assert torch.equal(run(lean, x), run(model, x))
+    assert_same_grads(model, lean)
+
+
 def test_weights_that_change_before_backward_are_told_as_without_it() -> None:
     for model in pair("efficientnet_b0"):
         for weight in (model.conv_head.weight, model.bn1.weight, model.blocks[1][0].se.conv_reduce.weight):

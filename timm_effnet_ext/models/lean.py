@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
-from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted
+from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted, may_hook_saved_tensors
 from timm_effnet_ext.models.blocks import CondMBConv
 from timm_effnet_ext.models.chains import (
     block_links,
@@ -212,7 +213,8 @@ class _Squeeze:
         self._params = [p.detach().requires_grad_(p.requires_grad) for p in attention.parameters()]
         self._mean = x.mean((2, 3), keepdim=True).requires_grad_()
         reduce_weight, reduce_bias, expand_weight, expand_bias = self._params
-        with torch.enable_grad(), saved_tensors_hooks(_keep, _keep):
+        passing_by = saved_tensors_hooks(_keep, _keep) if may_hook_saved_tensors() else nullcontext()
+        with torch.enable_grad(), passing_by:
             x_se = attention.act1.forward(_convolve(attention.conv_reduce, self._mean, reduce_weight, reduce_bias))
             x_se = _convolve(attention.conv_expand, x_se, expand_weight, expand_bias)
             self._scale = attention.gate.forward(x_se)
