@@ -80,6 +80,13 @@ def test_what_watches_everything_is_seen() -> None:
         assert not hosts.is_observed()
 
 
+def test_forbidden_hooks_of_saved_tensors_are_seen() -> None:
+    with needed("torch", "_saved_tensors_hooks_is_enabled", "may_hook_saved_tensors"):
+        assert hosts.may_hook_saved_tensors()
+        with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+            assert not hosts.may_hook_saved_tensors()
+
+
 def test_bfloat16_is_a_yes_or_a_no() -> None:
     with needed("torch", "_is_avx512_bf16_supported or _is_amx_tile_supported", "has_bfloat16"):
         assert hosts.has_bfloat16() in (True, False)

@@ -58,6 +58,14 @@ def is_observed() -> bool:
     return any(hooks) or torch._C._len_torch_dispatch_stack() > 0
 
 
+def may_hook_saved_tensors() -> bool:
+    """Whether saved tensors may have hooks; torch has a context that forbids them, and nothing that tells it is on."""
+    import torch
+
+    autograd: Any = torch._C._autograd  # whose stub lacks this function
+    return bool(autograd._saved_tensors_hooks_is_enabled())
+
+
 def has_own_forward(module: Any) -> bool:
     """Whether a module has a forward of its own in place of its class's."""
     return "forward" in vars(module)

@@ -421,13 +421,34 @@ def test_gradient_checkpointing_goes_before() -> None:
     assert_same_grads(model, lean)
 
 
-def test_under_a_checkpoint_of_ones_own() -> None:
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("name", ROUTED_OR_NOT)
+def test_under_a_checkpoint_of_ones_own_the_forward_pass_runs_twice(name: str, use_reentrant: bool) -> None:
+    model, lean = pair(name)
+    for m in (model, lean):
+        torch.manual_seed(2)
+        x = images().requires_grad_()
+        objective(torch.utils.checkpoint.checkpoint(m, x, use_reentrant=use_reentrant)).backward()
+    assert_same_grads(model, lean)
+    assert_same_buffers(model, lean)
+
+
+def test_hooks_of_saved_tensors_may_be_forbidden() -> None:
     model, lean = pair("efficientnet_b0")
     x = images()
-    run(model, x)
-    torch.manual_seed(2)
-    objective(torch.utils.checkpoint.checkpoint(lean, x, use_reentrant=False)).backward()
+    with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+        assert torch.equal(run(lean, x), run(model, x))
     assert_same_grads(model, lean)
+
+
+def test_weights_that_change_before_backward_are_told_as_without_it() -> None:
+    for model in pair("efficientnet_b0"):
+        for weight in (model.conv_head.weight, model.bn1.weight, model.blocks[1][0].se.conv_reduce.weight):
+            loss = objective(model(images()))
+            with torch.no_grad():
+                weight.mul_(2)
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                loss.backward()
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"out_indices": (1, 3)}, {"feature_location": "expansion"}])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +22,9 @@ import torch.nn.functional as F
 from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 
-from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted
+from timm_effnet_ext.hosts import is_batched_gradient, is_intercepted, may_hook_saved_tensors
 from timm_effnet_ext.models.blocks import CondMBConv
 from timm_effnet_ext.models.chains import (
     block_links,
@@ -148,13 +150,14 @@ class _Link(Function):
             x = _combine(x, ctx.squeeze, mask, shortcut, overwrite=True)
             out = None if link.conv is None else convolve(link.conv, x, routing)
         source = None if out is None else x if is_kept else shortcut
-        ctx.save_for_backward(y, source, mask, routing, weight, mean, invstd, gamma, beta)
+        ctx.save_for_backward(y, source, mask, routing, weight, mean, invstd, gamma, beta, *se_params)
         return out, x
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out, d_x):  # type: ignore[no-untyped-def]
-        y, source, mask, routing, weight, mean, invstd, gamma, beta = ctx.saved_tensors
+        # Those of squeeze-and-excitation are here for torch to see whether somebody has overwritten them.
+        y, source, mask, routing, weight, mean, invstd, gamma, beta, *_ = ctx.saved_tensors
         _, _, _, needs_shortcut, _, _, needs_weight, needs_gamma, needs_beta, *needs_se = ctx.needs_input_grad
         var = invstd.pow(-2)
         normalized: Any = None
@@ -202,6 +205,7 @@ class _Squeeze:
     """Squeeze-and-excitation of one feature map; its graph holds (B, C, 1, 1) tensors only and is kept as it is.
 
     The graph is of copies, and no module is called: hooks of parameters and of modules belong to the outer backward.
+    Hooks of saved tensors do too: a checkpoint around the model would run it again for each graph that is not its own.
     """
 
     def __init__(self, attention: SqueezeExcite, x: Tensor) -> None:
@@ -209,7 +213,8 @@ class _Squeeze:
         self._params = [p.detach().requires_grad_(p.requires_grad) for p in attention.parameters()]
         self._mean = x.mean((2, 3), keepdim=True).requires_grad_()
         reduce_weight, reduce_bias, expand_weight, expand_bias = self._params
-        with torch.enable_grad():
+        passing_by = saved_tensors_hooks(_keep, _keep) if may_hook_saved_tensors() else nullcontext()
+        with torch.enable_grad(), passing_by:
             x_se = attention.act1.forward(_convolve(attention.conv_reduce, self._mean, reduce_weight, reduce_bias))
             x_se = _convolve(attention.conv_expand, x_se, expand_weight, expand_bias)
             self._scale = attention.gate.forward(x_se)
@@ -222,6 +227,10 @@ class _Squeeze:
         d_mean, *d_params = torch.autograd.grad(self._scale, wanted, d_scale, retain_graph=True)
         d_x = torch.addcmul(d_mean / self._size, d_out, self.scale)
         return d_x, [d_params.pop(0) if needed else None for needed in needs]
+
+
+def _keep(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

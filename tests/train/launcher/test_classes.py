@@ -1,6 +1,7 @@
 """Class names are written where the run is, and classes that do not fit each other stop it before its first step."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -115,12 +116,16 @@ def test_classes_of_training_and_validation_must_be_the_same_unless_a_map_number
 
 def test_more_classes_than_outputs_are_refused_and_fewer_are_told(tmp_path, caplog):
     images = folder(tmp_path / "images", ("a", "b", "c"))
-    with pytest.raises(EffNetExtError, match=r"train: 3 classes, but the model has 2 outputs. Pass --num-classes 3"):
-        prepare(images, tmp_path, num_classes=2)
+    write_images(images / "train", (".old",))
+    message = r"train: 4 classes \('.old', 'a', 'b', 'c'\), but the model has 3 outputs. Pass --num-classes 4"
+    with pytest.raises(EffNetExtError, match=message):
+        prepare(images, tmp_path, num_classes=3)
+    shutil.rmtree(images / "train" / ".old")
     assert prepare(images, tmp_path, num_classes=5) == ["a", "b", "c"]
     (note,) = caplog.messages
     assert note.endswith(
-        "3 classes, but the model has 5 outputs, the last 2 for no class. --num-classes 3 leaves them out"
+        "3 classes ('a', 'b', 'c'), but the model has 5 outputs, the last 2 for no class. "
+        "--num-classes 3 leaves them out"
     )
 
 
@@ -193,7 +198,7 @@ def test_where_names_have_nothing_in_common_the_order_is_taken_and_that_is_told(
 
 def test_no_model_has_fewer_outputs_than_it_is_judged_by(trained, tmp_path):
     write_images(tmp_path / "images", "vwxyz")
-    with pytest.raises(EffNetExtError, match="images: 5 classes, but the model has 4 outputs"):
+    with pytest.raises(EffNetExtError, match=r"images: 5 classes \('v', .*'z'\), but the model has 4"):
         judge(trained, tmp_path / "images")
 
 

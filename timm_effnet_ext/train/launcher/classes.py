@@ -139,7 +139,7 @@ class ClassWatch:
         size, outputs = classes.size, self._outputs
         if not size or not outputs or size == outputs:
             return
-        found = f"{classes.whose}: {size} classes, but the model has {outputs} outputs"
+        found = f"{numbering.describe_classes(classes)}, but the model has {outputs} outputs"
         if size > outputs:
             raise EffNetExtError(f"{found}. Pass --num-classes {size}")
         self._notes.append(f"{found}, the last {outputs - size} for no class. --num-classes {size} leaves them out")
@@ -165,7 +165,7 @@ class ClassWatch:
             if difference := numbering.describe_differences(model, classes):
                 misfit = f"classes of model and images differ: {difference}"
         elif classes.size > outputs > 0:
-            misfit = f"{classes.whose}: {classes.size} classes, but the model has {outputs} outputs"
+            misfit = f"{numbering.describe_classes(classes)}, but the model has {outputs} outputs"
         elif classes.index and outputs and not classes.is_mapped:
             taken = f"its {classes.size} classes are taken for outputs 0 to {classes.size - 1}"
             known = "are not named" if model is None else "all have other names"

@@ -95,6 +95,12 @@ def read_checkpoint(path: Path) -> Numbering | None:
     return _number_names(str(names), dict(enumerate(read_label_names(names)))) if names.exists() else None
 
 
+def describe_classes(one: Numbering) -> str:
+    """Return how many classes there are, and their names, among which may be a folder that nobody meant as a class."""
+    names = f" ({_quote(one.index)})" if one.index else ""
+    return f"{one.whose}: {one.size} classes{names}"
+
+
 def describe_differences(one: Numbering, other: Numbering) -> str:
     """Return which classes only one has, or the other under another number; "" where there are none.
 
