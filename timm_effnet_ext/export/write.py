@@ -88,9 +88,12 @@ def export(classifier: Classifier, target: Path, options: ExportOptions = Export
 
     Raises:
         EffNetExtError: The file is there already, its suffix is another one, or what the form needs is not installed.
+            Or the classifier is an exported file.
         VerificationError: The file does not compute what the model computes, or in int8 too little of it.
     """
     check_file(target, options)
+    if isinstance(classifier.model, OnnxModel):
+        raise EffNetExtError("an exported file is not exported again: name the model that it was exported from")
     height, width = classifier.data_config["input_size"][1:]
     size = (height, width) if options.static else None
     model, output = for_inference(classifier.model), LOGITS
