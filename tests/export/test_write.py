@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,22 @@ def test_slips_are_one_line(
     assert capsys.readouterr().err == f"error: {message}\n"
     assert Path("there.onnx").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "there.onnx"]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_full_disk_is_one_line_that_names_the_file(
+    suffix: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = tmp_path / f"model{suffix}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        assert main(["export", str(folder), "-o", str(file), "--static"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capsys.readouterr().err == f"error: [Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: '{file}'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_without_onnxruntime_it_says_what_to_install(

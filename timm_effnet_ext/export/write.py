@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,9 @@ def _write(
         written.model.metadata_props.update(said)
         written.save(file)
         return OnnxModel(file).run
-    torch.export.save(to_program(model, channels, size), file, extra_files={"config.json": json.dumps(said)})
+    program = io.BytesIO()  # first, as torch's writer of files ends the process where the disk is full
+    torch.export.save(to_program(model, channels, size), program, extra_files={"config.json": json.dumps(said)})
+    file.write_bytes(program.getbuffer())
     return torch.export.load(file).module()
 
 
