@@ -88,7 +88,8 @@ def test_a_handful_of_photos_is_too_few(photos: Path, tmp_path: Path) -> None:
     few.mkdir()
     for path in photo_files(photos)[:15]:
         (few / path.name).write_bytes(path.read_bytes())
+        (few / f"copy of {path.name}").write_bytes(path.read_bytes())
     model = classifier(tmp_path / "model", 3)
-    with pytest.raises(EffNetExtError, match="few: 15 photos, expected at least 16"):
+    with pytest.raises(EffNetExtError, match="few: 15 different photos, expected at least 16"):
         export(model, tmp_path / "model.onnx", ExportOptions(int8=True, images=few))
     assert json.loads((tmp_path / "model" / "config.json").read_text())["num_classes"] == 3

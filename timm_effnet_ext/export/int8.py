@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from timm_effnet_ext.errors import EffNetExtError, VerificationError
+from timm_effnet_ext.files.storage import sha256
 from timm_effnet_ext.predict.classifier import Classifier
 from timm_effnet_ext.predict.onnx_file import IMAGE, load_onnx
 from timm_effnet_ext.predict.photos import photo_files, read_photo
@@ -63,17 +64,17 @@ def to_int8(file: Path, images: Path, same_answers: float) -> Answers:
 
     Args:
         file: It has been verified.
-        images: Folder of at least `MIN_PHOTOS` photos: every second calibrates, the others judge.
+        images: Folder of at least `MIN_PHOTOS` different photos: every second calibrates, the others judge.
         same_answers: Share of the others whose answer must stay the same.
 
     Raises:
         EffNetExtError: Too few photos.
         VerificationError: Too few answers stay the same.
     """
-    paths = photo_files(images)
+    paths = list({sha256(path): path for path in photo_files(images)}.values())  # none calibrates and judges
     if len(paths) < MIN_PHOTOS:
         raise EffNetExtError(
-            f"{images}: {len(paths)} photos, expected at least {MIN_PHOTOS} to calibrate and judge with"
+            f"{images}: {len(paths)} different photos, expected at least {MIN_PHOTOS} to calibrate and judge with"
         )
     calibrating, judging = paths[::2][:_CALIBRATED_WITH], paths[1::2]
     classifier = load_onnx(file)
