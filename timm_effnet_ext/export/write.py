@@ -63,7 +63,8 @@ class Exported:
         sizes: Heights and widths at which it was run.
         difference: The largest over `sizes` of |file - model| / max(|model|, √photos), Euclidean norms of the outputs;
             more than 1e-4 is refused. Of the float32 graph, before `int8`.
-        answers: What 8-bit integers do to the answers, None without `int8`.
+        answers: What 8-bit integers do to the answers on photos that were not calibrated with, None without `int8`.
+        float_layers: How many of the first convolutions stay in float32, None without `int8`.
     """
 
     file: Path
@@ -73,6 +74,7 @@ class Exported:
     sizes: tuple[tuple[int, int], ...]
     difference: float
     answers: Answers | None
+    float_layers: int | None
 
 
 def export(classifier: Classifier, target: Path, options: ExportOptions = ExportOptions()) -> Exported:
@@ -111,8 +113,10 @@ def export(classifier: Classifier, target: Path, options: ExportOptions = Export
                 f"{target.name} differs from the model by {difference:.1e} of its outputs (allowed: {TOLERANCE:g}). "
                 "Nothing was written"
             )
-        answers = to_int8(part, options.images, options.same_answers) if options.int8 and options.images else None
-    return Exported(target, size, output, len(photos), sizes, difference, answers)
+        in_int8 = (
+            to_int8(part, options.images, options.same_answers) if options.int8 and options.images else (None, None)
+        )
+    return Exported(target, size, output, len(photos), sizes, difference, *in_int8)
 
 
 def check_file(target: Path, options: ExportOptions) -> None:
