@@ -241,6 +241,14 @@ def test_a_file_that_cannot_be_used_is_named_in_one_line(
     assert (err.count("\n"), "\x1b" in out, Path("again.onnx").exists()) == (1, False, False)
 
 
+def test_words_that_are_no_utf8_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(load_classifier(str(folder)), file := tmp_path / "model.onnx", ExportOptions(static=True))
+    file.write_bytes(file.read_bytes().replace(b"problem_type", b"problem\xfftype"))
+    with pytest.raises(EffNetExtError, match=r"model\.onnx: ONNX Runtime cannot load it \('utf-8' codec"):
+        load_classifier(str(file))
+    assert capsys.readouterr().out == ""
+
+
 def _said(model: Any, key: str) -> Any:
     return next(one for one in model.metadata_props if one.key == key)
 

@@ -82,9 +82,9 @@ class OnnxModel:
                 str(path), options, providers=["CPUExecutionProvider"],
                 enable_fallback=0,  # it has no other provider, and prints that it tries one
             )  # fmt: skip
+            self.said: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         except Exception as err:  # of kinds that ONNX Runtime does not name in public
             raise CheckpointFormatError(f"ONNX Runtime cannot load it ({first_line(err)})") from err
-        self.said: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         takes, gives = (
             [one.name for one in side] for side in (self._session.get_inputs(), self._session.get_outputs())
         )
