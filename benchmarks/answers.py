@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from timm_effnet_ext.export.int8 import Answers, compare
 from timm_effnet_ext.export.write import ExportOptions, export
 from timm_effnet_ext.models.fold import optimize_for_inference
 from timm_effnet_ext.predict.classifier import load_classifier
@@ -64,22 +65,17 @@ def _is_photograph(picture: bytes) -> bool:
         return min(image.size) >= _MIN_SIDE and (image.mode != "RGBA" or image.getextrema()[3] == (255, 255))
 
 
-def in_bfloat16(folder: str, images: Path) -> str:
+def in_bfloat16(folder: str, images: Path) -> Answers:
     """Return how many answers on all photographs stay the same in bfloat16."""
     classifier = load_classifier(folder)
     fast = optimize_for_inference(classifier.model, dtype=torch.bfloat16)
     photos = torch.cat([classifier.image(read_photo(path)) for path in photo_files(images)])
     with torch.inference_mode():
         expected, found = (
-            torch.cat([model(batch.to(dtype)).float() for batch in photos.split(16)])
+            torch.cat([model(batch.to(dtype)).float().softmax(-1) for batch in photos.split(16)])
             for model, dtype in ((classifier.model, torch.float32), (fast, torch.bfloat16))
         )
-    same = (expected.argmax(-1) == found.argmax(-1)).sum()
-    moved = (expected.softmax(-1) - found.softmax(-1)).abs().amax(-1)
-    return (
-        f"{same} of {len(photos)} answers stay the same; the probability that moves most in a photo moves by "
-        f"{moved.mean():.3f} on average, {moved.max():.3f} at most"
-    )
+    return compare(expected, found, "softmax")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = unpack(args.source, Path(folder) / "images")
         print("bfloat16:", in_bfloat16(args.model, images))
         options = ExportOptions(int8=True, images=images)
-        print("int8:", export(load_classifier(args.model), Path(folder) / "int8.onnx", options).answers)
+        exported = export(load_classifier(args.model), Path(folder) / "int8.onnx", options)
+        print(f"int8, the first {exported.float_layers} convolutions in float32: {exported.answers}")
     return 0
 
 

@@ -14,6 +14,13 @@ from tests.closeness import FLOAT32, assert_close
 SMALL = {"width_mult": 0.25, "depth_mult": 0.3}  # made in a moment; deep enough that some blocks are residual
 
 
+class DoublingRow(nn.Sequential):
+    """Modules in a row, and more than that."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
 def images(*size: int, batch: int = 2, chans: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return random images (batch, chans, H, W); one size makes them square."""
     return torch.randn(batch, chans, size[0], size[-1], generator=torch.Generator().manual_seed(1)).to(dtype)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,22 @@ def test_slips_are_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "there.onnx"]
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_full_disk_is_one_line_that_names_the_file(
+    suffix: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = tmp_path / f"model{suffix}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        assert main(["export", str(folder), "-o", str(file), "--static"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capsys.readouterr().err == f"error: [Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: '{file}'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_without_onnxruntime_it_says_what_to_install(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +201,11 @@ def test_without_onnxruntime_it_says_what_to_install(
         (lambda m: m.metadata_props.clear(), "says nothing of crop_mode, crop_pct"),
         (lambda m: setattr(_said(m, "problem_type"), "value", "guess"), "problem_type makes no sense: 'guess'"),
         (lambda m: setattr(_said(m, "mean"), "value", "[1"), "what it says of its images or labels makes no sense"),
-        (lambda m: setattr(_said(m, "input_size"), "value", "[3, 0, 5]"), "what it says of its images or labels"),
+        (lambda m: setattr(_said(m, "input_size"), "value", "[3, 0, 5]"), "images of 0 x 5 pixels, expected sides"),
+        (lambda m: setattr(_said(m, "input_size"), "value", "[3, 9, 99999]"), "images of 9 x 99999 pixels, expected"),
+        (lambda m: setattr(_said(m, "std"), "value", "[NaN, 1, 1]"), "values that are no numbers"),
+        (lambda m: setattr(_said(m, "label_names"), "value", '["ash"]'), "1 label names for 3 outputs"),
+        (lambda m: setattr(_said(m, "num_classes"), "value", "5"), "it has 5 outputs, its graph has 3"),
         (lambda m: setattr(m.graph.input[0], "name", "x"), "cannot load it"),
     ],
 )
@@ -195,6 +217,36 @@ def test_a_changed_file_is_one_line(change: Any, message: str, folder: Path, tmp
     onnx.save(model, file)
     with pytest.raises(EffNetExtError, match=r"model\.onnx: .*" + message):
         load_classifier(str(file))
+
+
+@pytest.mark.parametrize("command", [["predict"], ["export", "-o", "again.onnx"]])
+def test_a_file_that_cannot_be_used_is_named_in_one_line(
+    command: list[str],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.radial_gradient("L").save("photo.png")
+    export(load_classifier(str(folder)), Path("model.onnx"), ExportOptions(static=True))
+    model = onnx.load("model.onnx")
+    _said(model, "input_size").value = "[3, 96, 96]"  # the graph takes images of 224 pixels
+    _said(model, "problem_type_from").value = "\x1b[1mme"
+    onnx.save(model, "model.onnx")
+    assert main([*command, "model.onnx", *(["photo.png"] if command == ["predict"] else [])]) == 1
+    out, err = capsys.readouterr()
+    why = {"predict": "model.onnx: ONNX Runtime cannot run it", "export": "an exported file is not exported again"}
+    assert err.startswith(f"error: {why[command[0]]}")
+    assert (err.count("\n"), "\x1b" in out, Path("again.onnx").exists()) == (1, False, False)
+
+
+def test_words_that_are_no_utf8_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(load_classifier(str(folder)), file := tmp_path / "model.onnx", ExportOptions(static=True))
+    file.write_bytes(file.read_bytes().replace(b"problem_type", b"problem\xfftype"))
+    with pytest.raises(EffNetExtError, match=r"model\.onnx: ONNX Runtime cannot load it \('utf-8' codec"):
+        load_classifier(str(file))
+    assert capsys.readouterr().out == ""
 
 
 def _said(model: Any, key: str) -> Any:

@@ -127,6 +127,15 @@ def test_convolutions_of_other_kinds_stay(change: Any) -> None:
     assert [name for name in norms_left(folded) if "parametrizations" not in name] == ["blocks.2.0.bn1"]
 
 
+def test_a_convolution_of_two_places_stays() -> None:
+    model = trained(depth_mult=0.6)
+    _, first, second = model.blocks[5]
+    first.conv_pwl = second.conv_pwl
+    folded = optimize_for_inference(calibrated(model, 64))
+    assert_close(folded(images(64, 47)), model(images(64, 47)), FLOAT32)
+    assert norms_left(folded) == ["blocks.5.1.bn3", "blocks.5.2.bn3"]
+
+
 def test_timms_own_convolution_is_folded() -> None:
     model = trained()
     block = model.blocks[2][0]

@@ -23,7 +23,7 @@ from torch.utils.module_tracker import ModuleTracker
 import timm_effnet_ext  # noqa: F401  registers the models
 from benchmarks.measure import kept_bytes
 from tests.closeness import FLOAT32, FLOAT64, assert_close, assert_each_close
-from tests.small_models import SMALL
+from tests.small_models import SMALL, DoublingRow
 from timm_effnet_ext.arch.rows import ARCHS, PREFIX
 from timm_effnet_ext.models.layers import CondConv2d
 
@@ -250,6 +250,14 @@ def test_layers_that_only_look_known_are_called(name: str, layer: nn.Module) -> 
     model, lean = pair("efficientnet_b0", depth_mult=0.6)
     for m in (model, lean):
         m.blocks[4][1].set_submodule(name, copy.deepcopy(layer))
+    assert torch.equal(run(lean, images()), run(model, images()))
+    assert_same_grads(model, lean)
+
+
+def test_a_row_of_another_class_is_called() -> None:
+    model, lean = pair()
+    for m in (model, lean):
+        m.blocks = DoublingRow(*m.blocks)
     assert torch.equal(run(lean, images()), run(model, images()))
     assert_same_grads(model, lean)
 

@@ -12,11 +12,12 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.closeness import FLOAT32, assert_close
 from tests.models.test_fold import trained
-from tests.small_models import SMALL, images
+from tests.small_models import SMALL, DoublingRow, images
 from timm_effnet_ext import optimize_for_inference
 from timm_effnet_ext.arch.rows import ARCHS
 from timm_effnet_ext.hosts import onednn_serves, pack_weight
@@ -132,9 +133,25 @@ def drop_at_random_but_never(model: Any) -> None:
     model.blocks[1][0].drop_path = timm.layers.DropPath(0.0).train()
 
 
+def replace_around_blocks(model: Any) -> None:
+    model.bn1, model.bn2 = nn.ReLU(), nn.Tanh()
+
+
+def parametrize(model: Any) -> None:
+    weight_norm(model.blocks[1][0].conv_pw).parametrizations.weight.original0.mul_(1.5)
+
+
+def wrap_around(model: Any) -> None:
+    model.blocks[1][0].conv_pw.padding_mode = model.blocks[0][0].conv_dw.padding_mode = "circular"
+
+
+def of_another_class(model: Any) -> None:
+    model.blocks[1][0].bn1.__class__ = nn.Tanh
+
+
 CHANGES: list[Callable[[Any], None]] = [
     change_in_place, load, assign, replace, replace_within_attention, replace_attention, with_own_forward,
-    drop_at_random_but_never,
+    drop_at_random_but_never, replace_around_blocks, parametrize, wrap_around, of_another_class,
 ]  # fmt: skip
 
 
@@ -147,6 +164,52 @@ def test_what_changes_after_a_call_is_seen(change: Callable[[Any], None]) -> Non
         change(model)
         assert_packed_is_right(model, x)
         assert change is drop_at_random_but_never or not torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_where_torch_does_not_count_it_is_seen(change: Callable[[Any], None]) -> None:
+    model: Any = optimize_for_inference(trained())
+    x = images(64, 47)
+    with torch.inference_mode():
+        for _ in range(2):
+            model(x)
+        change(model)
+    assert_packed_is_right(model, x)
+
+
+def test_a_row_of_another_class_is_called() -> None:
+    model: Any = optimize_for_inference(trained())
+    model.blocks = DoublingRow(*model.blocks)
+    x = images(64, 47)
+    with torch.inference_mode():
+        assert_close(model(x), unpacked(model)(x), FLOAT32)
+
+
+def test_the_bounds_of_an_activation_are_seen() -> None:
+    model: Any = optimize_for_inference(trained("efficientnet_lite0"))
+    x = images(64, 47)
+    with torch.inference_mode():
+        before = model(x)
+        model.bn1.max_val = 0.5
+        assert_packed_is_right(model, x)
+        assert not torch.equal(model(x), before)
+
+
+def test_weights_at_an_address_that_had_others_are_seen() -> None:
+    model: Any = optimize_for_inference(trained())
+    x, weight = images(64, 47), model.blocks[1][0].conv_pw.weight
+    values = weight.detach().clone()
+    for factor in range(1, 5):
+        weight.data = torch.empty(0)  # which frees the memory that the next takes
+        weight.data = factor * values
+        assert_packed_is_right(model, x)
+
+
+def test_a_copy_made_without_gradients_is_packed() -> None:
+    with torch.inference_mode():
+        model = optimize_for_inference(trained())
+    assert_packed_is_right(model, images(64, 47))
+    assert not any(parameter.is_inference() for parameter in model.parameters())
 
 
 def test_hooks_see_what_they_would_see_and_leave_no_trace() -> None:

@@ -205,6 +205,11 @@ def test_a_config_that_is_none_is_named(text: str, folder: Path) -> None:
         ({"label_descriptions": {name: [name] for name in LABELS}}, r"the label of class 0 is no text: \['ash'\]"),
         ({"pretrained_cfg": {"input_size": [3, "x", 64]}}, "its config.json and its weights make no model"),
         ({"pretrained_cfg": {"mean": "x"}}, "its config.json and its weights make no model"),
+        ({"pretrained_cfg": {"std": [float("nan")] * 3}}, "an image has values that are no numbers"),
+        (
+            {"pretrained_cfg": {"input_size": [3, 99999, 99999]}},
+            "images of 99999 x 99999 pixels, expected sides of 1",
+        ),
     ],
 )
 def test_a_config_of_something_else_is_refused(entries: dict[str, Any], message: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from timm_effnet_ext.errors import EffNetExtError
-from timm_effnet_ext.predict.photos import read_photo, read_photos
+from timm_effnet_ext.predict.photos import photo_files, read_photo, read_photos
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:
@@ -106,6 +106,12 @@ def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
         read_photos(tmp_path)
     with pytest.raises(EffNetExtError, match="no such folder of photos"):
         read_photos(tmp_path / "none")
+
+
+def test_folders_are_looked_through_whatever_they_are_called(tmp_path: Path) -> None:
+    (tmp_path / "from.jpg" / "more").mkdir(parents=True)
+    gradient().save(tmp_path / "from.jpg" / "more" / "x.PNG")
+    assert photo_files(tmp_path) == [tmp_path / "from.jpg" / "more" / "x.PNG"]
 
 
 def test_scikit_learns_photos_are_found() -> None:

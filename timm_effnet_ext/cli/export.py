@@ -75,7 +75,8 @@ def _facts(classifier: Classifier, exported: Exported) -> Iterator[tuple[str, st
     what = f"on {exported.photos} photos" if exported.photos else "on noise, as no photos are installed"
     yield "verified", f"{what} at {tried}: differs by {exported.difference:.1e} of the model's outputs"
     if exported.answers:
-        yield "int8", str(exported.answers)
+        layers = f"the first {exported.float_layers} convolutions stay in float32"
+        yield "int8", f"on photos that were not calibrated with, {exported.answers}; {layers}"
     yield "wrote", f"{exported.file}: {exported.file.stat().st_size / 1e6:.1f} MB"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from timm_effnet_ext.arch.rows import PREFIX
 from timm_effnet_ext.cli.arguments import number
 from timm_effnet_ext.cli.output import print_json, print_table
-from timm_effnet_ext.errors import EffNetExtError
+from timm_effnet_ext.errors import EffNetExtError, plain
 
 if TYPE_CHECKING:
     from timm_effnet_ext.predict.classifier import Prediction
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     classifier = load_classifier(args.model)
     if not args.json:
-        print(f"{classifier.meaning}\n")
+        print(f"{plain(classifier.meaning)}\n")
     records = []
     for path, target in zip(args.images, targets, strict=True):
         photo = read_photo(path)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from timm_effnet_ext.errors import EffNetExtError, VerificationError
+from timm_effnet_ext.files.hub_format import Activation
+from timm_effnet_ext.files.storage import sha256
 from timm_effnet_ext.predict.classifier import Classifier
 from timm_effnet_ext.predict.onnx_file import IMAGE, load_onnx
 from timm_effnet_ext.predict.photos import photo_files, read_photo
@@ -31,7 +33,7 @@ _OPERATORS = ("Conv", "Clip", "Relu", "Add", "Sigmoid", "Mul", _POOLING)
 
 
 class Answers(NamedTuple):
-    """What 8-bit integers do to the answers on photos that were not calibrated with.
+    """What other numbers, such as 8-bit integers, do to the answers on photos.
 
     The answer is the most probable class, or where each output is a class by itself all that are more probable than
     not.
@@ -41,39 +43,49 @@ class Answers(NamedTuple):
         same: On how many of them the answer stays the same.
         largest_move: By how much a probability moves at most, from 0 to 1.
         mean_move: The mean over the photos of how much the probability moves that moves most.
-        float_layers: How many of the first convolutions stay in float32.
     """
 
     photos: int
     same: int
     largest_move: float
     mean_move: float
-    float_layers: int
 
     def __str__(self) -> str:
         return (
-            f"{self.same} of {self.photos} answers stay the same on photos that were not calibrated with; the "
-            f"probability that moves most in a photo moves by {self.mean_move:.3f} on average, "
-            f"{self.largest_move:.3f} at most; the first {self.float_layers} convolutions stay in float32"
+            f"{self.same} of {self.photos} answers stay the same; the probability that moves most in a photo moves by "
+            f"{self.mean_move:.3f} on average, {self.largest_move:.3f} at most"
         )
 
 
-def to_int8(file: Path, images: Path, same_answers: float) -> Answers:
+def compare(expected: Tensor, found: Tensor, activation: Activation) -> Answers:
+    """Compare probabilities (photos, classes), which `activation` made of logits."""
+    if activation == "sigmoid":
+        same = ((expected > 0.5) == (found > 0.5)).all(-1)
+    else:
+        same = expected.argmax(-1) == found.argmax(-1)
+    moved = (expected - found).abs().amax(-1)
+    return Answers(len(same), int(same.sum()), float(moved.max()), float(moved.mean()))
+
+
+def to_int8(file: Path, images: Path, same_answers: float) -> tuple[Answers, int]:
     """Put a file of `export` into 8-bit integers, in its place.
+
+    Returns:
+        What that does to the answers, and how many of the first convolutions stay in float32.
 
     Args:
         file: It has been verified.
-        images: Folder of at least `MIN_PHOTOS` photos: every second calibrates, the others judge.
+        images: Folder of at least `MIN_PHOTOS` different photos: every second calibrates, the others judge.
         same_answers: Share of the others whose answer must stay the same.
 
     Raises:
         EffNetExtError: Too few photos.
         VerificationError: Too few answers stay the same.
     """
-    paths = photo_files(images)
+    paths = list({sha256(path): path for path in photo_files(images)}.values())  # none calibrates and judges
     if len(paths) < MIN_PHOTOS:
         raise EffNetExtError(
-            f"{images}: {len(paths)} photos, expected at least {MIN_PHOTOS} to calibrate and judge with"
+            f"{images}: {len(paths)} different photos, expected at least {MIN_PHOTOS} to calibrate and judge with"
         )
     calibrating, judging = paths[::2][:_CALIBRATED_WITH], paths[1::2]
     classifier = load_onnx(file)
@@ -82,14 +94,15 @@ def to_int8(file: Path, images: Path, same_answers: float) -> Answers:
     quantized = file.with_name(f"int8-{file.name}")
     for count in FLOAT_LAYERS:
         quantize(file, quantized, (classifier.image(read_photo(path)).numpy() for path in calibrating), count)
-        tried.append(_compared(expected, _probabilities(load_onnx(quantized), judging), classifier, count))
+        tried.append(compare(expected, _probabilities(load_onnx(quantized), judging), classifier.activation))
         if tried[-1].same >= same_answers * len(judging):
             quantized.replace(file)
-            return tried[-1]
+            return tried[-1], count
     best = max(tried, key=lambda one: one.same)
     raise VerificationError(
-        f"in int8 {best}. Fewer than the share of {same_answers:g} that is asked for: give photos like those that the "
-        "model was trained for, or a smaller --same-answers. Nothing was written"
+        f"in int8, on photos that were not calibrated with, {best}. Fewer than the share of {same_answers:g} that is "
+        "asked for: give photos like those that the model was trained for, or a smaller --same-answers. "
+        "Nothing was written"
     )
 
 
@@ -161,15 +174,6 @@ def _in_float(graph: Any, float_layers: int) -> Iterator[str]:
 def _probabilities(classifier: Classifier, photos: Sequence[Path]) -> Tensor:
     """Return the probabilities of each photo: (photos, classes)."""
     return torch.cat([classifier.probabilities(classifier.image(read_photo(path))) for path in photos])
-
-
-def _compared(expected: Tensor, found: Tensor, classifier: Classifier, float_layers: int) -> Answers:
-    if classifier.activation == "sigmoid":
-        same = ((expected > 0.5) == (found > 0.5)).all(-1)
-    else:
-        same = expected.argmax(-1) == found.argmax(-1)
-    moved = (expected - found).abs().amax(-1)
-    return Answers(len(same), int(same.sum()), float(moved.max()), float(moved.mean()), float_layers)
 
 
 @contextmanager

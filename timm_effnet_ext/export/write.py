@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Exported:
         sizes: Heights and widths at which it was run.
         difference: The largest over `sizes` of |file - model| / max(|model|, √photos), Euclidean norms of the outputs;
             more than 1e-4 is refused. Of the float32 graph, before `int8`.
-        answers: What 8-bit integers do to the answers, None without `int8`.
+        answers: What 8-bit integers do to the answers on photos that were not calibrated with, None without `int8`.
+        float_layers: How many of the first convolutions stay in float32, None without `int8`.
     """
 
     file: Path
@@ -72,6 +74,7 @@ class Exported:
     sizes: tuple[tuple[int, int], ...]
     difference: float
     answers: Answers | None
+    float_layers: int | None
 
 
 def export(classifier: Classifier, target: Path, options: ExportOptions = ExportOptions()) -> Exported:
@@ -88,9 +91,12 @@ def export(classifier: Classifier, target: Path, options: ExportOptions = Export
 
     Raises:
         EffNetExtError: The file is there already, its suffix is another one, or what the form needs is not installed.
+            Or the classifier is an exported file.
         VerificationError: The file does not compute what the model computes, or in int8 too little of it.
     """
     check_file(target, options)
+    if isinstance(classifier.model, OnnxModel):
+        raise EffNetExtError("an exported file is not exported again: name the model that it was exported from")
     height, width = classifier.data_config["input_size"][1:]
     size = (height, width) if options.static else None
     model, output = for_inference(classifier.model), LOGITS
@@ -107,8 +113,10 @@ def export(classifier: Classifier, target: Path, options: ExportOptions = Export
                 f"{target.name} differs from the model by {difference:.1e} of its outputs (allowed: {TOLERANCE:g}). "
                 "Nothing was written"
             )
-        answers = to_int8(part, options.images, options.same_answers) if options.int8 and options.images else None
-    return Exported(target, size, output, len(photos), sizes, difference, answers)
+        in_int8 = (
+            to_int8(part, options.images, options.same_answers) if options.int8 and options.images else (None, None)
+        )
+    return Exported(target, size, output, len(photos), sizes, difference, *in_int8)
 
 
 def check_file(target: Path, options: ExportOptions) -> None:
@@ -140,7 +148,9 @@ def _write(
         written.model.metadata_props.update(said)
         written.save(file)
         return OnnxModel(file).run
-    torch.export.save(to_program(model, channels, size), file, extra_files={"config.json": json.dumps(said)})
+    program = io.BytesIO()  # first, as torch's writer of files ends the process where the disk is full
+    torch.export.save(to_program(model, channels, size), program, extra_files={"config.json": json.dumps(said)})
+    file.write_bytes(program.getbuffer())
     return torch.export.load(file).module()
 
 

@@ -46,7 +46,7 @@ def new_file(target: Path) -> Iterator[Path]:
     """
     if not target.parent.is_dir():
         raise EffNetExtError(f"{target}: there is no folder {target.parent}")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
+    with _full_disk_named(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         part = Path(folder) / target.name
         yield part
         os.replace(part, target)
@@ -69,17 +69,25 @@ def new_folder(target: Path, ours: Iterable[str], *, overwrite: bool = False) ->
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
     try:
         os.chmod(folder, 0o777 & ~_umask())
-        yield folder
-        _publish(folder, target, tuple(ours), overwrite)
-    except OSError as err:
-        if err.errno in _FULL:  # writing names no file
-            raise OSError(err.errno, os.strerror(err.errno), str(target)) from err
-        raise
+        with _full_disk_named(target):
+            yield folder
+            _publish(folder, target, tuple(ours), overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in missing:  # that nothing came to lie in
             with suppress(OSError):
                 parent.rmdir()
+
+
+@contextmanager
+def _full_disk_named(target: Path) -> Iterator[None]:
+    """Say what could not be written where the disk is full: writing itself names no file."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in _FULL:
+            raise OSError(err.errno, os.strerror(err.errno), str(target)) from err
+        raise
 
 
 def check_target(target: Path, ours: Iterable[str], *, overwrite: bool) -> None:

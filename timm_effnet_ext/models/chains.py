@@ -83,6 +83,11 @@ def has_chain(module: nn.Module) -> bool:
     return type(module) in _CHAINS
 
 
+def is_row(module: nn.Module) -> bool:
+    """Whether calling `module` is calling what it holds, one after the other."""
+    return type(module) is nn.Sequential and not is_intercepted(module)
+
+
 def block_links(block: nn.Module) -> Iterator[Link]:
     """Yield the links of one block in the order of computation; none for any other module."""
     for names in _CHAINS.get(type(block), ()):

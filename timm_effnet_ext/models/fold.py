@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ _CONVS = (nn.Conv2d, Conv2dSame, StridedSameConv2d, CondConv2d)
 _NORMS = (BatchNormAct2d, FrozenBatchNormAct2d, FrozenBatchNorm)
 
 
+@torch.inference_mode(False)  # where torch counts changes of weights, which packing follows
 def optimize_for_inference(model: Model, dtype: torch.dtype | None = None) -> Model:
     """Return a copy of `model` that computes the same with fewer and faster steps; `model` is left as it is.
 
@@ -32,7 +34,8 @@ def optimize_for_inference(model: Model, dtype: torch.dtype | None = None) -> Mo
     Other norms stay, and so do those behind layers of one's own. It can be scripted, compiled and exported like the
     original, and keeps `features_only`. Run it under `torch.inference_mode()`: there a CPU computes each convolution
     with what follows it in one step of oneDNN, for which the weights are kept in a second order. That is fastest from
-    the third of several batches on whose images have one size.
+    the third of several batches on whose images have one size. Weights may change later, but not in place through
+    `.data` or NumPy, which torch does not count.
 
     Args:
         model: A `hucorz_*` model, a classifier or with `features_only`.
@@ -51,8 +54,9 @@ def optimize_for_inference(model: Model, dtype: torch.dtype | None = None) -> Mo
     if not hasattr(model, "conv_stem") or not hasattr(model, "set_lean_training"):
         raise TypeError(f"optimize_for_inference takes a hucorz_* model, got {type(model).__name__}")
     folded: Any = copy.deepcopy(model).eval().requires_grad_(False)
+    uses = Counter(id(module) for _, module in folded.named_modules(remove_duplicate=False))
     for link in model_links(folded):
-        if _is_foldable(link):
+        if uses[id(link.conv)] == 1 and _is_foldable(link):  # another place may have another norm, or none
             _fold(link)
     folded.packing = Packing()
     if dtype == torch.bfloat16 and next(folded.parameters()).device.type == "cpu" and not has_bfloat16():

@@ -34,6 +34,7 @@ from timm_effnet_ext.models.chains import (
     is_known_conv,
     is_known_drop,
     is_known_norm,
+    is_row,
     takes_statistics,
 )
 from timm_effnet_ext.models.layers import SqueezeExcite, in_fast_format, is_eager
@@ -44,7 +45,7 @@ def lean_applies(trunk: Any, image: Any) -> bool:
     """Whether `image` is computed eagerly and for backward; compilers, tracers and `no_grad` have no use for links."""
     if not is_eager(image):
         return False
-    elsewhere = trunk.grad_checkpointing or is_intercepted(trunk.blocks)
+    elsewhere = trunk.grad_checkpointing or not is_row(trunk.blocks)
     elsewhere |= next(trunk.parameters(), None) is None  # a replica of nn.DataParallel has them elsewhere
     return torch.is_grad_enabled() and not elsewhere and image.numel() > 0 and not image.is_meta
 
@@ -274,7 +275,7 @@ def _normalize(y: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tenso
 
 def _run(module: Any, x: Activation) -> Activation:
     """Return the output of a block, or of blocks in a row; others, and those with hooks, are called as they are."""
-    if type(module) is nn.Sequential and not is_intercepted(module):
+    if is_row(module):
         for child in module:
             x = _run(child, x)
         return x

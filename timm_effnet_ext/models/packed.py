@@ -23,17 +23,18 @@ from timm_effnet_ext.models.chains import (
     is_known_attention,
     is_known_drop,
     is_plain_conv,
+    is_row,
 )
 from timm_effnet_ext.models.layers import SiLU, StridedSameConv2d, is_eager
 
-_FUSED_ACTS: dict[type[nn.Module], tuple[str, list[float]]] = {
-    nn.Identity: ("none", []),
-    SiLU: ("swish", []),
-    nn.ReLU: ("relu", []),
-    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
-    nn.Sigmoid: ("sigmoid", []),
+_FUSED_ACTS: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+    nn.Identity: ("none", ()),
+    SiLU: ("swish", ()),
+    nn.ReLU: ("relu", ()),
+    nn.ReLU6: ("hardtanh", ("min_val", "max_val")),
+    nn.Sigmoid: ("sigmoid", ()),
 }
-"""What oneDNN calls an activation, and its numbers; others are applied to what it returns."""
+"""What oneDNN calls an activation, and which attributes are its numbers; others are applied to what it returns."""
 
 
 class Packing:
@@ -43,7 +44,7 @@ class Packing:
     """
 
     def __init__(self) -> None:
-        self._chains: dict[nn.Module, _Chain] = {}
+        self._chains: dict[Any, _Chain] = {}
 
     def __deepcopy__(self, memo: Any) -> Packing:
         return Packing()
@@ -58,31 +59,32 @@ class Packing:
             return False
         weight = next(trunk.parameters(), image)
         is_here = image.device.type == "cpu" == weight.device.type and image.dtype == weight.dtype
-        is_fit = is_here and image.ndim == 4 and image.numel() > 0 and not weight.is_inference()
-        return is_fit and not is_intercepted(trunk.blocks) and onednn_serves(image.dtype)
+        is_fit = is_here and image.ndim == 4 and image.numel() > 0
+        return is_fit and is_row(trunk.blocks) and onednn_serves(image.dtype)
 
     def features(self, model: Any, image: Tensor) -> Tensor:
         """Return `model.forward_features(image)`."""
-        return self._layer(model.conv_head, Link(model, "conv_head", "bn2"), self.stages(model, image)[-1])
+        return self._layer(Link(model, "conv_head", "bn2"), self.stages(model, image)[-1])
 
     def stages(self, trunk: Any, image: Tensor) -> list[Tensor]:
         """Return the outputs of the stem and of each stage of `trunk`."""
         image = image.contiguous(memory_format=torch.channels_last)
-        outputs = [self._layer(trunk.conv_stem, Link(trunk, "conv_stem", "bn1"), image)]
+        outputs = [self._layer(Link(trunk, "conv_stem", "bn1"), image)]
         for stage in trunk.blocks:
             outputs.append(self._run(stage, outputs[-1]))
         return outputs
 
-    def _layer(self, conv: nn.Module, link: Link, x: Tensor) -> Tensor:
+    def _layer(self, link: Link, x: Tensor) -> Tensor:
         """Return what a single link makes of `x`."""
-        chain = self._chains.get(conv)
+        modules = (link.conv, link.norm)
+        chain = self._chains.get(modules)
         if chain is None or not chain.holds():
-            chain = self._chains[conv] = _Chain((link,), (conv, link.norm))
+            chain = self._chains[modules] = _Chain((link,), modules)
         return chain(x, None) if chain.steps else link.norm(link.conv(x))  # type: ignore[no-any-return]
 
     def _run(self, module: Any, x: Tensor) -> Tensor:
         """Return the output of a block, or of blocks in a row."""
-        if type(module) is nn.Sequential and not is_intercepted(module):
+        if is_row(module):
             for child in module:
                 x = self._run(child, x)
             return x
@@ -101,6 +103,7 @@ class _Chain:
     def __init__(self, links: tuple[Link, ...], modules: tuple[nn.Module, ...]) -> None:
         self._modules = modules
         self._children = [(m._modules, tuple(m._modules.values())) for m in modules if m._modules]
+        self._kinds = self._kinds_now()
         self._was_watched = self._is_watched()
         self.steps = [_Step(link) for link in links] if all(map(_is_known, links)) else []
 
@@ -109,7 +112,11 @@ class _Chain:
         for now, then in self._children:
             if tuple(now.values()) != then:
                 return False
-        return self._is_watched() == self._was_watched
+        return self._kinds_now() == self._kinds and self._is_watched() == self._was_watched
+
+    def _kinds_now(self) -> list[Any]:
+        """Return what decides which steps they are: a parametrization changes the class, and anybody the padding."""
+        return [(type(module), vars(module).get("padding_mode")) for module in self._modules]
 
     def _is_watched(self) -> bool:
         return any(map(is_intercepted, self._modules))
@@ -175,8 +182,9 @@ class _Convolution:
         self._is_same = type(conv) is StridedSameConv2d
         self._is_linear = type(act) is nn.Identity
         self._is_fused = type(act) in _FUSED_ACTS
-        self._name, self._numbers = _FUSED_ACTS[type(act) if self._is_fused else nn.Identity]
-        self._last: tuple[Any, ...] = (None, (), None)  # a weight, its state and the size of images, and it packed
+        self._name, self._attributes = _FUSED_ACTS[type(act) if self._is_fused else nn.Identity]
+        # A weight, its memory, which so long is no other's, its state and the size of images, and it packed.
+        self._last: tuple[Any, ...] = (None, None, (), None)
 
     def __call__(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         rows = cols = 0
@@ -185,7 +193,8 @@ class _Convolution:
             x, padding, rows, cols = _pad_same(self._conv, x)
         other = shortcut if self._is_linear else None
         weight = self._weight_for(x, padding)
-        y: Tensor = convolve_packed(self._conv, x, weight, padding, self._name, self._numbers, other)
+        numbers = [getattr(self._act, name) for name in self._attributes]
+        y: Tensor = convolve_packed(self._conv, x, weight, padding, self._name, numbers, other)
         if rows + cols > 0:
             y = F.pad(y, [-cols, 0, -rows, 0])
         y = y if self._is_fused else self._act.forward(y)
@@ -197,14 +206,16 @@ class _Convolution:
         The order that is right for one size would be brought into that of another at each call, slowly.
         """
         conv, weight = self._conv, self._conv.weight
+        if weight.is_inference():  # torch does not count its changes
+            return weight  # type: ignore[no-any-return]
         state = (weight._version, weight.data_ptr(), weight.dtype, x.shape[2:])
-        last, last_state, packed = self._last
+        last, memory, last_state, packed = self._last
         if last is not weight or last_state != state:
-            self._last = (weight, state, None)
+            self._last = (weight, weight.detach(), state, None)
             return weight  # type: ignore[no-any-return]
         if packed is None:
             packed = pack_weight(weight, padding, conv.stride, conv.dilation, conv.groups, x.shape)
-            self._last = (weight, state, packed)
+            self._last = (weight, memory, state, packed)
         return packed  # type: ignore[no-any-return]
 
 

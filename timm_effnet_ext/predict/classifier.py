@@ -21,9 +21,10 @@ from timm.data import (
 from torch import Tensor
 
 from timm_effnet_ext.arch.rows import PREFIX, parse_model_name
-from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line
+from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line, located
 from timm_effnet_ext.files.hub_format import (
     CONFIG_FILE,
+    MAX_SIDE,
     PROBLEM_TYPES,
     REGRESSION,
     Activation,
@@ -208,16 +209,26 @@ def _labels(model: Any, name: str) -> tuple[DatasetInfo | None, str]:
     cfg, count = model.pretrained_cfg, model.num_classes
     names = cfg.get("label_names")
     if names:
-        if len(names) > max(count, 2) or (len(names) != count and count > 1 and not isinstance(names, dict)):
-            raise CheckpointFormatError(f"{name}: {len(names)} label names for {count} outputs")
+        with located(name):
+            check_names(names, count)
         return CustomDatasetInfo(names, cfg.get("label_descriptions")), "with the weights"
     subset = infer_imagenet_subset({"num_classes": count})
     return (ImageNetInfo(subset), f"{subset}'s, by the number of outputs") if subset else (None, "unknown")
 
 
+def check_names(names: Any, count: int) -> None:
+    """Raise unless labels, in a list or by index, can be those of so many outputs."""
+    if len(names) > max(count, 2) or (len(names) != count and count > 1 and not isinstance(names, dict)):
+        raise CheckpointFormatError(f"{len(names)} label names for {count} outputs")
+
+
 def try_config(classifier: Classifier) -> None:
     """Do what every photo needs, so that settings that make no sense are an error before the first one."""
-    classifier.image(Image.new("RGB", (64, 64)))
+    _, height, width = classifier.data_config["input_size"]
+    if not 0 < min(height, width) <= max(height, width) <= MAX_SIDE:
+        raise ValueError(f"images of {height} x {width} pixels, expected sides of 1 to {MAX_SIDE}")
+    if not classifier.image(Image.new("RGB", (64, 64))).isfinite().all():
+        raise ValueError("an image has values that are no numbers")
     for index in range(classifier.model.num_classes + classifier.is_yes_or_no):
         if not isinstance(classifier.label(index), str | None):
             raise TypeError(f"the label of class {index} is no text: {classifier.label(index)!r}")

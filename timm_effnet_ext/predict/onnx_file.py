@@ -17,7 +17,7 @@ from torch import Tensor
 
 from timm_effnet_ext.errors import CheckpointFormatError, EffNetExtError, first_line, located
 from timm_effnet_ext.files.hub_format import PREPROCESSING, PROBLEM_TYPES, REGRESSION, activation_of, to_json
-from timm_effnet_ext.predict.classifier import UNFIT, Classifier, try_config
+from timm_effnet_ext.predict.classifier import UNFIT, Classifier, check_names, try_config
 
 IMAGE, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 """What a graph takes, and which of two it gives: probabilities where it takes pixels of 0 … 255."""
@@ -76,11 +76,15 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone; they are raised as well
+        self._path = path
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # it has no other provider, and prints that it tries one
+            )  # fmt: skip
+            self.said: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         except Exception as err:  # of kinds that ONNX Runtime does not name in public
             raise CheckpointFormatError(f"ONNX Runtime cannot load it ({first_line(err)})") from err
-        self.said: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         takes, gives = (
             [one.name for one in side] for side in (self._session.get_inputs(), self._session.get_outputs())
         )
@@ -96,7 +100,8 @@ class OnnxModel:
         try:
             (found,) = self._session.run(None, {IMAGE: image.numpy()})
         except Exception as err:  # as above
-            raise CheckpointFormatError(f"ONNX Runtime cannot run it ({first_line(err)})") from err
+            with located(self._path):
+                raise CheckpointFormatError(f"ONNX Runtime cannot run it ({first_line(err)})") from err
         return torch.from_numpy(found)
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -115,12 +120,18 @@ def _classifier(model: OnnxModel, said: Mapping[str, str]) -> Classifier:
         )
     if said["problem_type"] not in PROBLEM_TYPES or said["problem_type"] == REGRESSION:
         raise CheckpointFormatError(f"problem_type makes no sense: {said['problem_type']!r}")
+    if said["num_classes"] != str(model.num_classes):
+        raise CheckpointFormatError(
+            f"says that it has {said['num_classes']} outputs, its graph has {model.num_classes}"
+        )
     try:
         config: dict[str, Any] = {name: _value(said[name]) for name in _PREPARATION}
         if model.output == PROBABILITIES:
             config |= {name: values * config["input_size"][0] for name, values in _PIXELS.items()}
         names = json.loads(said.get("label_names", "[]"))
         labels = CustomDatasetInfo(names) if names else None
+        if labels is not None:
+            check_names(names, model.num_classes)
         origins = {key: said[name] for key, name in _ORIGINS.items()}
         classifier = Classifier(model, config, labels, said["problem_type"], origins)
         try_config(classifier)

@@ -59,7 +59,7 @@ def photo_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise EffNetExtError(f"{folder}: no such folder of photos")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTO_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTO_SUFFIXES and path.is_file())
     if not paths:
         raise EffNetExtError(f"{folder}: no photos ({', '.join(_PHOTO_SUFFIXES)})")
     return paths
