@@ -267,6 +267,10 @@ def test_partitioned_and_bfloat16_variables_in_three_shards_are_read(tmp_path: P
         ({}, "SOURCE: conv_stem.weight has 1 values that are not finite"),
         ({"label_names": ("ant", "bee")}, "2 label names for 5 classes"),
         ({"pretrained_cfg": {"mean": (0.5, 0.5)}}, "mean has 2 values (given), the images have 3 channels"),
+        (
+            {"pretrained_cfg": {"mean": (123.675,)}},
+            "mean has 123.675 (given), which is of pixels of 0 … 255, and timm's",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_source_begins_with_it_and_what_is_wrong_with_options_does_not(

@@ -19,6 +19,7 @@ ASSUMED = "assumed"
 """An origin that begins with this word is nobody's statement."""
 
 _REDUCTION = 32  # of the last feature map
+_OF_BYTES = 10  # what is larger is no mean or std of pixels of 0 … 1, whatever a network does to them
 _COMPUTED = "computed from the architecture"
 _SHAPES = "the shapes of the weights"
 
@@ -127,20 +128,9 @@ def _pretrained_cfg(
     for key in ("input_size", "test_input_size"):
         if key in cfg:
             cfg[key] = cfg[key]._replace(value=(match.in_chans, *cfg[key].value[1:]))
-    resized = max(cfg["input_size"].value[1:]) / cfg["crop_pct"].value
-    if resized > MAX_SIDE:
-        raise EffNetExtError(
-            f"crop_pct {cfg['crop_pct'].value:g} makes images of {resized:.0f} pixels to crop from, more than "
-            f"{MAX_SIDE}: give a larger --crop-pct"
-        )
+    _check_crop(cfg)
     for key in ("mean", "std"):
-        count, of_colours = len(cfg[key].value), () if key in options.pretrained_cfg else (3,)
-        if count not in (1, match.in_chans, *of_colours):
-            raise EffNetExtError(
-                f"{key} has {count} values ({cfg[key].origin}), the images have {match.in_chans} channels: give "
-                f"--{key} one each"
-            )
-        cfg[key] = _for_channels(cfg[key], match.in_chans)
+        cfg[key] = _for_channels(key, cfg[key], match.in_chans, is_given=key in options.pretrained_cfg)
     pool = tuple(-(-side // _REDUCTION) for side in cfg["input_size"].value[1:])
     usual = {"fixed_input_size": False, "pool_size": pool, "first_conv": "conv_stem", "classifier": "classifier"}
     cfg |= {name: Sourced(value, _COMPUTED) for name, value in usual.items()}
@@ -170,9 +160,29 @@ def _with_sizes(cfg: Mapping[str, Sourced], more: Mapping[str, Any], origin: str
     return kept | {name: Sourced(value, origin) for name, value in more.items()}
 
 
-def _for_channels(entry: Sourced, in_chans: int) -> Sourced:
+def _check_crop(cfg: Mapping[str, Sourced]) -> None:
+    crop_pct = cfg["crop_pct"].value
+    resized = max(cfg["input_size"].value[1:]) / crop_pct
+    if resized > MAX_SIDE:
+        raise EffNetExtError(
+            f"crop_pct {crop_pct:g} makes images of {resized:.0f} pixels to crop from, more than {MAX_SIDE}: give a "
+            "larger --crop-pct"
+        )
+
+
+def _for_channels(key: str, entry: Sourced, in_chans: int, *, is_given: bool) -> Sourced:
     """Return mean or std with a value for each channel; one value stands for all, other ones for their average."""
     values = tuple(entry.value)
+    if len(values) not in (1, in_chans, *(() if is_given else (3,))):
+        raise EffNetExtError(
+            f"{key} has {len(values)} values ({entry.origin}), the images have {in_chans} channels: give "
+            f"--{key} one each"
+        )
+    if largest := max((value for value in values if abs(value) > _OF_BYTES), default=0.0):
+        raise EffNetExtError(
+            f"{key} has {largest:g} ({entry.origin}), which is of pixels of 0 … 255, and timm's are of 0 … 1: give "
+            f"--{key} divided by 255"
+        )
     if len(values) == in_chans:
         return entry._replace(value=values)
     average = (sum(values) / len(values),) * in_chans

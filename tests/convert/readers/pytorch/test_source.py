@@ -679,6 +679,7 @@ def test_a_setting_that_makes_no_sense_is_named(ours: nn.Module, tmp_path: Path,
     [
         ({"crop_pct": 1e-9}, "crop_pct 1e-09 makes images of"),
         ({"mean": [0.5, 0.5]}, r"mean has 2 values \(config\.json\)"),
+        ({"std": [58.395, 57.12, 57.375]}, r"std has 58\.395 \(config\.json\), which is of pixels of 0 … 255"),
     ],
 )
 def test_settings_that_fit_no_image_are_refused(
