@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import pytest
 
 from tests.processes import python
@@ -30,6 +33,26 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("timm_effnet_ext.cli.list.run", run)
     with pytest.raises(RuntimeError, match="a mistake"):
         main(["list"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_cancelled_command_leaves_nothing_behind(number: int, code: int, tmp_path: Path) -> None:
+    program = f"""
+import os
+from pathlib import Path
+from timm_effnet_ext.__main__ import main
+from timm_effnet_ext.cli import list as command
+from timm_effnet_ext.files.storage import new_file, new_folder
+def run(args):
+    with new_folder(Path("folder"), ()) as folder, new_file(Path("file")) as file:
+        (folder / "half").write_text("")
+        file.write_text("half")
+        os.kill(os.getpid(), {int(number)})
+command.run = run
+raise SystemExit(main(["list"]))
+"""
+    assert python("-c", program, cwd=tmp_path).returncode == code
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [["-v", "convert"], ["convert", "-v"]])

@@ -8,15 +8,18 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from timm_effnet_ext import __version__, cli
 from timm_effnet_ext.errors import EffNetExtError, plain
 from timm_effnet_ext.memory import keep_freed_memory
 
 PROG = "timm-effnet-ext"
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+DONE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -31,20 +34,21 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if command.name == asked:
             module = importlib.import_module(f"{cli.__name__}.{command.name}")
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run, computes=command.computes)
+            sub.set_defaults(run=module.run, command=command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand: 0 done, 1 a domain error as one line on stderr, 2 usage, 130 interrupted."""
+    """Run one subcommand: 0 done, 1 a domain error as one line on stderr, 2 usage, 130 interrupted, 143 terminated."""
     argv = sys.argv[1:] if argv is None else argv
     _print_in_any_encoding()
     args = build_parser(argv).parse_args(argv)
     _log_to_stderr(logging.INFO if args.verbose else logging.WARNING)
-    if args.computes:
+    if args.command.computes:
         keep_freed_memory()
     try:
-        code = int(args.run(args) or DONE)
+        with nullcontext() if args.command.name == "run" else _tidy():  # a program of `run` decides that by itself
+            code = int(args.run(args) or DONE)
         sys.stdout.flush()  # here, where a reader that has gone is understood
         return code
     except (EffNetExtError, OSError) as err:
@@ -63,6 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _tidy() -> Iterator[None]:
+    """End at SIGTERM as at an exception, so that what is half written is taken away."""
+
+    def end(*_: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_in_any_encoding() -> None:
