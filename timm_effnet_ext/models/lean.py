@@ -214,7 +214,7 @@ class _Squeeze:
         self._params = [p.detach().requires_grad_(p.requires_grad) for p in attention.parameters()]
         self._mean = x.mean((2, 3), keepdim=True).requires_grad_()
         reduce_weight, reduce_bias, expand_weight, expand_bias = self._params
-        passing_by = saved_tensors_hooks(_keep, _keep) if may_hook_saved_tensors() else nullcontext()
+        passing_by = saved_tensors_hooks(Tensor.detach, _as_it_is) if may_hook_saved_tensors() else nullcontext()
         with torch.enable_grad(), passing_by:
             x_se = attention.act1.forward(_convolve(attention.conv_reduce, self._mean, reduce_weight, reduce_bias))
             x_se = _convolve(attention.conv_expand, x_se, expand_weight, expand_bias)
@@ -230,7 +230,8 @@ class _Squeeze:
         return d_x, [d_params.pop(0) if needed else None for needed in needs]
 
 
-def _keep(tensor: Tensor) -> Tensor:
+def _as_it_is(tensor: Tensor) -> Tensor:
+    """Return what was saved; it was detached, as an output that hooks keep with its graph would keep itself alive."""
     return tensor
 
 
