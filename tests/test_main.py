@@ -38,10 +38,11 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_cancelled_command_leaves_nothing_behind(number: int, code: int, tmp_path: Path) -> None:
     program = f"""
-import os
+import os, signal
 from pathlib import Path
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.cli import list as command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
 from timm_effnet_ext.files.storage import new_file, new_folder
 def run(args):
     with new_folder(Path("folder"), ()) as folder, new_file(Path("file")) as file:
