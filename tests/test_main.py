@@ -42,8 +42,8 @@ import os, signal
 from pathlib import Path
 from timm_effnet_ext.__main__ import main
 from timm_effnet_ext.cli import list as command
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
 from timm_effnet_ext.files.storage import new_file, new_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
 def run(args):
     with new_folder(Path("folder"), ()) as folder, new_file(Path("file")) as file:
         (folder / "half").write_text("")

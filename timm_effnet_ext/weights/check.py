@@ -65,7 +65,7 @@ def check_pretrained(state_dict: Mapping[str, Any], model: Any, cache_dir: Any =
     left_out = _HEAD if classes is None else _CLASSIFIER if other_head else ()  # a feature extractor has no head
     found, expected = (
         {k: shape for k, shape in shapes.items() if not k.startswith(left_out)}
-        for shapes in (_shapes(state_dict), _expect_said_by_file(model, cfg))
+        for shapes in (_shapes(state_dict), _expect_of_file(model, cfg))
     )
     use, draw = f"add num_classes={have} to pretrained_cfg_overlay", f"pass num_classes={classes} too"
     _check_shapes(found, expected, where, state_dict, use=use, draw=draw)
@@ -120,7 +120,7 @@ def place_values(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str
     return counters | given
 
 
-def _expect_said_by_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
+def _expect_of_file(model: Any, cfg: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the shapes that the source of a model has, before timm cuts a background class and adds up channels."""
     shapes = _shapes(model.state_dict())
     offset, chans = cfg.get("label_offset") or 0, (cfg.get("input_size") or (3,))[0]

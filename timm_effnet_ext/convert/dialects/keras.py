@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from timm_effnet_ext.arch.layout import LayerKind, Role
+from timm_effnet_ext.arch.names import PYTORCH
 from timm_effnet_ext.arch.rows import LITE, Arch
 from timm_effnet_ext.convert.dialects.dialect import HWCM_TO_CMHW, MB, Dialect, Leaf, Names
 from timm_effnet_ext.convert.dialects.preparation import IMAGENET, Prepared, by_google
@@ -39,12 +40,12 @@ def _kecam_numerics(arch: Arch) -> Mapping[str, Any]:
     The second comes from timm (`is_torch_mode`).
     """
     is_v2_t = arch.name == "efficientnetv2_s" and (arch.width, arch.depth) == (0.8, 0.9)
-    return {"act_layer": "silu", **(_PYTORCH if is_v2_t else {})}
+    return {"act_layer": "silu", **(PYTORCH if is_v2_t else {})}
 
 
 def _pytorch_numerics(arch: Arch) -> Mapping[str, Any]:
     """Return PyTorch's padding, and the epsilon that a backbone of KerasHub has by itself."""
-    return _PYTORCH
+    return PYTORCH
 
 
 def _by_imagenet(arch: Arch) -> Prepared:
@@ -53,7 +54,6 @@ def _by_imagenet(arch: Arch) -> Prepared:
     return Prepared(whose, {**cfg, "mean": IMAGENET[0], "std": IMAGENET[1]} if arch.stages == LITE else cfg)
 
 
-_PYTORCH: Mapping[str, Any] = {"pad_type": "", "bn_eps": 1e-5}
 _EPS = 1e-3  # BatchNormalization's own: keras/src/layers/normalization/batch_normalization.py
 _Named = partial(Dialect, block="block{stage1}{letter}_", source_only=_PREPROCESSING, head_eps=_EPS)
 KERAS2_V1 = _Named(name="keras2_v1", leaves=TF_LEAVES, names=_V1)
